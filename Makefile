@@ -1,0 +1,36 @@
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
+GO ?= go
+BIN := bin
+TESTFLAGS ?=
+LDFLAGS := -s -w
+
+.PHONY: all
+all: build test lint ## Build, test and lint
+
+.PHONY: help
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "%-18s %s\n", $$1, $$2}'
+
+.PHONY: build
+build: ## Build bin/fairlead, one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/fairlead ./cmd/fairlead
+
+.PHONY: test
+test: ## Run all tests
+	$(GO) test -shuffle=on $(TESTFLAGS) ./...
+
+.PHONY: race
+race: ## Run the tests under the race detector
+	$(GO) test -race -shuffle=on -short -count=1 $(TESTFLAGS) ./...
+
+.PHONY: lint
+lint: ## go vet, gofmt, golangci-lint
+	$(GO) vet ./...
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+
+.PHONY: tidy
+tidy: ## Check that go.mod is tidy
+	$(GO) mod tidy -diff

@@ -1,0 +1,122 @@
+package filters
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+)
+
+// Env is what a filter may take from its surroundings while compiling. Fields
+// may be nil in tests; a filter that needs one says so with an error.
+type Env struct {
+	// Name is the configured filter name.
+	Name string
+	// Direction is the listener's traffic_direction: "inbound", "outbound", "".
+	Direction string
+	Stats     *stats.Scope
+	Logger    *slog.Logger
+	// Upstreams calls clusters by name: ext_authz, JWKS, bundles.
+	Upstreams Upstreams
+	// Workloads looks up peers by address.
+	Workloads Workloads
+	// Node is this proxy's own identity in the mesh.
+	Node *Node
+	// Shared keeps state that must outlive one snapshot.
+	Shared *Shared
+}
+
+// Upstreams lets a filter call a cluster. TLS, load balancing and circuit
+// breakers are the ordinary ones of that cluster.
+type Upstreams interface {
+	// RoundTrip sends one request and reads the whole response body, up to
+	// limit bytes (more is an error). It does not retry.
+	RoundTrip(ctx context.Context, cluster string, req *Callout, limit int64) (*CalloutResponse, error)
+}
+
+// Callout is a request that a filter makes.
+type Callout struct {
+	Header  message.Header // pseudo-headers included
+	Body    []byte
+	Timeout time.Duration // 0: none
+	// HTTP2 forces HTTP/2 (gRPC) whatever the cluster's protocol options say.
+	HTTP2 bool
+}
+
+// CalloutResponse is what came back.
+type CalloutResponse struct {
+	Status   int
+	Header   message.Header
+	Body     []byte
+	Trailers message.Header
+}
+
+// Workloads is the mesh's table of workloads (WDS).
+type Workloads interface {
+	// Peer returns the workload that owns addr, nil if unknown.
+	Peer(addr netip.Addr) *streaminfo.Peer
+}
+
+// Node is what this proxy tells its control plane about itself.
+type Node struct {
+	ID, Cluster, Namespace, WorkloadName, ClusterID, Network, ServiceAccount, TrustDomain string
+	IstioVersion                                                                          string
+	Labels                                                                                map[string]string
+	Metadata                                                                              map[string]any
+}
+
+// Shared keeps values that must outlive one snapshot (rate-limit buckets, DNS
+// caches, compiled policies), reference counted: a value lives while any
+// holder has not released it. The zero Shared is ready; it is safe for
+// concurrent use.
+type Shared struct {
+	mu sync.Mutex
+	m  map[any]*sharedEntry
+}
+
+type sharedEntry struct {
+	v    any
+	refs int
+}
+
+// Acquire returns the value under key, made by create on first use, and a
+// function that releases it; the last release closes an io.Closer. key must be
+// a comparable struct type of the caller's package. create runs under a lock
+// and must not block.
+func (s *Shared) Acquire(key any, create func() (any, error)) (v any, release func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.m == nil {
+		s.m = map[any]*sharedEntry{}
+	}
+	e := s.m[key]
+	if e == nil {
+		v, err := create()
+		if err != nil {
+			return nil, nil, err
+		}
+		e = &sharedEntry{v: v}
+		s.m[key] = e
+	}
+	e.refs++
+	return e.v, sync.OnceFunc(func() { s.release(key, e) }), nil
+}
+
+func (s *Shared) release(key any, e *sharedEntry) {
+	s.mu.Lock()
+	e.refs--
+	last := e.refs == 0
+	if last {
+		delete(s.m, key)
+	}
+	s.mu.Unlock()
+	if c, ok := e.v.(io.Closer); ok && last {
+		_ = c.Close()
+	}
+}

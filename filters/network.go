@@ -1,0 +1,105 @@
+package filters
+
+import (
+	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+)
+
+// Connection is a downstream connection on its way through listener and
+// network filters. Filters may replace Conn by a wrapper.
+type Connection struct {
+	netio.Conn
+	// Info is the record of the connection as a stream (TCP proxying, access
+	// log, Istio's TCP metrics); Info.Conn describes the connection itself.
+	Info *streaminfo.Info
+}
+
+// ListenerFactory turns configuration into listener filters.
+type ListenerFactory interface {
+	TypeURLs() []string
+	Decode(a Any, d *Decoding) (Config, error)
+	Compile(env *Env, cfg Config) (ListenerFilter, error)
+}
+
+// ListenerFilter inspects a connection before its filter chain is chosen. It
+// may peek (netio.Peeker) and set fields of c.Info.Conn. An error closes the
+// connection. It runs under the listener_filters_timeout.
+type ListenerFilter interface {
+	OnAccept(c *Connection) error
+}
+
+// NetworkFactory turns configuration into network filters.
+type NetworkFactory interface {
+	TypeURLs() []string
+	Decode(a Any, d *Decoding) (Config, error)
+	// Compile returns a NetworkFilter or a TerminalFilter.
+	Compile(env *Env, cfg Config) (any, error)
+}
+
+// NetworkFilter sees a connection before the terminal filter.
+type NetworkFilter interface {
+	// OnNewConnection may block, wrap c.Conn, or refuse the connection with an
+	// error; a *Denied error carries termination details and a flag.
+	OnNewConnection(c *Connection) error
+}
+
+// ConnectionEnder is implemented by network filters that must see every
+// connection end, in reverse order, also when a later filter refused it.
+type ConnectionEnder interface {
+	OnConnectionEnd(c *Connection)
+}
+
+// TerminalFilter owns the connection: HTTP connection manager and tcp_proxy.
+type TerminalFilter interface {
+	// Serve may return at once, leaving the connection to its own events. It
+	// calls done exactly once, after the connection ended.
+	Serve(c *Connection, done func())
+}
+
+// Denied is returned by a network filter that refuses a connection.
+type Denied struct {
+	// Details becomes %CONNECTION_TERMINATION_DETAILS%, for example
+	// "rbac_access_denied_matched_policy[none]".
+	Details string
+	Flag    streaminfo.ResponseFlag
+}
+
+// Error returns the details.
+func (d *Denied) Error() string { return d.Details }
+
+// Registry maps type URLs to factories. It is filled once, before use.
+type Registry struct {
+	http     map[string]HTTPFactory
+	network  map[string]NetworkFactory
+	listener map[string]ListenerFactory
+}
+
+// RegisterHTTP adds f and panics if one of its type URLs is taken.
+func (r *Registry) RegisterHTTP(f HTTPFactory) { register(&r.http, f.TypeURLs(), f) }
+
+// RegisterNetwork adds f and panics if one of its type URLs is taken.
+func (r *Registry) RegisterNetwork(f NetworkFactory) { register(&r.network, f.TypeURLs(), f) }
+
+// RegisterListener adds f and panics if one of its type URLs is taken.
+func (r *Registry) RegisterListener(f ListenerFactory) { register(&r.listener, f.TypeURLs(), f) }
+
+func register[F any](m *map[string]F, urls []string, f F) {
+	if *m == nil {
+		*m = map[string]F{}
+	}
+	for _, u := range urls {
+		if _, dup := (*m)[u]; dup {
+			panic("filters: " + u + " registered twice")
+		}
+		(*m)[u] = f
+	}
+}
+
+// HTTP returns the factory for a type URL, nil if there is none.
+func (r *Registry) HTTP(typeURL string) HTTPFactory { return r.http[typeURL] }
+
+// Network returns the factory for a type URL, nil if there is none.
+func (r *Registry) Network(typeURL string) NetworkFactory { return r.network[typeURL] }
+
+// Listener returns the factory for a type URL, nil if there is none.
+func (r *Registry) Listener(typeURL string) ListenerFactory { return r.listener[typeURL] }

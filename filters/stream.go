@@ -1,0 +1,255 @@
+package filters
+
+import (
+	"context"
+	"strconv"
+	"sync"
+
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+)
+
+// Tunnel is the far side of an upgraded stream.
+type Tunnel interface {
+	// TakeOver owns c, the downstream byte stream, from now on. It may return
+	// at once (the connection is then driven by its own events) and must call
+	// done exactly once, when the tunnel has ended in both directions.
+	TakeOver(c netio.Conn, done func())
+	// Abandon releases the tunnel if TakeOver will not be called.
+	Abandon()
+}
+
+// Interrupter is something that blocks on behalf of a stream, and can be told
+// to stop.
+type Interrupter interface {
+	// Interrupt makes current and later blocking calls fail with cause. It
+	// does not block.
+	Interrupt(cause error)
+}
+
+// Stream is one HTTP request in flight. It belongs to the goroutine that runs
+// the chain; only Interrupt, Context and Cause may be called by others.
+// Streams are pooled: nothing of a Stream may be kept after it ended.
+type Stream struct {
+	// Request is the request head as upstream will see it, pseudo-headers
+	// included. It has been normalized before any matcher ran.
+	Request message.Header
+	// Body is the request body, never nil. Filters may wrap it before next.
+	Body message.Body
+	// Info is the stream's record.
+	Info streaminfo.Info
+	// Route is nil if no route matched.
+	Route Route
+	// Random is a number drawn once for this stream; weighted choices and
+	// percentages use it or parts of it.
+	Random uint64
+	// Informational sends a 1xx response downstream. It is nil if the client
+	// cannot take one (HTTP/1.0).
+	Informational func(h *message.Header) error
+	// Reselect is set by HCM: it matches the route again after a filter
+	// changed the request (clear-route-cache) and installs it.
+	Reselect func(s *Stream)
+	// Response is the response that was chosen, set by HCM before it is
+	// written; StreamEnders and access logs read it.
+	Response *Response
+
+	chain []HTTPFilter
+	resp  Response
+
+	mu     sync.Mutex
+	guards []Interrupter
+	cause  error
+	ctx    context.Context //nolint:containedctx // handed to libraries that want one; same life as the stream
+	cancel context.CancelCauseFunc
+}
+
+// Reset prepares a pooled stream for its next request.
+func (s *Stream) Reset() {
+	s.Request.Reset()
+	s.Body = message.NoBody
+	fs, md := s.Info.FilterState, s.Info.Metadata
+	md.Reset()
+	fs.Reset(nil)
+	s.Info = streaminfo.Info{FilterState: fs, Metadata: md}
+	s.Route, s.Random, s.Informational, s.Reselect, s.Response = nil, 0, nil, nil, nil
+	s.chain = nil
+	s.resetResponse()
+	s.mu.Lock()
+	clear(s.guards)
+	s.guards = s.guards[:0]
+	s.cause, s.ctx, s.cancel = nil, nil, nil
+	s.mu.Unlock()
+}
+
+func (s *Stream) resetResponse() {
+	s.resp.Header.Reset()
+	s.resp.Body, s.resp.Local, s.resp.Tunnel = message.NoBody, false, nil
+}
+
+// NewResponse returns the stream's response, emptied. There is one: whoever
+// replaces a response must have closed the Body of the former.
+func (s *Stream) NewResponse() *Response {
+	s.resetResponse()
+	return &s.resp
+}
+
+// SelectRoute installs r; filters after the current one run r's overrides.
+func (s *Stream) SelectRoute(r Route) {
+	s.Route, s.chain = r, nil
+	if r != nil {
+		s.chain = r.Chain()
+		s.Info.RouteName = r.Name()
+	}
+}
+
+// SetChain installs the chain that runs when no route matched, so that filters
+// see the request before the terminal filter answers 404.
+func (s *Stream) SetChain(chain []HTTPFilter) { s.chain = chain }
+
+// Chain returns the installed chain.
+func (s *Stream) Chain() []HTTPFilter { return s.chain }
+
+// ClearRouteCache selects the route again, if HCM allows it.
+func (s *Stream) ClearRouteCache() {
+	if s.Reselect != nil {
+		s.Reselect(s)
+	}
+}
+
+// LocalReply returns a response made by this proxy, as Envoy's sendLocalReply:
+// body is sent as text/plain, or as grpc-message with HTTP status 200 if the
+// request is gRPC. details becomes %RESPONSE_CODE_DETAILS%; it names the
+// filter and cause without spaces. flag may be 0. The caller may add headers.
+func (s *Stream) LocalReply(status int, body, details string, flag streaminfo.ResponseFlag) *Response {
+	r := s.NewResponse()
+	r.Local = true
+	s.Info.Details = details
+	s.Info.Flags |= flag
+	if s.Info.IsGRPC {
+		r.Header.Add(message.Status, "200")
+		r.Header.Add("content-type", "application/grpc")
+		r.Header.Add("grpc-status", strconv.Itoa(GRPCStatusFromHTTP(status)))
+		if body != "" {
+			r.Header.Add("grpc-message", percentEncode(body))
+		}
+		s.Info.ResponseCode = 200
+		return r
+	}
+	r.Header.Add(message.Status, strconv.Itoa(status))
+	if body != "" {
+		r.Header.Add("content-length", strconv.Itoa(len(body)))
+		r.Header.Add("content-type", "text/plain")
+		if s.Request.Get(message.Method) != "HEAD" {
+			r.Body = message.Bytes([]byte(body))
+		}
+	}
+	s.Info.ResponseCode = status
+	return r
+}
+
+// GRPCStatusFromHTTP maps an HTTP status to a gRPC one as Envoy's
+// Grpc::Utility::httpToGrpcStatus does.
+func GRPCStatusFromHTTP(status int) int {
+	switch status {
+	case 400:
+		return 13
+	case 401:
+		return 16
+	case 403:
+		return 7
+	case 404:
+		return 12
+	case 429, 502, 503, 504:
+		return 14
+	}
+	return 2
+}
+
+func percentEncode(s string) string {
+	const hex = "0123456789ABCDEF"
+	var b []byte
+	for i := range len(s) {
+		c := s[i]
+		if c >= ' ' && c <= '~' && c != '%' {
+			b = append(b, c)
+		} else {
+			b = append(b, '%', hex[c>>4], hex[c&15])
+		}
+	}
+	return string(b)
+}
+
+// Guard registers i to be interrupted when the stream is. It returns the cause
+// if that has happened already, and then does not register. Unguard must
+// follow.
+func (s *Stream) Guard(i Interrupter) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cause != nil {
+		return s.cause
+	}
+	s.guards = append(s.guards, i)
+	return nil
+}
+
+// Unguard removes i. After it returns, i will not be interrupted any more.
+func (s *Stream) Unguard(i Interrupter) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, g := range s.guards {
+		if g == i {
+			last := len(s.guards) - 1
+			s.guards[k], s.guards[last] = s.guards[last], nil
+			s.guards = s.guards[:last]
+			return
+		}
+	}
+}
+
+// Interrupt ends whatever the stream is blocked on: the client went away, a
+// timer expired. The first cause stays.
+func (s *Stream) Interrupt(cause error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cause != nil {
+		return
+	}
+	s.cause = cause
+	for _, g := range s.guards {
+		g.Interrupt(cause)
+	}
+	if s.cancel != nil {
+		s.cancel(cause)
+	}
+}
+
+// Cause returns why the stream was interrupted, nil if it was not.
+func (s *Stream) Cause() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cause
+}
+
+// Context returns a context that is cancelled when the stream is interrupted
+// or ends. It is made on first use; filters that call libraries need it.
+func (s *Stream) Context() context.Context {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx == nil {
+		s.ctx, s.cancel = context.WithCancelCause(context.Background())
+		if s.cause != nil {
+			s.cancel(s.cause)
+		}
+	}
+	return s.ctx
+}
+
+// End cancels the stream's context. HCM calls it once, before Reset.
+func (s *Stream) End() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cancel != nil {
+		s.cancel(context.Canceled)
+	}
+}

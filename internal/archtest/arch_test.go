@@ -1,0 +1,111 @@
+package archtest
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"path"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/fairlead-mesh/fairlead/"
+
+// layers lists package patterns from the bottom up. A package may import only
+// packages of a strictly lower layer. Patterns are path.Match patterns.
+var layers = [][]string{
+	{"internal/message", "internal/timer", "internal/stats", "internal/leaktest"},
+	{"internal/netio", "internal/streaminfo"},
+	{"internal/matcher", "internal/format", "internal/identity", "internal/workload", "xdsclient"},
+	{"internal/accesslog", "internal/admin", "filters", "proxy/transport"},
+	{"filters/internal/*", "proxy/transport/*", "proxy/upstream/lb"},
+	{"filters/http/*", "filters/network/*", "filters/listener/*", "xdsclient/xdsresource"},
+	{"filters/builtin", "routing", "proxy/hbone", "proxy/secret"},
+	{"proxy/tlscontext", "proxy/listener", "proxy/bootstrap"},
+	{"proxy/upstream", "proxy/hcm", "ztunnel"},
+	{"proxy/router", "proxy/tcpproxy"},
+	{"proxy"},
+	{"proxy/agent", "internal/xdstest"},
+	{"demo"},
+	{"cmd/*", "internal/archtest"},
+}
+
+// forbidden dependencies, direct or not, of the package matching the key.
+var forbidden = map[string]map[string]string{
+	"cmd/fairlead": {"testing": "test code in the binary", "k8s.io/": "the data plane talks xDS only"},
+	"ztunnel":      {module + "filters": "ztunnel is L4", module + "routing": "ztunnel is L4"},
+	"routing":      {"net/http/httputil": "routing is pure", module + "proxy": "wrong way"},
+	"xdsclient":    {module: "the transport knows no resource type"},
+}
+
+type pkg struct {
+	ImportPath    string
+	Imports, Deps []string
+}
+
+func load(t *testing.T) []pkg {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,Deps", module+"...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ps []pkg
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return ps
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		ps = append(ps, p)
+	}
+}
+
+func layerOf(rel string) int {
+	for i, pats := range layers {
+		for _, p := range pats {
+			if ok, _ := path.Match(p, rel); ok {
+				return i
+			}
+		}
+	}
+	return -1
+}
+
+func TestLayers(t *testing.T) {
+	used := map[string]bool{}
+	for _, p := range load(t) {
+		rel := strings.TrimPrefix(p.ImportPath, module)
+		from := layerOf(rel)
+		if from < 0 {
+			t.Errorf("%s has no layer: add it to the table, and to docs/ARCHITECTURE.md", rel)
+			continue
+		}
+		for _, pat := range layers[from] {
+			if ok, _ := path.Match(pat, rel); ok {
+				used[pat] = true
+			}
+		}
+		for _, imp := range p.Imports {
+			to, ok := strings.CutPrefix(imp, module)
+			if ok && layerOf(to) >= from {
+				t.Errorf("%s (layer %d) imports %s (layer %d)", rel, from, to, layerOf(to))
+			}
+		}
+		for pat, why := range forbidden[rel] {
+			for _, dep := range p.Deps {
+				if dep == strings.TrimSuffix(pat, "/") || strings.HasSuffix(pat, "/") && strings.HasPrefix(dep, pat) {
+					t.Errorf("%s depends on %s: %s", rel, dep, why)
+				}
+			}
+		}
+	}
+	for _, pats := range layers {
+		for _, pat := range pats {
+			if !used[pat] {
+				t.Logf("layer pattern %q matches no package", pat)
+			}
+		}
+	}
+}

@@ -1,0 +1,177 @@
+package streaminfo
+
+import "strings"
+
+// Sharing says whether a filter-state object crosses to the next hop, as in
+// Envoy's StreamInfo::FilterState::StreamSharing.
+type Sharing uint8
+
+// Sharing modes. Once crosses one internal hop and is then None; Transitive
+// crosses every one.
+const (
+	SharingNone Sharing = iota
+	SharingOnce
+	SharingTransitive
+)
+
+// Object is a filter-state value.
+type Object interface {
+	// Serialize returns the value as %FILTER_STATE(key:PLAIN)% prints it.
+	Serialize() string
+	// Field returns a named field as %FILTER_STATE(key:FIELD:name)% prints it.
+	Field(name string) (string, bool)
+}
+
+// String is the Object behind istio.hashable_string and envoy.string.
+type String string
+
+// Serialize returns s.
+func (s String) Serialize() string { return string(s) }
+
+// Field reports that a string has no fields.
+func (String) Field(string) (string, bool) { return "", false }
+
+type entry struct {
+	key     string
+	value   Object
+	sharing Sharing
+}
+
+// FilterState is a small set of named objects. The zero FilterState is empty.
+// It is written by one goroutine; a parent is only read.
+type FilterState struct {
+	parent  *FilterState
+	entries []entry
+}
+
+// Reset empties f and makes reads fall through to parent, which may be nil.
+func (f *FilterState) Reset(parent *FilterState) {
+	clear(f.entries)
+	f.entries = f.entries[:0]
+	f.parent = parent
+}
+
+// Get returns the object stored under key here or in a parent, or nil.
+func (f *FilterState) Get(key string) Object {
+	for s := f; s != nil; s = s.parent {
+		for i := range s.entries {
+			if s.entries[i].key == key {
+				return s.entries[i].value
+			}
+		}
+	}
+	return nil
+}
+
+// GetString returns the serialized object under key, "" if there is none.
+func (f *FilterState) GetString(key string) string {
+	switch o := f.Get(key).(type) {
+	case nil:
+		return ""
+	case String:
+		return string(o)
+	default:
+		return o.Serialize()
+	}
+}
+
+// Set stores v under key, replacing an earlier value.
+func (f *FilterState) Set(key string, v Object, sharing Sharing) {
+	for i := range f.entries {
+		if f.entries[i].key == key {
+			f.entries[i].value, f.entries[i].sharing = v, sharing
+			return
+		}
+	}
+	f.entries = append(f.entries, entry{strings.Clone(key), v, sharing})
+}
+
+// ShareInto copies what crosses an internal hop from f (and its parents) into
+// dst: Once objects arrive as None, Transitive ones stay so.
+func (f *FilterState) ShareInto(dst *FilterState) {
+	if f.parent != nil {
+		f.parent.ShareInto(dst)
+	}
+	for _, e := range f.entries {
+		switch e.sharing {
+		case SharingOnce:
+			dst.Set(e.key, e.value, SharingNone)
+		case SharingTransitive:
+			dst.Set(e.key, e.value, SharingTransitive)
+		case SharingNone:
+		}
+	}
+}
+
+// All calls yield for every object visible in f, nearest first.
+func (f *FilterState) All(yield func(key string, v Object) bool) {
+	for s := f; s != nil; s = s.parent {
+		for i := range s.entries {
+			if !yield(s.entries[i].key, s.entries[i].value) {
+				return
+			}
+		}
+	}
+}
+
+// Metadata is Envoy's dynamic (or static) metadata: namespace → key → value,
+// where a value is nil, bool, float64, string, []any or map[string]any. The
+// zero Metadata is empty.
+type Metadata struct {
+	m map[string]map[string]any
+}
+
+// MetadataFrom wraps m without copying; m must not change afterwards.
+func MetadataFrom(m map[string]map[string]any) Metadata { return Metadata{m} }
+
+// Reset empties m.
+func (m *Metadata) Reset() { clear(m.m) }
+
+// Namespace returns the values of one namespace, nil if there are none. The
+// map must not be modified.
+func (m *Metadata) Namespace(ns string) map[string]any {
+	if m == nil {
+		return nil
+	}
+	return m.m[ns]
+}
+
+// Set stores a value.
+func (m *Metadata) Set(ns, key string, v any) {
+	if m.m == nil {
+		m.m = map[string]map[string]any{}
+	}
+	s := m.m[ns]
+	if s == nil {
+		s = map[string]any{}
+		m.m[ns] = s
+	}
+	s[key] = v
+}
+
+// Lookup follows path inside namespace ns; the boolean tells whether the value
+// is there.
+func (m *Metadata) Lookup(ns string, path ...string) (any, bool) {
+	if m == nil {
+		return nil, false
+	}
+	var v any = m.m[ns]
+	for _, p := range path {
+		s, ok := v.(map[string]any)
+		if !ok {
+			return nil, false
+		}
+		if v, ok = s[p]; !ok {
+			return nil, false
+		}
+	}
+	return v, len(path) > 0 || v != nil
+}
+
+// Namespaces returns the underlying map, which must not be modified.
+func (m *Metadata) Namespaces() map[string]map[string]any {
+	if m == nil {
+		return nil
+	}
+	return m.m
+}

@@ -1,0 +1,144 @@
+// Package streaminfo is the vocabulary shared by every layer of the data
+// plane: who the peer is, where the bytes were going, which route and host
+// were chosen, and how it ended. Access logs, metrics and filters read the one
+// record kept here.
+package streaminfo
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/internal/message"
+)
+
+// Conn is what is known about a downstream connection. It is filled before the
+// filter chain runs and then read-only, except for FilterState, which only the
+// connection's own network filters write.
+type Conn struct {
+	// ID is unique in this process.
+	ID uint64
+	// Local is where the connection was going: the original destination if a
+	// listener filter restored one, else the socket's local address. Remote is
+	// the client; DirectRemote the peer of the socket itself, which differs
+	// from Remote after PROXY protocol or an internal hop.
+	Local, Remote, DirectRemote netip.AddrPort
+	// LocalName is the text of Local when it is not an IP address (an internal
+	// listener's or CONNECT authority's host name), else "".
+	LocalName string
+	// TLS is nil on a plaintext connection.
+	TLS *TLS
+	// RequestedServerName is the SNI, also as sniffed by tls_inspector.
+	RequestedServerName string
+	// TransportProtocol is "tls", "raw_buffer" or ""; ApplicationProtocols are
+	// the ALPN names offered (tls_inspector) or detected (http_inspector:
+	// "http/1.0", "http/1.1", "h2c").
+	TransportProtocol    string
+	ApplicationProtocols []string
+	// FilterState holds connection-level objects, also those that crossed an
+	// internal listener hop. Metadata likewise.
+	FilterState FilterState
+	Metadata    Metadata
+	// ListenerName and FilterChainName as configured.
+	ListenerName, FilterChainName string
+	Start                         time.Time
+	// TerminationDetails is %CONNECTION_TERMINATION_DETAILS%, for example
+	// "rbac_access_denied_matched_policy[none]"; "" if there is none.
+	TerminationDetails string
+	// TransportFailureReason is %DOWNSTREAM_TRANSPORT_FAILURE_REASON%.
+	TransportFailureReason string
+}
+
+// TLS is what a TLS session says about both ends.
+type TLS struct {
+	Version, CipherSuite, ALPN string
+	// Peer is zero if the peer presented no certificate.
+	Peer, LocalCert Certificate
+}
+
+// Certificate is the part of an X.509 certificate that policy and telemetry
+// use.
+type Certificate struct {
+	URISANs, DNSSANs []string
+	// Subject and Issuer in RFC 2253 form; Serial in lower-case hex;
+	// Digest is the hex SHA-256 of the DER form.
+	Subject, Issuer, Serial, Digest string
+	PEM                             string
+	NotBefore, NotAfter             time.Time
+}
+
+// Present reports whether there is a certificate.
+func (c *Certificate) Present() bool { return c.Digest != "" }
+
+// PeerURI returns the first URI SAN of the peer, "" if there is none:
+// %DOWNSTREAM_PEER_URI_SAN% for the usual single SPIFFE ID.
+func (c *Conn) PeerURI() string {
+	if c.TLS == nil || len(c.TLS.Peer.URISANs) == 0 {
+		return ""
+	}
+	return c.TLS.Peer.URISANs[0]
+}
+
+// Info accompanies one stream (an HTTP request, or one TCP connection) from
+// its start to its access-log line. It belongs to the stream's goroutine.
+type Info struct {
+	Conn *Conn
+
+	Start    time.Time
+	Protocol message.Version // zero for TCP
+	// ResponseCode is 0 until a response was chosen.
+	ResponseCode int
+	Flags        ResponseFlag
+	// Details is %RESPONSE_CODE_DETAILS%: "via_upstream" or the cause of a
+	// local reply in Envoy's words.
+	Details string
+	// ConnectionTerminationDetails overrides Conn's for this stream.
+	ConnectionTerminationDetails string
+
+	RouteName, VirtualHost string
+	// VirtualClusterName stays "" (not supported).
+	Upstream Upstream
+
+	// BytesReceived and BytesSent count body bytes from and to downstream as
+	// %BYTES_RECEIVED% and %BYTES_SENT% do. The Wire variants include headers
+	// and framing, for Istio's request_bytes and response_bytes.
+	BytesReceived, BytesSent         uint64
+	WireBytesReceived, WireBytesSent uint64
+
+	// FilterState starts as a view on Conn.FilterState: reads fall through.
+	FilterState FilterState
+	Metadata    Metadata
+
+	// Duration points, zero if not reached: last byte of the request received,
+	// first byte of the response from upstream, last byte of the response sent.
+	RequestComplete, FirstUpstreamRx, LastUpstreamRx, FirstDownstreamTx, End time.Time
+	AttemptCount                                                             int
+	// IsGRPC is set when the request's content-type is application/grpc*.
+	IsGRPC bool
+	// Trace identifiers, "" if there is no trace.
+	TraceID, SpanID string
+	// RequestID is the effective x-request-id.
+	RequestID string
+}
+
+// Upstream is what is known about the last upstream attempt.
+type Upstream struct {
+	// Cluster is %UPSTREAM_CLUSTER% (alt_stat_name if set); ClusterRaw the
+	// configured name.
+	Cluster, ClusterRaw string
+	// ClusterMetadata and HostMetadata are read-only.
+	ClusterMetadata, HostMetadata *Metadata
+	// Host is %UPSTREAM_HOST%: "ip:port" or "envoy://listener/endpoint".
+	Host string
+	// Address is the IP form of Host; for an internal address its
+	// original_dst. Zero if unknown.
+	Address netip.AddrPort
+	Local   netip.AddrPort
+	// TransportFailureReason is %UPSTREAM_TRANSPORT_FAILURE_REASON%.
+	TransportFailureReason string
+	Protocol               message.Version
+	TLS                    *TLS
+	Locality               string
+	// ServiceTime is the time from the request being complete upstream to the
+	// response headers, for x-envoy-upstream-service-time.
+	ServiceTime time.Duration
+}

@@ -1,0 +1,47 @@
+// Package xdsresource is the edge of configuration: it turns the bytes of
+// Envoy's xDS resources into plain, validated structs, or into an error that
+// names the field. Nothing behind it sees a proto message.
+//
+// All structs are immutable once decoded. Slices keep the configured order.
+// Optional durations are pointers only where "unset" and zero differ.
+package xdsresource
+
+import (
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+)
+
+// Digest identifies a part of the configuration by content: equal bytes, equal
+// Digest. Build reuses compiled parts whose Digest is unchanged.
+type Digest [16]byte
+
+// Resource is what all decoded resources have in common.
+type Resource struct {
+	Name   string
+	Digest Digest
+	// Ignored lists fields that were accepted and are not executed.
+	Ignored []filters.Ignored
+}
+
+// TypedConfig is a decoded extension.
+type TypedConfig struct {
+	Name    string
+	TypeURL string
+	Config  filters.Config
+	Digest  Digest
+	// Unknown is set when no factory knows TypeURL or its configuration could
+	// not be decoded: the reason. The chain that holds it must fail closed
+	// unless the extension is marked optional.
+	Unknown string
+}
+
+// ConfigSource says where a named resource comes from.
+type ConfigSource struct {
+	// ADS, or Self; else Path names a watched file, or Cluster an API server.
+	ADS     bool
+	Path    string
+	Cluster string
+}
+
+// Metadata is static metadata of a listener, route, cluster or endpoint.
+type Metadata = streaminfo.Metadata
