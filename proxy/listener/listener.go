@@ -1,4 +1,507 @@
 // Package listener accepts connections, runs listener filters, picks the
-// filter chain and hands the connection to it. Internal listeners are the same
+// filter chain and hands the connection to it. An internal listener is the same
 // without a socket: a function call with a connection.
+//
+// A connection keeps the filter chain that it was given for its life. Replacing
+// a listener's configuration keeps its sockets and those chains that are equal;
+// the others drain.
 package listener
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/format"
+	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+// ServerTLS is what a chain needs of a downstream TLS context.
+type ServerTLS interface {
+	// Config returns the configuration for the next handshake.
+	Config() (*tls.Config, error)
+	// Describe turns a finished handshake into what streams may ask about it.
+	Describe(cs *tls.ConnectionState) *streaminfo.TLS
+}
+
+// AccessLogger records connections that no chain took.
+type AccessLogger interface {
+	Log(c *format.Context)
+}
+
+// Chain is one compiled filter chain.
+type Chain struct {
+	Name string
+	// Digest identifies the content; an equal Chain is kept on update.
+	Digest xdsresource.Digest
+	Match  *xdsresource.FilterChainMatch
+	// TLS is nil for plaintext.
+	TLS              ServerTLS
+	HandshakeTimeout time.Duration // 0: 15 s
+	Network          []filters.NetworkFilter
+	Terminal         filters.TerminalFilter
+	// Broken, if not empty, closes every connection: the chain holds something
+	// that can't be executed.
+	Broken string
+
+	mu       sync.Mutex
+	conns    map[*connection]struct{}
+	draining bool
+}
+
+// Drainer is implemented by terminal filters that can end their connections in
+// order.
+type Drainer interface{ Drain() }
+
+// Config is a compiled listener.
+type Config struct {
+	Spec            *xdsresource.Listener
+	ListenerFilters []ListenerFilter
+	Chains          []*Chain
+	Default         *Chain
+	AccessLogs      []AccessLogger
+	Stats           *stats.Scope
+	Logger          *slog.Logger
+	// DrainTime bounds how long connections of a replaced chain live on.
+	DrainTime time.Duration
+}
+
+// ListenerFilter is a compiled listener filter with its predicate.
+type ListenerFilter struct {
+	Filter   filters.ListenerFilter
+	Disabled *xdsresource.ListenerFilterPredicate
+}
+
+// Listener is a running listener. Its configuration is replaced by Update.
+type Listener struct {
+	name    string
+	current atomic.Pointer[compiled]
+	mu      sync.Mutex
+	sockets map[netip.AddrPort]*netio.Listener
+	closed  bool
+	wg      sync.WaitGroup
+	active  atomic.Int64
+	st      listenerStats
+}
+
+type listenerStats struct {
+	cxTotal, noChain, filterTimeout, filterError, overflow, sslError *stats.Counter
+	cxActive                                                         *stats.Gauge
+}
+
+type compiled struct {
+	cfg      Config
+	selector *selector
+}
+
+var connIDs atomic.Uint64
+
+// NextConnectionID returns a number that is unique in this process.
+func NextConnectionID() uint64 { return connIDs.Add(1) }
+
+// New prepares a listener without binding anything; Update does.
+func New(name string) *Listener {
+	return &Listener{name: name, sockets: map[netip.AddrPort]*netio.Listener{}}
+}
+
+// Name returns the configured name.
+func (l *Listener) Name() string { return l.name }
+
+// Addresses returns the bound addresses, with real ports.
+func (l *Listener) Addresses() []netip.AddrPort {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make([]netip.AddrPort, 0, len(l.sockets))
+	for _, s := range l.sockets {
+		out = append(out, s.Addr())
+	}
+	return out
+}
+
+// Config returns the configuration in force, nil before the first Update.
+func (l *Listener) Config() *Config {
+	if c := l.current.Load(); c != nil {
+		return &c.cfg
+	}
+	return nil
+}
+
+// Update installs cfg. New sockets are bound first: if one can't be, nothing
+// changes and the error says which. Sockets that stay are not touched. Chains of
+// the former configuration that cfg doesn't hold any more drain.
+func (l *Listener) Update(cfg Config) error {
+	sel, err := newSelector(&cfg)
+	if err != nil {
+		return fmt.Errorf("listener %s: %w", l.name, err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return fmt.Errorf("listener %s: %w", l.name, netio.ErrClosed)
+	}
+	added, err := l.bind(&cfg)
+	if err != nil {
+		return err
+	}
+	if l.st.cxTotal == nil {
+		sc := cfg.Stats
+		l.st = listenerStats{
+			cxTotal: sc.Counter("downstream_cx_total"), noChain: sc.Counter("no_filter_chain_match"),
+			filterTimeout: sc.Counter("downstream_pre_cx_timeout"), filterError: sc.Counter("downstream_listener_filter_error"),
+			overflow: sc.Counter("downstream_cx_overflow"), sslError: sc.Counter("ssl_connection_error"), cxActive: sc.Gauge("downstream_cx_active"),
+		}
+	}
+	old := l.current.Swap(&compiled{cfg, sel})
+	for a, s := range added {
+		l.sockets[a] = s
+		l.wg.Go(func() { l.accept(s) })
+	}
+	wanted := map[netip.AddrPort]bool{}
+	for _, a := range cfg.Spec.Addresses {
+		wanted[a] = true
+	}
+	for a, s := range l.sockets {
+		if !wanted[a] {
+			_ = s.Close()
+			delete(l.sockets, a)
+		}
+	}
+	if old != nil {
+		drainReplaced(&old.cfg, &cfg)
+	}
+	return nil
+}
+
+// bind opens the sockets of cfg that aren't open yet.
+func (l *Listener) bind(cfg *Config) (map[netip.AddrPort]*netio.Listener, error) {
+	added := map[netip.AddrPort]*netio.Listener{}
+	if cfg.Spec.Internal || !cfg.Spec.BindToPort {
+		return added, nil
+	}
+	for _, a := range cfg.Spec.Addresses {
+		if l.sockets[a] != nil {
+			continue
+		}
+		s, err := netio.Listen(a, netio.ListenOptions{ReusePort: cfg.Spec.ReusePort, Transparent: cfg.Spec.Transparent, FreeBind: cfg.Spec.FreeBind, Backlog: cfg.Spec.TCPBacklog})
+		if err != nil {
+			for _, s := range added {
+				_ = s.Close()
+			}
+			return nil, fmt.Errorf("listener %s: bind %s: %w (is another process listening there, or does the port need a privilege?)", l.name, a, err)
+		}
+		added[a] = s
+	}
+	return added, nil
+}
+
+func drainReplaced(old, cfg *Config) {
+	kept := map[*Chain]bool{cfg.Default: true}
+	for _, c := range cfg.Chains {
+		kept[c] = true
+	}
+	for _, c := range append(old.Chains[:len(old.Chains):len(old.Chains)], old.Default) {
+		if c != nil && !kept[c] {
+			c.Drain(cfg.DrainTime)
+		}
+	}
+}
+
+// StopAccepting closes the sockets; connections go on.
+func (l *Listener) StopAccepting() {
+	l.mu.Lock()
+	for a, s := range l.sockets {
+		_ = s.Close()
+		delete(l.sockets, a)
+	}
+	l.mu.Unlock()
+}
+
+// Drain asks every chain to end its connections in order; after drainTime the
+// rest is cut. New connections are still accepted (Envoy's drain_listeners
+// closes the sockets by StopAccepting).
+func (l *Listener) Drain(drainTime time.Duration) {
+	c := l.current.Load()
+	if c == nil {
+		return
+	}
+	for _, ch := range append(c.cfg.Chains[:len(c.cfg.Chains):len(c.cfg.Chains)], c.cfg.Default) {
+		if ch != nil {
+			ch.Drain(drainTime)
+		}
+	}
+}
+
+// Close stops accepting and cuts every connection.
+func (l *Listener) Close() {
+	l.StopAccepting()
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	if c := l.current.Load(); c != nil {
+		for _, ch := range append(c.cfg.Chains[:len(c.cfg.Chains):len(c.cfg.Chains)], c.cfg.Default) {
+			if ch != nil {
+				ch.cut()
+			}
+		}
+	}
+	l.wg.Wait()
+}
+
+// Active is the number of connections.
+func (l *Listener) Active() int64 { return l.active.Load() }
+
+func (l *Listener) accept(s *netio.Listener) {
+	for {
+		c, err := s.Accept()
+		if err != nil {
+			if !errors.Is(err, netio.ErrClosed) {
+				if cfg := l.Config(); cfg != nil && cfg.Logger != nil {
+					cfg.Logger.Error("accept failed, the listener stopped", "listener", l.name, "error", err)
+				}
+			}
+			return
+		}
+		cur := l.current.Load()
+		if n := cur.cfg.Spec.MaxConnections; n > 0 && uint64(l.active.Load()) >= n {
+			l.st.overflow.Inc()
+			c.Reset()
+			continue
+		}
+		info := &streaminfo.Conn{ID: NextConnectionID(), Local: c.LocalAddr(), Remote: c.RemoteAddr(), DirectRemote: c.RemoteAddr()}
+		go l.serve(cur, c, info, func() {})
+	}
+}
+
+// Serve takes a connection that did not come through a socket: the stream of an
+// internal hop. info holds addresses and shared filter state; done is called
+// once when the connection has ended. It may return before that.
+func (l *Listener) Serve(c netio.Conn, info *streaminfo.Conn, done func()) {
+	cur := l.current.Load()
+	if cur == nil {
+		c.Reset()
+		done()
+		return
+	}
+	l.serve(cur, c, info, done)
+}
+
+// connection is a connection in a chain.
+type connection struct {
+	fc    filters.Connection
+	info  streaminfo.Info
+	chain *Chain
+	l     *Listener
+	done  func()
+	ended atomic.Bool
+	// passed is how many network filters saw the connection.
+	passed int
+}
+
+func (l *Listener) serve(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done func()) {
+	ci.ListenerName = l.name
+	ci.Start = time.Now()
+	l.active.Add(1)
+	l.st.cxTotal.Inc()
+	l.st.cxActive.Add(1)
+	cn := &connection{l: l, done: done}
+	cn.info.Conn = ci
+	cn.info.Start = ci.Start
+	cn.info.FilterState.Reset(&ci.FilterState)
+	cn.fc = filters.Connection{Conn: c, Info: &cn.info}
+	if err := l.runListenerFilters(cur, &cn.fc); err != nil {
+		cn.refuse(cur, err)
+		return
+	}
+	chain := cur.selector.pick(ci)
+	if chain == nil || chain.Broken != "" {
+		cn.noChain(cur, chain)
+		return
+	}
+	ci.FilterChainName = chain.Name
+	if !chain.add(cn) {
+		cn.refuse(cur, errors.New("filter chain is closed"))
+		return
+	}
+	if err := chain.handshake(&cn.fc, ci); err != nil {
+		l.st.sslError.Inc()
+		ci.TransportFailureReason = err.Error()
+		cur.debug("tls handshake failed", "listener", l.name, "chain", chain.Name, "remote", ci.Remote, "error", err)
+		cn.end()
+		return
+	}
+	for _, f := range chain.Network {
+		cn.passed++
+		if err := f.OnNewConnection(&cn.fc); err != nil {
+			cn.deny(cur, err)
+			return
+		}
+	}
+	chain.Terminal.Serve(&cn.fc, cn.end)
+}
+
+func (c *compiled) debug(msg string, args ...any) {
+	if c.cfg.Logger != nil {
+		c.cfg.Logger.Debug(msg, args...)
+	}
+}
+
+// end closes the books of a connection; it is called once by the terminal
+// filter, or when the connection was refused.
+func (cn *connection) end() {
+	if !cn.ended.CompareAndSwap(false, true) {
+		return
+	}
+	_ = cn.fc.Close()
+	if ch := cn.chain; ch != nil {
+		for i := cn.passed - 1; i >= 0; i-- {
+			if e, ok := ch.Network[i].(filters.ConnectionEnder); ok {
+				e.OnConnectionEnd(&cn.fc)
+			}
+		}
+		ch.remove(cn)
+	}
+	cn.l.active.Add(-1)
+	cn.l.st.cxActive.Add(-1)
+	cn.done()
+}
+
+// deny ends a connection that a network filter refused.
+func (cn *connection) deny(cur *compiled, err error) {
+	var d *filters.Denied
+	if errors.As(err, &d) {
+		cn.info.Conn.TerminationDetails = d.Details
+		cn.info.Flags |= d.Flag
+	} else {
+		cn.info.Conn.TerminationDetails = "network_filter_error"
+	}
+	cur.debug("connection refused", "listener", cn.l.name, "chain", cn.chain.Name, "remote", cn.info.Conn.Remote, "reason", err)
+	cn.info.End = time.Now()
+	if lg, ok := cn.chain.Terminal.(interface{ LogRefused(c *filters.Connection) }); ok {
+		lg.LogRefused(&cn.fc)
+	}
+	cn.fc.Reset()
+	cn.end()
+}
+
+func (cn *connection) refuse(cur *compiled, err error) {
+	cn.l.st.filterError.Inc()
+	cur.debug("connection closed before a filter chain was chosen", "listener", cn.l.name, "remote", cn.info.Conn.Remote, "error", err)
+	cn.end()
+}
+
+// noChain closes a connection that no chain takes, and says so in the log.
+func (cn *connection) noChain(cur *compiled, broken *Chain) {
+	cn.l.st.noChain.Inc()
+	cn.info.Flags |= streaminfo.NoRouteFound
+	cn.info.Details = "filter_chain_not_found"
+	if broken != nil {
+		cn.info.Conn.FilterChainName = broken.Name
+		cn.info.Details = "filter_chain_not_executable"
+		if cur.cfg.Logger != nil {
+			cur.cfg.Logger.Warn("connection closed: its filter chain can't be executed", "listener", cn.l.name, "chain", broken.Name, "reason", broken.Broken)
+		}
+	}
+	cn.info.End = time.Now()
+	ctx := format.Context{Info: &cn.info}
+	for _, lg := range cur.cfg.AccessLogs {
+		lg.Log(&ctx)
+	}
+	cn.fc.Reset()
+	cn.end()
+}
+
+func (c *Chain) handshake(fc *filters.Connection, ci *streaminfo.Conn) error {
+	if c.TLS == nil {
+		return nil
+	}
+	cfg, err := c.TLS.Config()
+	if err != nil {
+		return err
+	}
+	d := c.HandshakeTimeout
+	if d == 0 {
+		d = 15 * time.Second
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	tc, err := netio.ServerTLS(ctx, fc.Conn, cfg)
+	if err != nil {
+		return err
+	}
+	fc.Conn = tc
+	if cs := tc.TLS(); cs != nil {
+		ci.TLS = c.TLS.Describe(cs)
+		if ci.RequestedServerName == "" {
+			ci.RequestedServerName = cs.ServerName
+		}
+	}
+	return nil
+}
+
+func (c *Chain) add(cn *connection) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conns == nil {
+		c.conns = map[*connection]struct{}{}
+	}
+	cn.chain = c
+	c.conns[cn] = struct{}{}
+	return true
+}
+
+func (c *Chain) remove(cn *connection) {
+	c.mu.Lock()
+	delete(c.conns, cn)
+	c.mu.Unlock()
+}
+
+// Active is the number of connections in the chain.
+func (c *Chain) Active() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.conns)
+}
+
+// Drain ends the chain's connections in order and cuts what is left after
+// drainTime (0: never).
+func (c *Chain) Drain(drainTime time.Duration) {
+	c.mu.Lock()
+	if c.draining {
+		c.mu.Unlock()
+		return
+	}
+	c.draining = true
+	c.mu.Unlock()
+	if d, ok := c.Terminal.(Drainer); ok {
+		d.Drain()
+	}
+	if drainTime > 0 {
+		time.AfterFunc(drainTime, c.cut)
+	}
+}
+
+// cut ends every connection now.
+func (c *Chain) cut() {
+	c.mu.Lock()
+	conns := make([]*connection, 0, len(c.conns))
+	for cn := range c.conns {
+		conns = append(conns, cn)
+	}
+	c.mu.Unlock()
+	for _, cn := range conns {
+		cn.fc.Interrupt(errDrained)
+		cn.fc.Reset()
+	}
+}
+
+var errDrained = errors.New("listener: drain time is over")

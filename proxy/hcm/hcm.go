@@ -1,0 +1,226 @@
+// Package hcm is the HTTP connection manager: the terminal network filter that
+// picks the codec, sanitises and normalizes requests, selects the route, runs
+// its HTTP filter chain, and writes the response, the access log and the
+// downstream statistics. It follows Envoy's connection manager; names are
+// normalized here and nowhere else, before any matcher sees them.
+package hcm
+
+import (
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/format"
+	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/proxy/transport"
+	"github.com/fairlead-mesh/fairlead/proxy/transport/h1"
+	"github.com/fairlead-mesh/fairlead/proxy/transport/h2"
+	"github.com/fairlead-mesh/fairlead/routing"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+// AccessLogger records finished streams. The context and everything it points
+// to is valid during the call only.
+type AccessLogger interface {
+	Log(c *format.Context)
+}
+
+// Routes holds the route table that new streams use: a fixed one for an inline
+// route_config, one that RDS updates otherwise. A nil table answers 404.
+type Routes struct{ p atomic.Pointer[routing.Table] }
+
+// Table returns the current table, nil if none has arrived.
+func (r *Routes) Table() *routing.Table { return r.p.Load() }
+
+// Set installs t for streams that start from now on.
+func (r *Routes) Set(t *routing.Table) { r.p.Store(t) }
+
+// Config is what a Manager is compiled from.
+type Config struct {
+	Spec *xdsresource.HTTPConnectionManager
+	// Routes must not be nil.
+	Routes *Routes
+	// DefaultChain runs when no route matched: the filters without overrides,
+	// ending in a terminal filter that answers 404.
+	DefaultChain []filters.HTTPFilter
+	AccessLogs   []AccessLogger
+	// Stats is the scope for the "http" statistics of this manager.
+	Stats  *stats.Scope
+	Logger *slog.Logger
+	// NodeID is %NODE_ID% for via-like uses; LocalAddress is written to XFF for
+	// loopback clients.
+	NodeID string
+}
+
+// Manager is a compiled connection manager. It is immutable but for its set of
+// connections, and safe for concurrent use.
+type Manager struct {
+	cfg    Config
+	spec   *xdsresource.HTTPConnectionManager
+	server transport.ServerConfig
+	enders []bool
+
+	connectAllowed bool
+	upgrades       map[string]xdsresource.Upgrade
+
+	st managerStats
+
+	draining atomic.Bool
+	mu       sync.Mutex
+	conns    map[*conn]struct{}
+	pool     sync.Pool
+}
+
+// managerStats are the handles of envoy_http_downstream_*.
+type managerStats struct {
+	rqTotal, rq2xx, rq3xx, rq4xx, rq5xx, rq1xx           *stats.Counter
+	rqHTTP1, rqHTTP2, rqRxReset, rqTimeout, rqIdle       *stats.Counter
+	rqTooLarge, rqMaxDuration, cxTotal, cxProtocolError  *stats.Counter
+	cxHTTP1, cxHTTP2, cxDestroyRemote                    *stats.Counter
+	noRoute, upgradesTotal, panics, pathRedirect, wsFail *stats.Counter
+	rqActive, cxActive, upgradesActive                   *stats.Gauge
+	rqTime                                               *stats.Histogram
+}
+
+// New compiles a Manager. The error names what the specification asks for and
+// can't be done.
+func New(cfg Config) (*Manager, error) {
+	if cfg.Routes == nil {
+		return nil, errors.New("http_connection_manager: no route source")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	m := &Manager{cfg: cfg, spec: cfg.Spec, server: cfg.Spec.Server, conns: map[*conn]struct{}{}, upgrades: map[string]xdsresource.Upgrade{}}
+	for _, u := range cfg.Spec.Upgrades {
+		m.upgrades[u.Type] = u
+		if u.Type == "connect" && u.Enabled {
+			m.connectAllowed = true
+		}
+	}
+	m.pool.New = func() any { return newStream(m) }
+	sc := cfg.Stats
+	m.st = managerStats{
+		rqTotal: sc.Counter("downstream_rq_total"), rq1xx: sc.Counter("downstream_rq_1xx"), rq2xx: sc.Counter("downstream_rq_2xx"),
+		rq3xx: sc.Counter("downstream_rq_3xx"), rq4xx: sc.Counter("downstream_rq_4xx"), rq5xx: sc.Counter("downstream_rq_5xx"),
+		rqHTTP1: sc.Counter("downstream_rq_http1_total"), rqHTTP2: sc.Counter("downstream_rq_http2_total"),
+		rqRxReset: sc.Counter("downstream_rq_rx_reset"), rqTimeout: sc.Counter("downstream_rq_timeout"), rqIdle: sc.Counter("downstream_rq_idle_timeout"),
+		rqTooLarge: sc.Counter("downstream_rq_too_large"), rqMaxDuration: sc.Counter("downstream_rq_max_duration_reached"),
+		cxTotal: sc.Counter("downstream_cx_total"), cxProtocolError: sc.Counter("downstream_cx_protocol_error"),
+		cxHTTP1: sc.Counter("downstream_cx_http1_total"), cxHTTP2: sc.Counter("downstream_cx_http2_total"),
+		cxDestroyRemote: sc.Counter("downstream_cx_destroy_remote_active_rq"),
+		noRoute:         sc.Counter("no_route"), upgradesTotal: sc.Counter("downstream_cx_upgrades_total"), panics: sc.Counter("downstream_rq_panics"),
+		pathRedirect: sc.Counter("downstream_rq_redirected_with_normalized_path"), wsFail: sc.Counter("downstream_rq_ws_on_non_ws_route"),
+		rqActive: sc.Gauge("downstream_rq_active"), cxActive: sc.Gauge("downstream_cx_active"), upgradesActive: sc.Gauge("downstream_cx_upgrades_active"),
+		rqTime: sc.Histogram("downstream_rq_time", nil),
+	}
+	return m, nil
+}
+
+// Spec returns the specification that m was compiled from.
+func (m *Manager) Spec() *xdsresource.HTTPConnectionManager { return m.spec }
+
+// Serve implements filters.TerminalFilter.
+func (m *Manager) Serve(c *filters.Connection, done func()) {
+	cn := &conn{m: m, c: c, done: done}
+	m.st.cxTotal.Inc()
+	m.st.cxActive.Add(1)
+	cn.start()
+}
+
+// Drain ends all connections in order: HTTP/2 gets GOAWAY, HTTP/1 "connection:
+// close" with its next response. New connections are still served, and told to
+// close after their first response.
+func (m *Manager) Drain() {
+	m.draining.Store(true)
+	m.mu.Lock()
+	conns := make([]*conn, 0, len(m.conns))
+	for c := range m.conns {
+		conns = append(conns, c)
+	}
+	m.mu.Unlock()
+	for _, c := range conns {
+		c.server.Drain()
+	}
+}
+
+// Active is the number of open connections.
+func (m *Manager) Active() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.conns)
+}
+
+// conn is one downstream connection.
+type conn struct {
+	m      *Manager
+	c      *filters.Connection
+	server transport.ServerConn
+	done   func()
+	// secure tells the scheme; internal addresses of XFF are decided per request.
+	secure bool
+}
+
+// start decides the codec. It blocks on sockets and parks where it can.
+func (cn *conn) start() {
+	cn.secure = cn.c.Info.Conn.TLS != nil
+	switch cn.m.spec.Codec {
+	case xdsresource.CodecHTTP1:
+		cn.serve(cn.c.Conn, false)
+	case xdsresource.CodecHTTP2:
+		cn.serve(cn.c.Conn, true)
+	case xdsresource.CodecAuto:
+		if t := cn.c.Info.Conn.TLS; t != nil && t.ALPN != "" {
+			cn.serve(cn.c.Conn, t.ALPN == "h2")
+			return
+		}
+		sniff(cn.c.Conn, cn.serve, func() { cn.end(nil) })
+	}
+}
+
+func (cn *conn) serve(c netio.Conn, http2 bool) {
+	cfg := &cn.m.server
+	if cn.secure && cfg.Scheme != "https" {
+		cp := *cfg
+		cp.Scheme = "https"
+		cfg = &cp
+	}
+	type runner interface {
+		transport.ServerConn
+		Serve(done func())
+	}
+	var r runner
+	if http2 {
+		cn.m.st.cxHTTP2.Inc()
+		r = h2.NewServer(c, cfg, cn)
+	} else {
+		cn.m.st.cxHTTP1.Inc()
+		r = h1.NewServer(c, cfg, cn)
+	}
+	cn.server = r
+	cn.m.mu.Lock()
+	cn.m.conns[cn] = struct{}{}
+	cn.m.mu.Unlock()
+	if cn.m.draining.Load() {
+		r.Drain()
+	}
+	r.Serve(func() { cn.end(r) })
+}
+
+func (cn *conn) end(r transport.ServerConn) {
+	if r == nil {
+		_ = cn.c.Close()
+	}
+	cn.m.mu.Lock()
+	delete(cn.m.conns, cn)
+	cn.m.mu.Unlock()
+	cn.m.st.cxActive.Add(-1)
+	cn.done()
+}
+
+// now is time.Now, with one place to look at for its cost.
+func now() time.Time { return time.Now() }

@@ -1,0 +1,99 @@
+package hcm
+
+import (
+	"math/rand/v2"
+
+	"github.com/fairlead-mesh/fairlead/internal/message"
+)
+
+const hexDigits = "0123456789abcdef"
+
+// Trace reasons in a request id: the 15th character of the UUID (Envoy's
+// UuidRequestIdExtension).
+const (
+	traceNone    = '4'
+	traceSampled = '9'
+	traceForced  = 'a'
+	traceClient  = 'b'
+)
+
+// newRequestID appends a random version 4 UUID.
+func newRequestID(dst []byte) []byte {
+	hi, lo := rand.Uint64(), rand.Uint64()
+	var b [36]byte
+	j := 0
+	for i := range 32 {
+		if i == 8 || i == 12 || i == 16 || i == 20 {
+			b[j] = '-'
+			j++
+		}
+		var n uint64
+		if i < 16 {
+			n = hi >> (60 - 4*i) & 15
+		} else {
+			n = lo >> (60 - 4*(i-16)) & 15
+		}
+		switch i {
+		case 12:
+			n = 4
+		case 16:
+			n = 8 | n&3
+		}
+		b[j] = hexDigits[n]
+		j++
+	}
+	return append(dst, b[:]...)
+}
+
+// setRequestID generates x-request-id for edge requests (unless an external
+// one is kept) and where there is none, and packs the sampling decision into
+// it if the configuration says so.
+func (st *stream) setRequestID(edge bool) {
+	spec := st.m.spec
+	id, has := st.s.Request.Lookup("x-request-id")
+	if spec.GenerateRequestID && (!has || edge && !spec.PreserveExternalRequestID) {
+		var b [36]byte
+		id = st.s.Request.Intern(newRequestID(b[:0]))
+		st.s.Request.Set("x-request-id", id)
+		has = true
+	}
+	if has {
+		st.s.Info.RequestID = id
+	}
+	if t := spec.Tracing; t != nil && has && (spec.PackTraceReason || spec.UseRequestIDForTraceSampling) {
+		st.packTraceReason(id)
+	}
+}
+
+// packTraceReason decides sampling as Envoy's mutateTracingRequestHeader: only a
+// well-formed UUID without a decision takes one.
+func (st *stream) packTraceReason(id string) {
+	if len(id) != 36 || id[14] != traceNone || !st.m.spec.PackTraceReason {
+		return
+	}
+	t := st.m.spec.Tracing
+	reason := byte(traceNone)
+	switch {
+	case st.s.Request.Has("x-client-trace-id") && sampled(t.ClientSampling):
+		reason = traceClient
+	case st.s.Request.Has("x-envoy-force-trace"):
+		reason = traceForced
+	case sampled(t.RandomSampling):
+		reason = traceSampled
+	}
+	if reason == traceNone || !sampled(t.OverallSampling) {
+		return
+	}
+	b := append(make([]byte, 0, 36), id...)
+	b[14] = reason
+	id = st.s.Request.Intern(b)
+	st.s.Request.Set("x-request-id", id)
+	st.s.Info.RequestID = id
+}
+
+// sampled draws against a percentage.
+func sampled(percent float64) bool {
+	return percent >= 100 || percent > 0 && rand.Float64()*100 < percent
+}
+
+var _ = message.Method

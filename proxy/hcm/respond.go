@@ -1,0 +1,345 @@
+package hcm
+
+import (
+	"errors"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/format"
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/proxy/transport"
+	"github.com/fairlead-mesh/fairlead/routing"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+// respond writes r downstream. r.Body is closed in any case.
+func (st *stream) respond(r *filters.Response) {
+	s := &st.s
+	defer func() { r.Body.Close() }()
+	if r.Local {
+		if rt, ok := s.Route.(*routing.Route); ok {
+			rt.FinalizeResponse(s, r)
+		}
+		st.mapLocalReply(r)
+	}
+	s.Response = r
+	st.finalizeHeaders(r)
+	if r.Tunnel != nil {
+		st.tunnel(r)
+		return
+	}
+	head := s.Request.Get(message.Method) == "HEAD"
+	end := head || message.IsEmpty(r.Body)
+	st.headersSent = true
+	s.Info.FirstDownstreamTx = now()
+	if err := st.ss.WriteHeaders(&r.Header, end); err != nil {
+		st.writeFailed(err)
+		return
+	}
+	if end {
+		return
+	}
+	st.writeBody(r.Body)
+}
+
+// writeBody pulls the body chunk by chunk; pulling is the back-pressure. What is
+// ready leaves together; a pause flushes.
+func (st *stream) writeBody(b message.Body) {
+	info := &st.s.Info
+	for {
+		if n, last := b.Ready(); n == 0 && !last {
+			if err := st.ss.Flush(); err != nil {
+				st.writeFailed(err)
+				return
+			}
+		}
+		p, last, err := b.Next()
+		if err != nil {
+			st.bodyFailed(err)
+			return
+		}
+		st.touch()
+		var t *message.Header
+		if last {
+			t = b.Trailers()
+		}
+		if len(p) > 0 || last && t == nil {
+			if err := st.ss.WriteData(p, last && t == nil); err != nil {
+				st.writeFailed(err)
+				return
+			}
+			info.BytesSent += uint64(len(p))
+		}
+		if t != nil {
+			if err := st.ss.WriteTrailers(t); err != nil {
+				st.writeFailed(err)
+			}
+			return
+		}
+		if last {
+			return
+		}
+	}
+}
+
+// bodyFailed ends a response that broke off: the client must not take what it
+// has for the whole.
+func (st *stream) bodyFailed(err error) {
+	cause := st.s.Cause()
+	info := &st.s.Info
+	switch {
+	case errors.Is(cause, errStreamIdle):
+		st.m.st.rqIdle.Inc()
+		info.Flags |= streaminfo.StreamIdleTimeout
+		info.Details = "stream_idle_timeout"
+	case errors.Is(cause, errMaxDuration):
+		st.m.st.rqMaxDuration.Inc()
+		info.Flags |= streaminfo.DurationTimeout
+		info.Details = "max_duration_timeout"
+	case cause != nil:
+		st.downstreamReset(cause)
+		return
+	default:
+		if info.Details == "" || info.Details == "via_upstream" {
+			info.Details = "upstream_reset_after_response_started{" + reason(err) + "}"
+		}
+	}
+	st.ss.Reset(transport.LocalReset)
+}
+
+func reason(err error) string {
+	if r := transport.ReasonOf(err); r != 0 {
+		return r.String()
+	}
+	return "local_reset"
+}
+
+func (st *stream) writeFailed(err error) {
+	if cause := st.s.Cause(); cause != nil {
+		err = cause
+	}
+	st.downstreamReset(err)
+}
+
+// tunnel writes the head of an accepted CONNECT or upgrade and gives the bytes
+// to r.Tunnel. The stream's record ends when the tunnel does.
+func (st *stream) tunnel(r *filters.Response) {
+	st.headersSent = true
+	if err := st.ss.WriteHeaders(&r.Header, false); err != nil {
+		r.Tunnel.Abandon()
+		st.writeFailed(err)
+		return
+	}
+	if err := st.ss.Flush(); err != nil {
+		r.Tunnel.Abandon()
+		st.writeFailed(err)
+		return
+	}
+	st.request.Stop()
+	st.idle.Stop()
+	st.idleTimeout = 0
+	st.tunnelled = true
+	st.m.st.upgradesTotal.Inc()
+	st.m.st.upgradesActive.Add(1)
+	t := r.Tunnel
+	c := &tunnelConn{Conn: st.ss.Tunnel()}
+	var once atomic.Bool
+	t.TakeOver(c, func() {
+		if !once.CompareAndSwap(false, true) {
+			return
+		}
+		st.s.Info.BytesReceived += c.in.Load()
+		st.s.Info.BytesSent += c.out.Load()
+		st.m.st.upgradesActive.Add(-1)
+		st.finish()
+	})
+}
+
+// tunnelConn counts bytes for the record of the stream.
+type tunnelConn struct {
+	netio.Conn
+	in, out atomic.Uint64
+}
+
+func (c *tunnelConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.in.Add(uint64(n))
+	return n, err
+}
+
+func (c *tunnelConn) TryRead(p []byte) (int, error) {
+	n, err := c.Conn.TryRead(p)
+	c.in.Add(uint64(n))
+	return n, err
+}
+
+func (c *tunnelConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.out.Add(uint64(n))
+	return n, err
+}
+
+// finalizeHeaders adds what every response of this manager carries.
+func (st *stream) finalizeHeaders(r *filters.Response) {
+	s, spec := &st.s, st.m.spec
+	h := &r.Header
+	s.Info.ResponseCode = r.Status()
+	if !h.Has("date") {
+		h.Add("date", httpDate())
+	}
+	switch spec.ServerHeader {
+	case xdsresource.ServerOverwrite:
+		h.Set("server", st.serverName())
+	case xdsresource.ServerAppendIfAbsent:
+		if !h.Has("server") {
+			h.Add("server", st.serverName())
+		}
+	case xdsresource.ServerPassThrough:
+	}
+	if spec.AlwaysSetRequestIDInResponse && s.Info.RequestID != "" {
+		h.Set("x-request-id", s.Info.RequestID)
+	}
+	if spec.Via != "" {
+		h.Add("via", spec.Via)
+	}
+	if st.m.draining.Load() {
+		st.ss.CloseAfter()
+	}
+}
+
+func (st *stream) serverName() string {
+	if n := st.m.spec.ServerName; n != "" {
+		return n
+	}
+	return "envoy"
+}
+
+// cachedDate is the Date header, made anew at most once a second.
+var cachedDate atomic.Pointer[dateValue]
+
+type dateValue struct {
+	unix int64
+	text string
+}
+
+func httpDate() string {
+	t := time.Now()
+	if d := cachedDate.Load(); d != nil && d.unix == t.Unix() {
+		return d.text
+	}
+	d := &dateValue{t.Unix(), t.UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT")}
+	cachedDate.Store(d)
+	return d.text
+}
+
+// mapLocalReply applies local_reply_config to r.
+func (st *stream) mapLocalReply(r *filters.Response) {
+	cfg := st.m.spec.LocalReply
+	if cfg == nil {
+		return
+	}
+	s := &st.s
+	ctx := format.Context{Info: &s.Info, Request: &s.Request, Response: &r.Header}
+	if b, _, err := r.Body.Next(); err == nil {
+		ctx.LocalReplyBody = string(b)
+	}
+	body, changed := []byte(ctx.LocalReplyBody), false
+	ctype, render, json := cfg.ContentType, cfg.Body, cfg.JSONBody
+	for i := range cfg.Mappers {
+		mp := &cfg.Mappers[i]
+		if !mp.Filter.Match(&ctx) {
+			continue
+		}
+		if mp.StatusCode != 0 {
+			r.Header.Set(message.Status, strconv.Itoa(mp.StatusCode))
+			s.Info.ResponseCode = mp.StatusCode
+		}
+		if mp.Body != nil {
+			ctx.LocalReplyBody = *mp.Body
+			body, changed = []byte(*mp.Body), true
+		}
+		applyMutations(&r.Header, mp.Headers, &ctx)
+		if mp.BodyFormat != nil || mp.JSONBody != nil {
+			render, json, ctype = mp.BodyFormat, mp.JSONBody, mp.ContentType
+		}
+		break
+	}
+	switch {
+	case render != nil:
+		body, changed = render.Append(nil, &ctx), true
+		if ctype == "" {
+			ctype = "text/plain"
+		}
+	case json != nil:
+		body, changed = append(json.Append(nil, &ctx), '\n'), true
+		if ctype == "" {
+			ctype = "application/json"
+		}
+	}
+	if s.Info.IsGRPC || !changed {
+		r.Body = message.Bytes([]byte(ctx.LocalReplyBody))
+		if s.Request.Get(message.Method) == "HEAD" {
+			r.Body = message.NoBody
+		}
+		return
+	}
+	r.Header.Set("content-length", strconv.Itoa(len(body)))
+	if ctype != "" {
+		r.Header.Set("content-type", ctype)
+	}
+	r.Body = message.Bytes(body)
+}
+
+func applyMutations(h *message.Header, ms []xdsresource.HeaderMutation, ctx *format.Context) {
+	for i := range ms {
+		m := &ms[i]
+		v := string(m.Value.Append(nil, ctx))
+		switch m.Action {
+		case xdsresource.AppendIfExistsOrAdd:
+			h.Add(m.Name, v)
+		case xdsresource.AddIfAbsent:
+			if !h.Has(m.Name) {
+				h.Add(m.Name, v)
+			}
+		case xdsresource.OverwriteIfExistsOrAdd:
+			h.Set(m.Name, v)
+		case xdsresource.OverwriteIfExists:
+			if h.Has(m.Name) {
+				h.Set(m.Name, v)
+			}
+		}
+	}
+}
+
+// log writes the access log lines of a finished stream.
+func (st *stream) log() {
+	s := &st.s
+	ctx := format.Context{Info: &s.Info, Request: &s.Request}
+	if s.Response != nil {
+		ctx.Response = &s.Response.Header
+		ctx.Trailers = s.Response.Body.Trailers()
+	}
+	for _, l := range st.m.cfg.AccessLogs {
+		l.Log(&ctx)
+	}
+}
+
+// ProtocolError implements transport.Handler: a connection sent no request, but
+// it still has its line in the log.
+func (cn *conn) ProtocolError(status int, details string) {
+	m := cn.m
+	m.st.cxProtocolError.Inc()
+	if len(m.cfg.AccessLogs) == 0 {
+		return
+	}
+	info := streaminfo.Info{Conn: cn.c.Info.Conn, Start: now(), ResponseCode: status, Details: details, Flags: streaminfo.DownstreamProtocolError}
+	info.End = info.Start
+	ctx := format.Context{Info: &info}
+	for _, l := range m.cfg.AccessLogs {
+		l.Log(&ctx)
+	}
+}

@@ -1,0 +1,308 @@
+package hcm
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/internal/timer"
+	"github.com/fairlead-mesh/fairlead/proxy/transport"
+	"github.com/fairlead-mesh/fairlead/routing"
+)
+
+// stream is one request: the filters' view of it and what the connection
+// manager keeps beside. Streams are pooled by their Manager.
+type stream struct {
+	s  filters.Stream
+	m  *Manager
+	cn *conn
+	ss transport.ServerStream
+	// table is the route table taken once for this stream.
+	table *routing.Table
+
+	in  requestBody
+	out countingWriter
+
+	idle, request, duration timer.Timer
+	// lastActivity is a monotonic-ish nanosecond stamp for the idle timer; only
+	// kept while the idle timer is in use.
+	lastActivity atomic.Int64
+	idleTimeout  time.Duration
+
+	// Method values made once, so that arming and registering don't allocate.
+	onReset                                      func(error)
+	onIdle, onRequestTimeout, onDurationReached  func()
+	reselect                                     func(*filters.Stream)
+	informational                                func(*message.Header) error
+	headersSent, tunnelled, internal, selfStarted bool
+}
+
+// Causes that the manager interrupts a stream with.
+var (
+	errStreamIdle     = errors.New("hcm: stream idle timeout")
+	errRequestTimeout = errors.New("hcm: request timeout")
+	errMaxDuration    = errors.New("hcm: max stream duration reached")
+)
+
+func newStream(m *Manager) *stream {
+	st := &stream{m: m}
+	st.onReset = func(cause error) { st.s.Interrupt(cause) }
+	st.onIdle = st.idleExpired
+	st.onRequestTimeout = func() { st.s.Interrupt(errRequestTimeout) }
+	st.onDurationReached = func() { st.s.Interrupt(errMaxDuration) }
+	st.reselect = func(*filters.Stream) { st.selectRoute() }
+	st.informational = st.writeInformational
+	return st
+}
+
+// ServeStream implements transport.Handler.
+func (cn *conn) ServeStream(ss transport.ServerStream) {
+	m := cn.m
+	st, _ := m.pool.Get().(*stream)
+	st.begin(cn, ss)
+	defer st.finishUnlessTunnelled()
+	defer func() {
+		if p := recover(); p != nil {
+			st.panicked(p)
+		}
+	}()
+	st.run()
+}
+
+// begin fills the stream from the codec.
+func (st *stream) begin(cn *conn, ss transport.ServerStream) {
+	m := cn.m
+	st.cn, st.ss = cn, ss
+	s := &st.s
+	s.Reset()
+	ss.ReadHeaders(&s.Request)
+	info := &s.Info
+	info.Conn = cn.c.Info.Conn
+	info.FilterState.Reset(&info.Conn.FilterState)
+	info.Start = now()
+	info.Protocol = ss.Version()
+	info.IsGRPC = isGRPC(s.Request.Get("content-type"))
+	s.Random = rand.Uint64()
+	s.Reselect = st.reselect
+	if info.Protocol != message.HTTP10 {
+		s.Informational = st.informational
+	}
+	m.st.rqTotal.Inc()
+	m.st.rqActive.Add(1)
+	if info.Protocol == message.HTTP2 {
+		m.st.rqHTTP2.Inc()
+	} else {
+		m.st.rqHTTP1.Inc()
+	}
+	st.in.begin(st, ss.Body())
+	s.Body = &st.in
+	if st.in.b == message.NoBody {
+		s.Body = message.NoBody
+		info.RequestComplete = info.Start
+	}
+	ss.OnReset(st.onReset)
+}
+
+func isGRPC(ct string) bool {
+	return strings.HasPrefix(ct, "application/grpc") && (len(ct) == 16 || ct[16] == '+' || ct[16] == ';')
+}
+
+// run takes the request to its response and writes it.
+func (st *stream) run() {
+	st.armTimers()
+	if r := st.admit(); r != nil {
+		st.respond(r)
+		return
+	}
+	st.table = st.m.cfg.Routes.Table()
+	st.selectRoute()
+	st.applyRouteTimeouts()
+	if r := st.checkUpgrade(); r != nil {
+		st.respond(r)
+		return
+	}
+	r, err := filters.Start(&st.s)
+	if err != nil {
+		st.failed(err)
+		return
+	}
+	st.respond(r)
+}
+
+// selectRoute matches the route (again) and installs its chain.
+func (st *stream) selectRoute() {
+	s := &st.s
+	if st.table != nil {
+		if r := st.table.Match(s); r != nil {
+			s.SelectRoute(r)
+			s.Info.VirtualHost = r.VirtualHost.Name
+			return
+		}
+	}
+	s.SelectRoute(nil)
+	s.Info.RouteName, s.Info.VirtualHost = "", ""
+	s.SetChain(st.m.cfg.DefaultChain)
+	st.m.st.noRoute.Inc()
+}
+
+// failed turns an error of the chain into a local reply, or a reset if nothing
+// can be said any more.
+func (st *stream) failed(err error) {
+	s := &st.s
+	cause := s.Cause()
+	if cause == nil {
+		cause = err
+	}
+	switch {
+	case errors.Is(cause, errStreamIdle):
+		st.m.st.rqIdle.Inc()
+		status := 408
+		if st.in.complete {
+			status = 504
+		}
+		st.respondInterrupted(s.LocalReply(status, "stream timeout", "stream_idle_timeout", streaminfo.StreamIdleTimeout))
+	case errors.Is(cause, errRequestTimeout):
+		st.m.st.rqTimeout.Inc()
+		st.respondInterrupted(s.LocalReply(408, "request timeout", "request_overall_timeout", 0))
+	case errors.Is(cause, errMaxDuration):
+		st.m.st.rqMaxDuration.Inc()
+		status := 408
+		if st.in.complete {
+			status = 504
+		}
+		st.respondInterrupted(s.LocalReply(status, "downstream duration timeout", "max_duration_timeout", streaminfo.DurationTimeout))
+	case st.clientGone(cause):
+		st.downstreamReset(cause)
+	default:
+		st.m.cfg.Logger.Warn("stream failed", "listener", s.Info.Conn.ListenerName, "chain", s.Info.Conn.FilterChainName, "route", s.Info.RouteName, "error", err)
+		st.respond(s.LocalReply(500, "", "filter_chain_error", 0))
+	}
+}
+
+// clientGone tells whether cause came from the downstream connection or codec.
+func (st *stream) clientGone(cause error) bool {
+	return st.s.Cause() != nil || transport.ReasonOf(cause) != 0 && st.in.err != nil
+}
+
+// downstreamReset records a client that went away.
+func (st *stream) downstreamReset(cause error) {
+	info := &st.s.Info
+	st.m.st.rqRxReset.Inc()
+	switch {
+	case transport.ReasonOf(cause) == transport.ProtocolError:
+		info.Flags |= streaminfo.DownstreamProtocolError
+		setDetails(info, "codec_error")
+	case info.Protocol == message.HTTP2 && transport.ReasonOf(cause) != transport.ConnectionTermination:
+		info.Flags |= streaminfo.DownstreamRemoteReset
+		setDetails(info, "http2.remote_reset")
+	default:
+		info.Flags |= streaminfo.DownstreamConnectionTermination
+		setDetails(info, "downstream_remote_disconnect")
+	}
+	st.ss.Reset(transport.LocalReset)
+}
+
+func setDetails(info *streaminfo.Info, d string) {
+	if info.Details == "" || info.Details == "via_upstream" {
+		info.Details = d
+	}
+}
+
+// respondInterrupted answers a stream that a timer stopped. The cause is cleared
+// from the writer's point of view: only the client side matters now.
+func (st *stream) respondInterrupted(r *filters.Response) {
+	if st.headersSent {
+		st.ss.Reset(transport.LocalReset)
+		return
+	}
+	st.ss.CloseAfter()
+	st.respond(r)
+}
+
+// panicked is the one recover of a stream: the request gets a 500, the process
+// goes on, the stack is logged.
+func (st *stream) panicked(p any) {
+	st.m.st.panics.Inc()
+	st.m.cfg.Logger.Error("panic while serving a stream", "panic", fmt.Sprint(p), "route", st.s.Info.RouteName,
+		"chain", st.s.Info.Conn.FilterChainName, "stack", string(debug.Stack()))
+	if st.headersSent {
+		st.ss.Reset(transport.LocalReset)
+		return
+	}
+	defer func() {
+		if recover() != nil {
+			st.ss.Reset(transport.LocalReset)
+		}
+	}()
+	st.ss.CloseAfter()
+	st.respond(st.s.LocalReply(500, "", "internal_error_panic", 0))
+}
+
+func (st *stream) writeInformational(h *message.Header) error {
+	st.m.st.rq1xx.Inc()
+	return st.ss.WriteInformational(h)
+}
+
+func (st *stream) finishUnlessTunnelled() {
+	if !st.tunnelled {
+		st.finish()
+	}
+}
+
+// finish closes the books: timers, StreamEnders, access log, statistics.
+func (st *stream) finish() {
+	m, s := st.m, &st.s
+	st.idle.Stop()
+	st.request.Stop()
+	st.duration.Stop()
+	st.in.Close()
+	info := &s.Info
+	info.End = now()
+	info.WireBytesReceived, info.WireBytesSent = st.ss.BytesIn(), st.ss.BytesOut()
+	st.endFilters()
+	if len(m.cfg.AccessLogs) > 0 {
+		st.log()
+	}
+	m.st.rqActive.Add(-1)
+	m.st.rqTime.ObserveMillis(info.End.Sub(info.Start))
+	switch info.ResponseCode / 100 {
+	case 2:
+		m.st.rq2xx.Inc()
+	case 3:
+		m.st.rq3xx.Inc()
+	case 4:
+		m.st.rq4xx.Inc()
+	case 5:
+		m.st.rq5xx.Inc()
+	}
+	s.End()
+	st.release()
+}
+
+// release gives the stream back to the pool. A stream whose timers might still
+// be running their callback is left to the collector.
+func (st *stream) release() {
+	st.cn, st.ss, st.table = nil, nil, nil
+	st.headersSent, st.tunnelled, st.internal, st.selfStarted = false, false, false, false
+	st.idleTimeout = 0
+	st.out = countingWriter{}
+	st.in = requestBody{}
+	st.s.Reset()
+	st.m.pool.Put(st)
+}
+
+func (st *stream) endFilters() {
+	chain := st.s.Chain()
+	for i := len(chain) - 1; i >= 0; i-- {
+		if e, ok := chain[i].(filters.StreamEnder); ok {
+			e.OnStreamEnd(&st.s, st.s.Response)
+		}
+	}
+}

@@ -1,0 +1,63 @@
+package hcm
+
+import (
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/routing"
+)
+
+// armTimers starts what counts from the request head on.
+func (st *stream) armTimers() {
+	spec := st.m.spec
+	if spec.RequestTimeout > 0 && !st.in.complete && st.in.b != nil {
+		st.request.Arm(spec.RequestTimeout, st.onRequestTimeout)
+	}
+	if spec.MaxStreamDuration > 0 {
+		st.duration.Arm(spec.MaxStreamDuration, st.onDurationReached)
+	}
+	st.setIdle(spec.StreamIdleTimeout)
+}
+
+// applyRouteTimeouts lets the route override the idle timeout and the maximum
+// duration.
+func (st *stream) applyRouteTimeouts() {
+	r, ok := st.s.Route.(*routing.Route)
+	if !ok || r.Config == nil || r.Config.Action == nil {
+		return
+	}
+	a := r.Config.Action
+	if a.IdleTimeout != nil {
+		st.setIdle(*a.IdleTimeout)
+	}
+}
+
+func (st *stream) setIdle(d time.Duration) {
+	if d <= 0 {
+		st.idle.Stop()
+		st.idleTimeout = 0
+		return
+	}
+	st.idleTimeout = d
+	st.touch()
+	st.idle.Arm(d, st.onIdle)
+}
+
+// touch notes activity. Re-arming happens when the timer fires, so that a chunk
+// costs one store.
+func (st *stream) touch() {
+	if st.idleTimeout > 0 {
+		st.lastActivity.Store(time.Now().UnixNano())
+	}
+}
+
+func (st *stream) idleExpired() {
+	d := st.idleTimeout
+	if d <= 0 {
+		return
+	}
+	if rest := d - time.Duration(time.Now().UnixNano()-st.lastActivity.Load()); rest > 0 {
+		st.idle.Arm(rest, st.onIdle)
+		return
+	}
+	st.s.Interrupt(errStreamIdle)
+}
