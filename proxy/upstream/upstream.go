@@ -68,6 +68,11 @@ type ConnectOptions struct {
 	Info *streaminfo.Info
 	// FilterState is what crosses an internal hop (already filtered).
 	FilterState *streaminfo.FilterState
+	// Passthrough and ClusterMetadata are set by the cluster for internal hops:
+	// the namespaces that its internal_upstream socket passes on, and its own
+	// metadata.
+	Passthrough     []xdsresource.PassthroughMetadata
+	ClusterMetadata *streaminfo.Metadata
 	// Version is the downstream protocol, for use_downstream_protocol.
 	Version message.Version
 	// SNI for auto_sni.
