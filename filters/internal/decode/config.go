@@ -1,0 +1,140 @@
+// Package decode turns a filter's typed_config into its proto message and
+// finds what the message says that this build does not know.
+package decode
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	corev3pb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	typev3pb "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+)
+
+// Into decodes a into m and reports unknown fields to d as ignored.
+func Into(a filters.Any, m proto.Message, d *filters.Decoding) error {
+	if err := unmarshal(a, m); err != nil {
+		return err
+	}
+	unknown(m.ProtoReflect(), "", func(path string) {
+		d.Ignore(path, "field is unknown to this version")
+	})
+	return nil
+}
+
+// Strict is Into for security filters: an unknown field is an error, because
+// what it restricts would be lost.
+func Strict(a filters.Any, m proto.Message) error {
+	if err := unmarshal(a, m); err != nil {
+		return err
+	}
+	var errs []error
+	unknown(m.ProtoReflect(), "", func(path string) {
+		errs = append(errs, fmt.Errorf("%s: field is unknown to this version", path))
+	})
+	return errors.Join(errs...)
+}
+
+func unmarshal(a filters.Any, m proto.Message) error {
+	var err error
+	if a.JSON {
+		err = protojson.Unmarshal(a.Value, m)
+	} else {
+		err = proto.Unmarshal(a.Value, m)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", m.ProtoReflect().Descriptor().FullName(), err)
+	}
+	return nil
+}
+
+func unknown(m protoreflect.Message, path string, report func(path string)) {
+	if n := len(m.GetUnknown()); n > 0 {
+		report(join(path, fmt.Sprintf("<unknown, %d bytes>", n)))
+	}
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		p := join(path, string(f.Name()))
+		switch {
+		case f.IsMap():
+			if f.MapValue().Message() == nil {
+				return true
+			}
+			v.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
+				unknown(v.Message(), fmt.Sprintf("%s[%s]", p, k.String()), report)
+				return true
+			})
+		case f.Message() == nil:
+		case f.IsList():
+			for i := range v.List().Len() {
+				unknown(v.List().Get(i).Message(), fmt.Sprintf("%s[%d]", p, i), report)
+			}
+		default:
+			unknown(v.Message(), p, report)
+		}
+		return true
+	})
+}
+
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}
+
+// Duration converts a proto duration; nil is def. It rejects negative ones.
+func Duration(d *durationpb.Duration, def time.Duration) (time.Duration, error) {
+	if d == nil {
+		return def, nil
+	}
+	if err := d.CheckValid(); err != nil {
+		return 0, err
+	}
+	v := d.AsDuration()
+	if v < 0 {
+		return 0, fmt.Errorf("duration %s is negative", v)
+	}
+	return v, nil
+}
+
+// Struct converts a Struct to what streaminfo.Metadata holds.
+func Struct(s *structpb.Struct) map[string]any { return s.AsMap() }
+
+// PartsPerMillion converts a FractionalPercent; nil is def.
+func PartsPerMillion(p *typev3pb.FractionalPercent, def uint32) (uint32, error) {
+	if p == nil {
+		return def, nil
+	}
+	var n uint64
+	switch p.GetDenominator() {
+	case typev3pb.FractionalPercent_HUNDRED:
+		n = uint64(p.GetNumerator()) * 10_000
+	case typev3pb.FractionalPercent_TEN_THOUSAND:
+		n = uint64(p.GetNumerator()) * 100
+	case typev3pb.FractionalPercent_MILLION:
+		n = uint64(p.GetNumerator())
+	default:
+		return 0, fmt.Errorf("denominator %d is not supported", p.GetDenominator())
+	}
+	return uint32(min(n, 1_000_000)), nil
+}
+
+// RuntimePartsPerMillion converts a RuntimeFractionalPercent. There is no
+// runtime: the default value counts, and a runtime_key is reported.
+func RuntimePartsPerMillion(p *corev3pb.RuntimeFractionalPercent, def uint32, path string, d *filters.Decoding) (uint32, error) {
+	if p == nil {
+		return def, nil
+	}
+	if p.GetRuntimeKey() != "" {
+		d.Ignore(path+".runtime_key", "there is no runtime; the default value is used")
+	}
+	return PartsPerMillion(p.GetDefaultValue(), def)
+}
