@@ -134,7 +134,7 @@ func unreserved(c byte) bool {
 
 func mustEscape(c byte) bool {
 	switch c {
-	case '"', '<', '>', '`', '{', '}', ' ', '#':
+	case '"', '<', '>', '`', '{', '}', '|', '^', ' ', '#':
 		return true
 	}
 	return c < ' ' || c >= 0x7f
