@@ -1,0 +1,238 @@
+package accesslog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+)
+
+const (
+	// flushBytes and flushInterval bound how long a line waits for company.
+	flushBytes    = 64 << 10
+	flushInterval = time.Second
+	// maxPending bounds what a stalled file or pipe holds back; further lines
+	// are dropped.
+	maxPending = 1 << 20
+	maxKept    = 8 << 10
+)
+
+// line is a pooled buffer for rendering.
+type line struct{ p []byte }
+
+type linePool struct{ p sync.Pool }
+
+var lines linePool
+
+func (l *linePool) Get() *line {
+	if b, ok := l.p.Get().(*line); ok {
+		return b
+	}
+	return &line{p: make([]byte, 0, 1024)}
+}
+
+func (l *linePool) Put(b *line) {
+	if cap(b.p) <= maxKept {
+		l.p.Put(b)
+	}
+}
+
+// Sinks is the set of open log files of a process: loggers with the same path
+// share one buffer and one writer. Make it with NewSinks. Safe for concurrent
+// use.
+type Sinks struct {
+	mu     sync.Mutex
+	m      map[string]*sink
+	closed bool
+
+	dropped, failed *stats.Counter
+}
+
+// NewSinks returns an empty set. scope, which may be nil, receives counters of
+// dropped lines and failed writes.
+func NewSinks(scope *stats.Scope) *Sinks {
+	return &Sinks{
+		m:       map[string]*sink{},
+		dropped: scope.Counter("fairlead_access_log_dropped_lines_total"),
+		failed:  scope.Counter("fairlead_access_log_failed_writes_total"),
+	}
+}
+
+func (s *Sinks) open(path string) (*sink, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errors.New("access logs are closed")
+	}
+	if k := s.m[path]; k != nil {
+		return k, nil
+	}
+	k := &sink{path: path, set: s, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	if err := k.reopen(); err != nil {
+		return nil, err
+	}
+	s.m[path] = k
+	go k.run()
+	return k, nil
+}
+
+// Reopen reopens all files, after they were rotated away. /dev/stdout and
+// /dev/stderr stay. A file that can't be opened keeps its old descriptor.
+func (s *Sinks) Reopen() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, k := range s.m {
+		errs = append(errs, k.reopen())
+	}
+	return errors.Join(errs...)
+}
+
+// Flush writes what is buffered.
+func (s *Sinks) Flush() {
+	s.mu.Lock()
+	ks := make([]*sink, 0, len(s.m))
+	for _, k := range s.m {
+		ks = append(ks, k)
+	}
+	s.mu.Unlock()
+	for _, k := range ks {
+		k.flush()
+	}
+}
+
+// Close flushes and closes all sinks; later lines are dropped.
+func (s *Sinks) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	var errs []error
+	for path, k := range s.m {
+		errs = append(errs, k.close())
+		delete(s.m, path)
+	}
+	return errors.Join(errs...)
+}
+
+// sink is one log file with its writer goroutine.
+type sink struct {
+	path string
+	set  *Sinks
+	wake chan struct{} // capacity 1: there is something to write, or closed
+	done chan struct{} // closed when run returned
+
+	mu     sync.Mutex // guards the fields below
+	buf    []byte
+	timer  *time.Timer
+	closed bool
+
+	wmu  sync.Mutex // serializes writing; taken before mu
+	w    io.Writer
+	c    io.Closer // nil for standard streams
+	free []byte    // the buffer that is not buf, between writes
+}
+
+func (k *sink) reopen() error {
+	switch k.path {
+	case "/dev/stdout":
+		return k.replace(os.Stdout, nil)
+	case "/dev/stderr":
+		return k.replace(os.Stderr, nil)
+	}
+	f, err := os.OpenFile(k.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644) //nolint:gosec // logs are read by collectors
+	if err != nil {
+		return fmt.Errorf("access log: %w (is the directory there and writable?)", err)
+	}
+	return k.replace(f, f)
+}
+
+func (k *sink) replace(w io.Writer, c io.Closer) error {
+	k.wmu.Lock()
+	defer k.wmu.Unlock()
+	old := k.c
+	k.w, k.c = w, c
+	if old != nil {
+		return old.Close()
+	}
+	return nil
+}
+
+// write appends p to the buffer. It never blocks on I/O.
+func (k *sink) write(p []byte) {
+	k.mu.Lock()
+	if k.closed || len(k.buf)+len(p) > maxPending {
+		k.mu.Unlock()
+		k.set.dropped.Inc()
+		return
+	}
+	first := len(k.buf) == 0
+	k.buf = append(k.buf, p...)
+	full := len(k.buf) >= flushBytes
+	if first && !full {
+		if k.timer == nil {
+			k.timer = time.AfterFunc(flushInterval, k.kick)
+		} else {
+			k.timer.Reset(flushInterval)
+		}
+	}
+	k.mu.Unlock()
+	if full {
+		k.kick()
+	}
+}
+
+func (k *sink) kick() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (k *sink) run() {
+	defer close(k.done)
+	for range k.wake {
+		k.flush()
+		k.mu.Lock()
+		closed := k.closed
+		k.mu.Unlock()
+		if closed {
+			return
+		}
+	}
+}
+
+// flush writes the buffer, swapping it with a second one.
+func (k *sink) flush() {
+	k.wmu.Lock()
+	defer k.wmu.Unlock()
+	k.mu.Lock()
+	p := k.buf
+	k.buf = k.free[:0]
+	k.free = nil
+	k.mu.Unlock()
+	if len(p) > 0 {
+		if _, err := k.w.Write(p); err != nil {
+			k.set.failed.Inc()
+		}
+	}
+	if cap(p) <= 2*flushBytes {
+		k.free = p[:0]
+	}
+}
+
+func (k *sink) close() error {
+	k.mu.Lock()
+	k.closed = true
+	if k.timer != nil {
+		k.timer.Stop()
+	}
+	k.mu.Unlock()
+	k.kick()
+	<-k.done
+	k.flush()
+	return k.replace(io.Discard, nil)
+}
