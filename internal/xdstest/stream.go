@@ -1,0 +1,195 @@
+package xdstest
+
+import (
+	"errors"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	corev3pb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3pb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// conn is one stream.
+type conn struct {
+	s      *Server
+	stream discoveryv3pb.AggregatedDiscoveryService_DeltaAggregatedResourcesServer
+	quit   chan error // capacity 1
+
+	mu   sync.Mutex // guards sending and subs
+	subs map[string]*subscription
+}
+
+type subscription struct {
+	wildcard bool
+	names    map[string]bool
+	versions map[string]string // what the client holds
+	answered bool
+}
+
+// DeltaAggregatedResources implements the service.
+func (s *Server) DeltaAggregatedResources(st discoveryv3pb.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	c := &conn{s: s, stream: st, quit: make(chan error, 1), subs: map[string]*subscription{}}
+	s.mu.Lock()
+	if err := s.refuse; err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	s.started++
+	id := s.started
+	s.streams[c] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.streams, c)
+		s.mu.Unlock()
+	}()
+	go c.read(id)
+	select {
+	case err := <-c.quit:
+		return err
+	case <-st.Context().Done():
+		return st.Context().Err()
+	}
+}
+
+func (c *conn) end(err error) {
+	select {
+	case c.quit <- err:
+	default:
+	}
+}
+
+func (c *conn) read(id int) {
+	for first := true; ; first = false {
+		r, err := c.stream.Recv()
+		if err != nil {
+			c.end(err)
+			return
+		}
+		c.s.record(Request{Stream: id, DeltaDiscoveryRequest: r})
+		switch {
+		case first && r.GetNode().GetId() == "":
+			err = status.Error(codes.InvalidArgument, "missing node information")
+		case !c.s.knows(r.GetTypeUrl()):
+			err = status.Error(codes.PermissionDenied, "the api generator is restricted to the control-plane (root) namespace")
+		default:
+			err = c.request(r)
+		}
+		if err != nil {
+			c.end(err)
+			return
+		}
+	}
+}
+
+func (s *Server) record(r Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.requests = append(s.requests, r)
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func (s *Server) knows(typeURL string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.known[typeURL]
+}
+
+func (c *conn) request(r *discoveryv3pb.DeltaDiscoveryRequest) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sub := c.subs[r.GetTypeUrl()]
+	if r.GetResponseNonce() != "" && sub != nil {
+		return nil // ACK or NACK; neither changes what is sent next
+	}
+	if sub == nil {
+		sub = &subscription{names: map[string]bool{}, versions: map[string]string{}}
+		sub.wildcard = len(r.GetResourceNamesSubscribe()) == 0
+		for n, v := range r.GetInitialResourceVersions() {
+			sub.versions[n] = v
+		}
+		c.subs[r.GetTypeUrl()] = sub
+	}
+	for _, n := range r.GetResourceNamesSubscribe() {
+		if n == "*" {
+			sub.wildcard = true
+		}
+		sub.names[n] = true
+	}
+	for _, n := range r.GetResourceNamesUnsubscribe() {
+		delete(sub.names, n)
+		delete(sub.versions, n)
+		if n == "*" {
+			sub.wildcard = false
+		}
+	}
+	return c.sendLocked(r.GetTypeUrl(), false)
+}
+
+func (c *conn) push(force string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for t := range c.subs {
+		if err := c.sendLocked(t, t == force); err != nil {
+			c.end(err)
+		}
+	}
+}
+
+// sendLocked sends what the client lacks, or everything if force.
+func (c *conn) sendLocked(typeURL string, force bool) error {
+	sub := c.subs[typeURL]
+	c.s.mu.Lock()
+	res := &discoveryv3pb.DeltaDiscoveryResponse{
+		TypeUrl: typeURL, ControlPlane: &corev3pb.ControlPlane{Identifier: "xdstest"},
+	}
+	for n, r := range c.s.types[typeURL] {
+		if !sub.wildcard && !sub.names[n] || sub.versions[n] == r.version && !force {
+			continue
+		}
+		res.Resources = append(res.Resources, &discoveryv3pb.Resource{Name: n, Version: r.version, Resource: r.any})
+		sub.versions[n] = r.version
+	}
+	for n := range sub.versions {
+		if _, ok := c.s.types[typeURL][n]; !ok {
+			res.RemovedResources = append(res.RemovedResources, n)
+			delete(sub.versions, n)
+		}
+	}
+	c.s.nonce++
+	res.Nonce = strconv.Itoa(c.s.nonce)
+	delay, mute := c.s.delay, c.s.mute
+	c.s.mu.Unlock()
+	slices.SortFunc(res.Resources, func(a, b *discoveryv3pb.Resource) int { return compare(a.GetName(), b.GetName()) })
+	slices.Sort(res.RemovedResources)
+	empty := len(res.Resources)+len(res.RemovedResources) == 0
+	if mute || empty && (sub.answered || !sub.wildcard) {
+		return nil
+	}
+	sub.answered = true
+	if delay > 0 {
+		t := time.NewTimer(delay)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-c.stream.Context().Done():
+			return errors.New("stream ended")
+		}
+	}
+	return c.stream.Send(res)
+}
+
+func compare(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,364 @@
+package xdsclient
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	discoveryv3pb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+)
+
+// maxErrorDetail bounds the text of a NACK.
+const maxErrorDetail = 16 << 10
+
+// held is one accepted resource.
+type held struct {
+	Resource
+	digest [sha256.Size]byte
+	refs   []Key
+}
+
+// rejected is the newest version of a resource, which could not be decoded.
+type rejected struct {
+	version string
+	digest  [sha256.Size]byte
+	err     error
+	at      time.Time
+}
+
+// typeState is what the client knows about one type. It is written only by the
+// session's goroutine, under Client.mu; that goroutine may read it without.
+type typeState struct {
+	ResourceType
+	// wanted are the names that somebody needs; empty for a wildcard.
+	wanted   map[string]struct{}
+	held     map[string]*held
+	rejected map[string]rejected
+
+	// opened and subscribed belong to the current stream.
+	opened     bool
+	subscribed map[string]struct{}
+	// unsynced: wanted and subscribed may differ. orphans: held may contain
+	// names that are no longer wanted.
+	unsynced, orphans bool
+
+	answered         time.Time
+	responses, nacks uint64
+
+	snapshot map[string]Resource // of the last View
+	stale    bool                // snapshot no longer equals held
+}
+
+func newTypeState(t ResourceType) *typeState {
+	return &typeState{
+		ResourceType: t, wanted: map[string]struct{}{}, held: map[string]*held{},
+		rejected: map[string]rejected{}, subscribed: map[string]struct{}{},
+	}
+}
+
+// changes collects what OnChange callbacks will be told, by type.
+type changes map[*typeState][]Change
+
+func (c changes) add(t *typeState, ch Change) {
+	if t.OnChange != nil {
+		c[t] = append(c[t], ch)
+	}
+}
+
+// verdict is a decoded resource that has not been applied yet.
+type verdict struct {
+	name, version string
+	digest        [sha256.Size]byte
+	same          bool // as held
+	value         any
+	refs          []Key
+	err           error
+}
+
+// judge decodes one resource, without the lock.
+func (t *typeState) judge(r *discoveryv3pb.Resource) verdict {
+	v := verdict{name: r.GetName(), version: r.GetVersion()}
+	if v.name == "" {
+		v.err = errors.New("the resource has no name")
+		return v
+	}
+	if _, wanted := t.wanted[v.name]; !t.Wildcard && !wanted {
+		return v // unsubscribed while the response was under way: applyLocked skips it
+	}
+	a := r.GetResource()
+	if a == nil {
+		v.err = errors.New("the resource has no value")
+		return v
+	}
+	if a.GetTypeUrl() != t.TypeURL {
+		v.err = fmt.Errorf("the resource is a %q", a.GetTypeUrl())
+		return v
+	}
+	v.digest = sha256.Sum256(a.GetValue())
+	if h := t.held[v.name]; h != nil && h.digest == v.digest {
+		v.same = true
+		return v
+	}
+	if old, ok := t.rejected[v.name]; ok && old.digest == v.digest {
+		v.err = old.err
+		return v
+	}
+	v.value, v.refs, v.err = decode(t.Decode, v.name, a.GetValue())
+	return v
+}
+
+func decode(d Decoder, name string, b []byte) (v any, refs []Key, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			v, refs, err = nil, nil, fmt.Errorf("the decoder panicked: %v", p)
+		}
+	}()
+	return d(name, b)
+}
+
+// applyLocked takes over one response and returns what was rejected, as
+// "name: reason".
+func (c *Client) applyLocked(t *typeState, vs []verdict, removed []string, ch changes) (bad []string) {
+	now := time.Now()
+	for i := range vs {
+		v := &vs[i]
+		_, wanted := t.wanted[v.name]
+		if !t.Wildcard && !wanted && v.name != "" {
+			continue
+		}
+		delete(c.pending, Key{t.TypeURL, v.name})
+		switch h := t.held[v.name]; {
+		case v.err != nil:
+			t.rejected[v.name] = rejected{v.version, v.digest, v.err, now}
+			bad = append(bad, fmt.Sprintf("%s: %v", v.name, v.err))
+		case v.same:
+			delete(t.rejected, v.name)
+			h.Version = v.version
+		default:
+			delete(t.rejected, v.name)
+			c.setLocked(t, v, now, ch)
+		}
+	}
+	for _, name := range removed {
+		delete(c.pending, Key{t.TypeURL, name})
+		if _, wanted := t.wanted[name]; wanted && t.KeepRemoved {
+			c.log.Info("xds: ignoring the removal of a resource that is referred to", "type", t.TypeURL, "name", name)
+			continue
+		}
+		c.removeLocked(t, name, ch)
+	}
+	return bad
+}
+
+func (c *Client) setLocked(t *typeState, v *verdict, now time.Time, ch changes) {
+	slices.SortFunc(v.refs, compareKeys)
+	refs := slices.Compact(v.refs)
+	c.seq++
+	h := &held{
+		Resource: Resource{Name: v.name, Version: v.version, Value: v.value, Seq: c.seq, Updated: now},
+		digest:   v.digest, refs: refs,
+	}
+	for _, k := range refs {
+		c.retainLocked(k)
+	}
+	if old := t.held[v.name]; old != nil {
+		for _, k := range old.refs {
+			c.releaseLocked(k)
+		}
+	}
+	t.held[v.name] = h
+	c.touchedLocked(t)
+	ch.add(t, Change{Resource: h.Resource})
+}
+
+func (c *Client) removeLocked(t *typeState, name string, ch changes) {
+	delete(t.rejected, name)
+	h := t.held[name]
+	if h == nil {
+		return
+	}
+	delete(t.held, name)
+	for _, k := range h.refs {
+		c.releaseLocked(k)
+	}
+	c.touchedLocked(t)
+	c.seq++
+	ch.add(t, Change{Resource: Resource{Name: name, Seq: c.seq, Updated: time.Now()}, Removed: true})
+}
+
+func (c *Client) touchedLocked(t *typeState) {
+	t.stale = true
+	if t.OnChange == nil {
+		c.markDirtyLocked()
+	}
+}
+
+func (c *Client) retainLocked(k Key) {
+	t := c.byURL[k.TypeURL]
+	if t == nil {
+		c.log.Warn("xds: a resource refers to a type that is not subscribed", "type", k.TypeURL, "name", k.Name)
+		return
+	}
+	if t.Wildcard || k.Name == "" {
+		return
+	}
+	if c.refs[k]++; c.refs[k] == 1 {
+		t.wanted[k.Name] = struct{}{}
+		t.unsynced = true
+	}
+}
+
+func (c *Client) releaseLocked(k Key) {
+	n, ok := c.refs[k]
+	if !ok {
+		return
+	}
+	if n > 1 {
+		c.refs[k] = n - 1
+		return
+	}
+	delete(c.refs, k)
+	delete(c.pending, k)
+	t := c.byURL[k.TypeURL]
+	delete(t.wanted, k.Name)
+	t.unsynced, t.orphans = true, true
+}
+
+// sweepLocked drops named resources that nobody refers to any more, and then
+// what only those referred to.
+func (c *Client) sweepLocked(ch changes) {
+	for again := true; again; {
+		again = false
+		for _, t := range c.types {
+			if t.Wildcard || !t.orphans {
+				continue
+			}
+			t.orphans = false
+			for n := range t.held {
+				if _, ok := t.wanted[n]; !ok {
+					c.removeLocked(t, n, ch)
+					again = true
+				}
+			}
+			maps.DeleteFunc(t.rejected, func(n string, _ rejected) bool {
+				_, ok := t.wanted[n]
+				return !ok
+			})
+		}
+	}
+}
+
+// beginLocked forgets the previous stream.
+func (c *Client) beginLocked(now time.Time) {
+	for _, t := range c.types {
+		t.opened, t.unsynced = false, true
+		clear(t.subscribed)
+		if t.Wildcard && t.answered.IsZero() {
+			c.pending[Key{TypeURL: t.TypeURL}] = now.Add(c.cfg.InitialFetchTimeout)
+		}
+	}
+}
+
+// syncLocked returns the requests that bring the server's idea of the
+// subscriptions to ours, and after how long to look again (0: not needed).
+func (c *Client) syncLocked(now time.Time) (reqs []*discoveryv3pb.DeltaDiscoveryRequest, again time.Duration) {
+	for _, t := range c.types {
+		if !t.opened {
+			if !t.Wildcard && len(t.wanted) == 0 {
+				continue
+			}
+			if wait := c.gateLocked(t, now); wait > 0 {
+				if again == 0 || wait < again {
+					again = wait
+				}
+				continue
+			}
+		}
+		if r := c.requestLocked(t, now); r != nil {
+			reqs = append(reqs, r)
+		}
+	}
+	return reqs, again
+}
+
+// gateLocked returns how long t must still wait for the types it comes after.
+func (c *Client) gateLocked(t *typeState, now time.Time) (wait time.Duration) {
+	if !t.answered.IsZero() {
+		return 0
+	}
+	for k, until := range c.pending {
+		if slices.Contains(t.After, k.TypeURL) && until.Sub(now) > wait {
+			wait = until.Sub(now)
+		}
+	}
+	return wait
+}
+
+func (c *Client) requestLocked(t *typeState, now time.Time) *discoveryv3pb.DeltaDiscoveryRequest {
+	if !t.unsynced {
+		return nil
+	}
+	t.unsynced = false
+	r := &discoveryv3pb.DeltaDiscoveryRequest{TypeUrl: t.TypeURL}
+	for n := range t.wanted {
+		if _, ok := t.subscribed[n]; !ok {
+			r.ResourceNamesSubscribe = append(r.ResourceNamesSubscribe, n)
+			t.subscribed[n] = struct{}{}
+			if t.held[n] == nil {
+				c.pending[Key{t.TypeURL, n}] = now.Add(c.cfg.SettleTimeout)
+			}
+		}
+	}
+	for n := range t.subscribed {
+		if _, ok := t.wanted[n]; !ok {
+			r.ResourceNamesUnsubscribe = append(r.ResourceNamesUnsubscribe, n)
+			delete(t.subscribed, n)
+		}
+	}
+	slices.Sort(r.ResourceNamesSubscribe)
+	slices.Sort(r.ResourceNamesUnsubscribe)
+	if !t.opened {
+		t.opened = true
+		if len(t.held) > 0 {
+			r.InitialResourceVersions = make(map[string]string, len(t.held))
+		}
+		for n, h := range t.held {
+			v := h.Version
+			if _, bad := t.rejected[n]; bad {
+				v = "" // held, for removals, but not in the version the server knows
+			}
+			r.InitialResourceVersions[n] = v
+		}
+		return r
+	}
+	if len(r.ResourceNamesSubscribe)+len(r.ResourceNamesUnsubscribe) == 0 {
+		return nil
+	}
+	return r
+}
+
+// answer is the ACK of a response, or its NACK if anything is bad.
+func answer(r *discoveryv3pb.DeltaDiscoveryResponse, bad []string) *discoveryv3pb.DeltaDiscoveryRequest {
+	a := &discoveryv3pb.DeltaDiscoveryRequest{TypeUrl: r.GetTypeUrl(), ResponseNonce: r.GetNonce()}
+	if len(bad) > 0 {
+		msg := strings.Join(bad, "; ")
+		if len(msg) > maxErrorDetail {
+			msg = strings.ToValidUTF8(msg[:maxErrorDetail], "") + " …"
+		}
+		a.ErrorDetail = &rpcstatus.Status{Code: int32(codes.InvalidArgument), Message: msg}
+	}
+	return a
+}
+
+func compareKeys(a, b Key) int {
+	if d := strings.Compare(a.TypeURL, b.TypeURL); d != 0 {
+		return d
+	}
+	return strings.Compare(a.Name, b.Name)
+}

@@ -1,0 +1,137 @@
+package xdsclient
+
+import (
+	"context"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// View is everything that is held at one moment. It is immutable and safe for
+// concurrent use.
+type View struct {
+	// Generation is 1 for the first View and grows by one.
+	Generation uint64
+	types      map[string]map[string]Resource
+	missing    []Key
+}
+
+// Get returns one resource.
+func (v *View) Get(typeURL, name string) (Resource, bool) {
+	r, ok := v.types[typeURL][name]
+	return r, ok
+}
+
+// Len is how many resources of a type there are.
+func (v *View) Len(typeURL string) int { return len(v.types[typeURL]) }
+
+// All yields the resources of a type in no particular order.
+func (v *View) All(typeURL string) iter.Seq[Resource] { return maps.Values(v.types[typeURL]) }
+
+// Sorted returns the resources of a type by name.
+func (v *View) Sorted(typeURL string) []Resource {
+	return slices.SortedFunc(v.All(typeURL), func(a, b Resource) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// Missing lists resources that held ones refer to and that have not arrived,
+// sorted. The slice must not be modified.
+func (v *View) Missing() []Key { return v.missing }
+
+// View returns the last View that was handed to OnView (or is being handed);
+// before the first it is empty, never nil.
+func (c *Client) View() *View {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.view
+}
+
+// markDirtyLocked notes a change that needs a View.
+func (c *Client) markDirtyLocked() {
+	now := time.Now()
+	if !c.dirty {
+		c.dirty, c.firstDirty = true, now
+	}
+	c.lastDirty = now
+}
+
+func (c *Client) wakePublisher() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// publish hands Views to OnView until ctx ends.
+func (c *Client) publish(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		wait := c.publishIn()
+		if wait == 0 {
+			v := c.makeView()
+			if c.cfg.OnView != nil {
+				c.cfg.OnView(v)
+			}
+			continue
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// publishIn returns after how long to look again, 0 for a View that is due.
+func (c *Client) publishIn() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.dirty {
+		return time.Hour
+	}
+	now := time.Now()
+	due := c.lastDirty.Add(c.cfg.Quiet)
+	if last := c.firstDirty.Add(10 * c.cfg.Quiet); due.After(last) {
+		due = last
+	}
+	for k, until := range c.pending {
+		if t := c.byURL[k.TypeURL]; !t.NoWait && !t.Omit && until.After(due) {
+			due = until
+		}
+	}
+	return max(0, due.Sub(now))
+}
+
+// makeView builds the next View, reusing the maps of unchanged types.
+func (c *Client) makeView() *View {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dirty = false
+	c.generation++
+	v := &View{Generation: c.generation, types: make(map[string]map[string]Resource, len(c.types))}
+	for _, t := range c.types {
+		if t.Omit {
+			continue
+		}
+		if t.stale || t.snapshot == nil {
+			t.snapshot = make(map[string]Resource, len(t.held))
+			for n, h := range t.held {
+				t.snapshot[n] = h.Resource
+			}
+			t.stale = false
+		}
+		v.types[t.TypeURL] = t.snapshot
+		for n := range t.wanted {
+			if t.held[n] == nil {
+				v.missing = append(v.missing, Key{t.TypeURL, n})
+			}
+		}
+	}
+	slices.SortFunc(v.missing, compareKeys)
+	c.view = v
+	return v
+}
