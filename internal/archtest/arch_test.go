@@ -15,7 +15,7 @@ const module = "github.com/fairlead-mesh/fairlead/"
 // layers lists package patterns from the bottom up. A package may import only
 // packages of a strictly lower layer. Patterns are path.Match patterns.
 var layers = [][]string{
-	{"internal/message", "internal/timer", "internal/stats", "internal/leaktest"},
+	{"internal/message", "internal/timer", "internal/stats", "internal/leaktest", "internal/filewatch"},
 	{"internal/netio", "internal/streaminfo"},
 	{"internal/matcher", "internal/format", "internal/identity", "internal/workload", "xdsclient"},
 	{"internal/accesslog", "internal/admin", "filters", "proxy/transport"},
@@ -23,10 +23,10 @@ var layers = [][]string{
 	{"filters/http/*", "filters/network/*", "filters/listener/*", "xdsclient/xdsresource"},
 	{"filters/builtin", "routing", "proxy/hbone", "proxy/secret"},
 	{"proxy/tlscontext", "proxy/listener", "proxy/bootstrap"},
-	{"proxy/upstream", "proxy/hcm", "ztunnel"},
+	{"proxy/upstream", "proxy/hcm", "proxy/agent", "ztunnel"},
 	{"proxy/router", "proxy/tcpproxy"},
 	{"proxy"},
-	{"proxy/agent", "internal/xdstest"},
+	{"internal/xdstest"},
 	{"demo"},
 	{"cmd/*", "internal/archtest"},
 }

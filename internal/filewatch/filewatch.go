@@ -1,0 +1,111 @@
+// Package filewatch tells when the content of files has changed, also when
+// they are replaced by renaming or, as Kubernetes does with mounted volumes,
+// by swapping a symbolic link to their folder.
+package filewatch
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// MaxBytes is how much of a file is looked at.
+const MaxBytes = 16 << 20
+
+// Watcher watches a fixed set of files. The zero values of durations mean the
+// defaults given.
+type Watcher struct {
+	// Paths of the files; one that is missing counts as a content of its own.
+	Paths []string
+	// Poll is how often files are read whatever the system notifies, 30 s.
+	Poll time.Duration
+	// Settle is how long to wait after a notification, so that files written
+	// one after the other are seen together, 100 ms.
+	Settle time.Duration
+}
+
+type digest [sha256.Size]byte
+
+func (w *Watcher) sum() digest {
+	h := sha256.New()
+	for _, p := range w.Paths {
+		f, err := os.Open(p)
+		if err != nil {
+			_, _ = io.WriteString(h, "\x00missing\x00")
+			continue
+		}
+		n, _ := io.Copy(h, io.LimitReader(f, MaxBytes))
+		_ = f.Close()
+		_, _ = h.Write([]byte{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)})
+	}
+	return digest(h.Sum(nil))
+}
+
+// Run calls changed after each change of content until ctx ends, and returns
+// ctx's error. Content is compared with what it was when Run started; changed
+// runs on Run's goroutine.
+func (w *Watcher) Run(ctx context.Context, changed func()) error {
+	if len(w.Paths) == 0 {
+		return errors.New("no files to watch")
+	}
+	poll, settle := w.Poll, w.Settle
+	if poll <= 0 {
+		poll = 30 * time.Second
+	}
+	if settle <= 0 {
+		settle = 100 * time.Millisecond
+	}
+	var events chan fsnotify.Event
+	var failures chan error
+	if n := w.notifier(); n != nil {
+		defer func() { _ = n.Close() }()
+		events, failures = n.Events, n.Errors
+	}
+	last := w.sum()
+	timer := time.NewTimer(poll)
+	defer timer.Stop()
+	soon := false
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case _, ok := <-events:
+			if !ok {
+				events = nil
+			} else if !soon {
+				soon = true
+				timer.Reset(settle)
+			}
+		case <-failures: // polling goes on
+		case <-timer.C:
+			soon = false
+			timer.Reset(poll)
+			if s := w.sum(); s != last {
+				last = s
+				changed()
+			}
+		}
+	}
+}
+
+// notifier watches the folders of the files, and nil if the system can't.
+func (w *Watcher) notifier() *fsnotify.Watcher {
+	n, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil
+	}
+	dirs := map[string]bool{}
+	for _, p := range w.Paths {
+		if d := filepath.Dir(p); !dirs[d] {
+			dirs[d] = true
+			_ = n.Add(d) // a missing folder is polled
+		}
+	}
+	return n
+}
