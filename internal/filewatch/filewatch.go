@@ -28,7 +28,14 @@ type Watcher struct {
 	// Settle is how long to wait after a notification, so that files written
 	// one after the other are seen together, 100 ms.
 	Settle time.Duration
+
+	base   digest
+	primed bool
 }
+
+// Prime takes the present content as what Run compares with. Call it before
+// reading the files oneself, so that a change between that and Run isn't missed.
+func (w *Watcher) Prime() { w.base, w.primed = w.sum(), true }
 
 type digest [sha256.Size]byte
 
@@ -48,8 +55,8 @@ func (w *Watcher) sum() digest {
 }
 
 // Run calls changed after each change of content until ctx ends, and returns
-// ctx's error. Content is compared with what it was when Run started; changed
-// runs on Run's goroutine.
+// ctx's error. Content is compared with what it was when Prime was called, or
+// else when Run started; changed runs on Run's goroutine.
 func (w *Watcher) Run(ctx context.Context, changed func()) error {
 	if len(w.Paths) == 0 {
 		return errors.New("no files to watch")
@@ -67,8 +74,11 @@ func (w *Watcher) Run(ctx context.Context, changed func()) error {
 		defer func() { _ = n.Close() }()
 		events, failures = n.Events, n.Errors
 	}
-	last := w.sum()
-	timer := time.NewTimer(poll)
+	if !w.primed {
+		w.Prime()
+	}
+	last := w.base
+	timer := time.NewTimer(0) // look at once: something may have changed since Prime
 	defer timer.Stop()
 	soon := false
 	for {

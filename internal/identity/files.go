@@ -31,6 +31,7 @@ func NewFiles(chain, key, roots string, log *slog.Logger) (*Files, error) {
 			f.watch.Paths = append(f.watch.Paths, p)
 		}
 	}
+	f.watch.Prime()
 	return f, f.load()
 }
 

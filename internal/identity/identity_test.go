@@ -8,7 +8,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -176,7 +178,9 @@ func TestRotatesAtHalfTheLifetimeAndKeepsTheOldOneMeanwhile(t *testing.T) {
 		issue := ca.Issuer(me, 24*time.Hour)
 		var fail atomic.Bool
 		r := NewRotator(RotatorConfig{Fetch: func(ctx context.Context) (Material, error) {
+			mu.Lock()
 			at = append(at, time.Now())
+			mu.Unlock()
 			if fail.Load() {
 				return Material{}, errors.New("no answer")
 			}
@@ -195,7 +199,7 @@ func TestRotatesAtHalfTheLifetimeAndKeepsTheOldOneMeanwhile(t *testing.T) {
 		time.Sleep(13 * time.Hour)
 		synctest.Wait()
 		life := first.Leaf.NotAfter.Sub(first.Leaf.NotBefore)
-		if d := at[1].Sub(first.Leaf.NotBefore); d < life*49/100 || d > life*51/100 {
+		if d := attempts()[1].Sub(first.Leaf.NotBefore); d < life*49/100 || d > life*51/100 {
 			t.Errorf("renewed after %v of %v", d, life)
 		}
 		if r.Certificate() != first {
@@ -204,8 +208,9 @@ func TestRotatesAtHalfTheLifetimeAndKeepsTheOldOneMeanwhile(t *testing.T) {
 		if _, err := r.Err(); err == nil {
 			t.Error("the failure is not reported")
 		}
-		n := len(at)
-		if pause := at[n-1].Sub(at[n-2]); pause < 95*time.Second || pause > 145*time.Second {
+		tries := attempts()
+		n := len(tries)
+		if pause := tries[n-1].Sub(tries[n-2]); pause < 95*time.Second || pause > 145*time.Second {
 			t.Errorf("pauses after failures reach %v, want about 2 min", pause)
 		}
 		select {
@@ -220,11 +225,11 @@ func TestRotatesAtHalfTheLifetimeAndKeepsTheOldOneMeanwhile(t *testing.T) {
 			t.Error("no new certificate after the failures ended")
 		}
 		<-changed
-		n = len(at)
+		n = len(attempts())
 		r.Renew()
 		synctest.Wait()
-		if len(at) != n+1 {
-			t.Errorf("Renew made %d attempts", len(at)-n)
+		if got := len(attempts()); got != n+1 {
+			t.Errorf("Renew made %d attempts", got-n)
 		}
 		cancel()
 		synctest.Wait()
@@ -234,14 +239,14 @@ func TestRotatesAtHalfTheLifetimeAndKeepsTheOldOneMeanwhile(t *testing.T) {
 func TestAShortLivedCertificateDoesNotMakeABusyLoop(t *testing.T) {
 	ca := newCA(t)
 	synctest.Test(t, func(t *testing.T) {
-		n := 0
+		var count atomic.Int32
 		issue := ca.Issuer(me, time.Minute)
-		r := NewRotator(RotatorConfig{Fetch: func(ctx context.Context) (Material, error) { n++; return issue(ctx) }})
+		r := NewRotator(RotatorConfig{Fetch: func(ctx context.Context) (Material, error) { count.Add(1); return issue(ctx) }})
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() { _ = r.Run(ctx) }()
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		if n < 15 || n > 25 {
+		if n := count.Load(); n < 15 || n > 25 {
 			t.Errorf("%d certificates of 1 min in 10 min", n)
 		}
 		cancel()
