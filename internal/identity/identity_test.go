@@ -174,7 +174,13 @@ func TestRotatesAtHalfTheLifetimeAndKeepsTheOldOneMeanwhile(t *testing.T) {
 	ca := newCA(t) // outside of the bubble: its clock starts in 2000
 	synctest.Test(t, func(t *testing.T) {
 		ca.cert.NotBefore = time.Now()
+		var mu sync.Mutex
 		var at []time.Time
+		attempts := func() []time.Time {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(at)
+		}
 		issue := ca.Issuer(me, 24*time.Hour)
 		var fail atomic.Bool
 		r := NewRotator(RotatorConfig{Fetch: func(ctx context.Context) (Material, error) {
