@@ -1,11 +1,15 @@
 // Package builtin lists the filters that are compiled into Fairlead.
 package builtin
 
-import "github.com/fairlead-mesh/fairlead/filters"
+import (
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/http/rego"
+)
 
 // Registry returns a registry with every built-in filter. HTTP connection
 // manager, router and tcp_proxy are core and are added by package proxy.
 func Registry() *filters.Registry {
 	r := &filters.Registry{}
+	r.RegisterHTTP(rego.Factory{})
 	return r
 }

@@ -19,7 +19,7 @@ var layers = [][]string{
 	{"internal/netio", "internal/streaminfo"},
 	{"internal/matcher", "internal/format", "internal/identity", "internal/workload", "xdsclient"},
 	{"internal/accesslog", "internal/admin", "filters", "proxy/transport"},
-	{"filters/internal/*", "proxy/transport/*", "proxy/upstream/lb"},
+	{"filters/internal/*", "filters/http/*/*pb", "proxy/transport/*", "proxy/upstream/lb"},
 	{"filters/http/*", "filters/network/*", "filters/listener/*", "xdsclient/xdsresource"},
 	{"filters/builtin", "routing", "proxy/hbone", "proxy/secret"},
 	{"proxy/tlscontext", "proxy/listener", "proxy/bootstrap"},

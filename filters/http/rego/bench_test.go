@@ -1,0 +1,57 @@
+package rego
+
+import (
+	"testing"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+)
+
+const rbacPolicy = `package envoy.authz
+import input.attributes.request.http as req
+default allow := false
+
+roles := {
+  "spiffe://td/ns/a/sa/client": ["reader", "writer"],
+  "spiffe://td/ns/a/sa/other": ["reader"],
+}
+grants := {
+  "reader": [{"method": "GET", "prefix": "api"}],
+  "writer": [{"method": "POST", "prefix": "api"}, {"method": "PUT", "prefix": "api"}],
+}
+
+allow if {
+  some role in roles[input.attributes.source.principal]
+  some grant in grants[role]
+  grant.method == req.method
+  grant.prefix == input.parsed_path[0]
+}
+
+allow if {
+  req.method == "GET"
+  req.path == "/healthz"
+}
+`
+
+func BenchmarkRBACPolicy(b *testing.B) {
+	f := compileJSON(b, env(), conf(rbacPolicy), "").(*filter)
+	s := request{method: "POST", path: "/api/v1/things?x=1", header: [][2]string{{"authorization", "Bearer abc"}, {"user-agent", "bench"}, {"accept", "*/*"}}}.stream()
+	s.SetChain([]filters.HTTPFilter{f, terminal(func(s *filters.Stream) (*filters.Response, error) { return s.NewResponse(), nil })})
+	b.ReportAllocs()
+	for b.Loop() {
+		if r, err := filters.Start(s); err != nil || r.Local {
+			b.Fatal("denied", err)
+		}
+	}
+}
+
+func BenchmarkMethodAndHeaderPolicy(b *testing.B) {
+	f := compileJSON(b, env(), conf(v1allow+`allow if { input.attributes.request.http.method == "POST"; input.attributes.request.http.headers["x-role"] == "admin" }`), "").(*filter)
+	s := request{method: "POST", header: [][2]string{{"x-role", "admin"}}}.stream()
+	s.SetChain([]filters.HTTPFilter{f, terminal(func(s *filters.Stream) (*filters.Response, error) { return s.NewResponse(), nil })})
+	b.ReportAllocs()
+	for b.Loop() {
+		if r, err := filters.Start(s); err != nil || r.Local {
+			b.Fatal("denied", err)
+		}
+	}
+}
