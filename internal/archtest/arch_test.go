@@ -16,7 +16,7 @@ const module = "github.com/fairlead-mesh/fairlead/"
 // packages of a strictly lower layer. Patterns are path.Match patterns.
 var layers = [][]string{
 	{"internal/message", "internal/timer", "internal/stats", "internal/leaktest", "internal/filewatch"},
-	{"internal/netio", "internal/streaminfo"},
+	{"internal/netio", "internal/streaminfo", "internal/workload/*"},
 	{"internal/matcher", "internal/format", "internal/identity", "internal/workload", "xdsclient"},
 	{"internal/accesslog", "internal/admin", "filters", "proxy/transport"},
 	{"filters/internal/*", "filters/http/*/*pb", "proxy/transport/*", "proxy/upstream/lb"},
