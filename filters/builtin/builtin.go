@@ -3,7 +3,9 @@ package builtin
 
 import (
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/http/rbac"
 	"github.com/fairlead-mesh/fairlead/filters/http/rego"
+	networkrbac "github.com/fairlead-mesh/fairlead/filters/network/rbac"
 )
 
 // Registry returns a registry with every built-in filter. HTTP connection
@@ -11,5 +13,7 @@ import (
 func Registry() *filters.Registry {
 	r := &filters.Registry{}
 	r.RegisterHTTP(rego.Factory{})
+	r.RegisterHTTP(rbac.Factory{})
+	r.RegisterNetwork(networkrbac.Factory{})
 	return r
 }

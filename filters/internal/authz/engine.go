@@ -14,6 +14,7 @@ type Engine struct {
 
 type policy struct {
 	name, details         string
+	boxed                 any // name, boxed once
 	permission, principal match
 }
 
@@ -37,7 +38,7 @@ func New(rules *Rules) (*Engine, error) {
 		if err != nil {
 			return nil, fmt.Errorf("policies[%s].principals: %w", p.Name, err)
 		}
-		e.policies[i] = policy{name: p.Name, details: ResponseDetails(p.Name), permission: permission, principal: principal}
+		e.policies[i] = policy{name: p.Name, details: ResponseDetails(p.Name), boxed: p.Name, permission: permission, principal: principal}
 	}
 	if len(e.policies) >= indexFrom {
 		e.index = newIndex(rules, doubt)

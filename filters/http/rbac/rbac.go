@@ -1,0 +1,72 @@
+// Package rbac is the HTTP RBAC filter: it admits or refuses a request by the
+// policies that istiod makes of AuthorizationPolicy.
+package rbac
+
+import (
+	"fmt"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/authz"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+)
+
+// Namespace is the dynamic metadata namespace of the filter.
+const Namespace = "envoy.filters.http.rbac"
+
+// Factory makes RBAC filters.
+type Factory struct{}
+
+// TypeURLs implements filters.HTTPFactory.
+func (Factory) TypeURLs() []string { return []string{typeURL, typeURLPerRoute} }
+
+// Compile implements filters.HTTPFactory.
+func (Factory) Compile(env *filters.Env, base, override filters.Config) (filters.HTTPFilter, error) {
+	c, ok := base.(*Config)
+	if !ok {
+		return nil, fmt.Errorf("rbac: configuration is a %T", base)
+	}
+	if override != nil {
+		o, ok := override.(*Override)
+		if !ok {
+			return nil, fmt.Errorf("rbac: per-route configuration is a %T", override)
+		}
+		if o.Config == nil {
+			return nil, nil //nolint:nilnil // nothing to do on this route
+		}
+		c = o.Config
+	}
+	if c.Rules == nil && c.Shadow == nil {
+		return nil, nil //nolint:nilnil // nothing to do on this route
+	}
+	f := &filter{}
+	var err error
+	if f.rules, err = authz.NewRecorder(c.Rules, authz.RecorderOptions{Namespace: Namespace, StatRoot: "envoy_http_", Kind: authz.Enforced, Prefix: c.RulesStatPrefix, PerRule: c.TrackPerRuleStats}, scope(env)); err != nil {
+		return nil, fmt.Errorf("rbac: rules.%w", err)
+	}
+	if f.shadow, err = authz.NewRecorder(c.Shadow, authz.RecorderOptions{Namespace: Namespace, StatRoot: "envoy_http_", Kind: authz.Shadow, Prefix: c.ShadowPrefix, PerRule: c.TrackPerRuleStats}, scope(env)); err != nil {
+		return nil, fmt.Errorf("rbac: shadow_rules.%w", err)
+	}
+	return f, nil
+}
+
+func scope(env *filters.Env) *stats.Scope {
+	if env == nil {
+		return nil
+	}
+	return env.Stats
+}
+
+type filter struct{ rules, shadow *authz.Recorder }
+
+// Do implements filters.HTTPFilter.
+func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, error) {
+	in := authz.Input{Info: &s.Info, Request: &s.Request}
+	if s.Route != nil {
+		in.Route = s.Route.Metadata()
+	}
+	f.shadow.Decide(in)
+	if allowed, details := f.rules.Decide(in); !allowed {
+		return s.LocalReply(403, "RBAC: access denied", details, 0), nil
+	}
+	return next.Do(s)
+}

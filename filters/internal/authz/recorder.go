@@ -1,0 +1,126 @@
+package authz
+
+import (
+	"strings"
+
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+)
+
+// RecordKind says whether a Recorder's rules are enforced or only recorded.
+type RecordKind uint8
+
+// Record kinds.
+const (
+	Enforced RecordKind = iota
+	Shadow
+)
+
+// RecorderOptions say where a Recorder writes.
+type RecorderOptions struct {
+	// Namespace is the dynamic metadata namespace.
+	Namespace string
+	Kind      RecordKind
+	// StatRoot begins the names of all counters, "envoy_http_".
+	StatRoot string
+	// Prefix is rules_stat_prefix or shadow_rules_stat_prefix: it is put
+	// before the metadata keys and the statistics' names.
+	Prefix string
+	// PerRule adds counters for each policy.
+	PerRule bool
+}
+
+// Recorder evaluates rules and does Envoy's bookkeeping: counters, and the
+// effective policy and result as dynamic metadata.
+type Recorder struct {
+	engine                *Engine
+	namespace             string
+	policyKey, resultKey  string
+	allowed, denied       *stats.Counter
+	ruleAllow, ruleDenied []*stats.Counter
+	log, quiet            bool
+}
+
+// NewRecorder compiles rules; nil rules give a nil Recorder, which allows.
+func NewRecorder(rules *Rules, o RecorderOptions, scope *stats.Scope) (*Recorder, error) {
+	e, err := New(rules)
+	if err != nil || e == nil {
+		return nil, err
+	}
+	kind := ""
+	r := &Recorder{engine: e, namespace: o.Namespace, log: rules.Action == Log && o.Kind == Enforced}
+	if o.Kind == Shadow {
+		kind = "shadow_"
+		r.policyKey, r.resultKey = o.Prefix+"shadow_effective_policy_id", o.Prefix+"shadow_engine_result"
+	} else {
+		r.policyKey, r.resultKey = o.Prefix+"enforced_effective_policy_id", o.Prefix+"enforced_engine_result"
+		r.quiet = true
+	}
+	name := o.StatRoot + "rbac_" + MetricName(o.Prefix) + kind
+	r.allowed, r.denied = scope.Counter(name+"allowed"), scope.Counter(name+"denied")
+	if o.PerRule {
+		for i := range e.policies {
+			l := stats.Label{Name: "envoy_rbac_policy_name", Value: e.policies[i].name}
+			r.ruleAllow = append(r.ruleAllow, scope.Counter(o.StatRoot+"rbac_policy_"+kind+"allowed", l))
+			r.ruleDenied = append(r.ruleDenied, scope.Counter(o.StatRoot+"rbac_policy_"+kind+"denied", l))
+		}
+	}
+	return r, nil
+}
+
+// MetricName turns an Envoy stat prefix into part of a metric name: Envoy
+// joins it by a dot, which Prometheus output writes as "_".
+func MetricName(prefix string) string {
+	if prefix == "" {
+		return ""
+	}
+	if !strings.HasSuffix(prefix, ".") {
+		prefix += "."
+	}
+	return strings.Map(func(c rune) rune {
+		if c == '_' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' {
+			return c
+		}
+		return '_'
+	}, prefix)
+}
+
+// Decide evaluates in and records the outcome. details is set for a refusal.
+// Only shadow rules and Log write metadata on every request; enforced rules
+// write it when they refuse.
+func (r *Recorder) Decide(in Input) (allowed bool, details string) {
+	if r == nil {
+		return true, ""
+	}
+	d := r.engine.Decide(in)
+	md := &in.Info.Metadata
+	if r.log {
+		md.Set("envoy.common", "access_log_hint", d.Policy >= 0)
+	}
+	if d.Allowed {
+		r.allowed.Inc()
+	} else {
+		r.denied.Inc()
+		details = r.engine.Details(d.Policy)
+	}
+	if r.ruleAllow != nil && d.Policy >= 0 {
+		if d.Allowed {
+			r.ruleAllow[d.Policy].Inc()
+		} else {
+			r.ruleDenied[d.Policy].Inc()
+		}
+	}
+	if !r.quiet || !d.Allowed {
+		if d.Policy >= 0 {
+			md.Set(r.namespace, r.policyKey, r.engine.policies[d.Policy].boxed)
+		}
+		if d.Allowed {
+			md.Set(r.namespace, r.resultKey, resultAllowed)
+		} else {
+			md.Set(r.namespace, r.resultKey, resultDenied)
+		}
+	}
+	return d.Allowed, details
+}
+
+// Metadata values boxed once, so that setting them does not allocate.
+var resultAllowed, resultDenied any = "allowed", "denied"

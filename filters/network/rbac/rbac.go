@@ -1,0 +1,66 @@
+// Package rbac is the network RBAC filter: it admits or refuses a connection
+// by the policies that istiod makes of AuthorizationPolicy for TCP ports.
+package rbac
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/authz"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+)
+
+// Namespace is the dynamic metadata namespace of the filter.
+const Namespace = "envoy.filters.network.rbac"
+
+// Factory makes network RBAC filters.
+type Factory struct{}
+
+// TypeURLs implements filters.NetworkFactory.
+func (Factory) TypeURLs() []string { return []string{typeURL} }
+
+// Compile implements filters.NetworkFactory.
+func (Factory) Compile(env *filters.Env, cfg filters.Config) (any, error) {
+	c, ok := cfg.(*Config)
+	if !ok {
+		return nil, fmt.Errorf("rbac: configuration is a %T", cfg)
+	}
+	var sc *stats.Scope
+	if env != nil {
+		sc = env.Stats
+	}
+	root := "envoy_" + authz.MetricName(c.StatPrefix)
+	f := &filter{delay: c.DelayDeny}
+	var err error
+	if f.rules, err = authz.NewRecorder(c.Rules, authz.RecorderOptions{Namespace: Namespace, StatRoot: root, Kind: authz.Enforced}, sc); err != nil {
+		return nil, fmt.Errorf("rbac: rules.%w", err)
+	}
+	if f.shadow, err = authz.NewRecorder(c.Shadow, authz.RecorderOptions{Namespace: Namespace, StatRoot: root, Kind: authz.Shadow, Prefix: c.ShadowPrefix}, sc); err != nil {
+		return nil, fmt.Errorf("rbac: shadow_rules.%w", err)
+	}
+	return f, nil
+}
+
+type filter struct {
+	rules, shadow *authz.Recorder
+	delay         time.Duration
+}
+
+// NeedsConn tells the listener that the filter works without the bytes of the
+// connection.
+func (f *filter) NeedsConn() bool { return f.delay > 0 }
+
+// OnNewConnection implements filters.NetworkFilter.
+func (f *filter) OnNewConnection(c *filters.Connection) error {
+	in := authz.Input{Info: c.Info}
+	f.shadow.Decide(in)
+	allowed, details := f.rules.Decide(in)
+	if allowed {
+		return nil
+	}
+	if f.delay > 0 {
+		time.Sleep(f.delay) // the connection has a goroutine of its own here
+	}
+	return &filters.Denied{Details: details}
+}
