@@ -158,6 +158,11 @@ func (ca *DevCA) Source(id ID) (*Static, error) {
 	return NewStatic(m), nil
 }
 
+// SignCRL signs a revocation list and returns its DER form.
+func (ca *DevCA) SignCRL(l *x509.RevocationList) ([]byte, error) {
+	return x509.CreateRevocationList(rand.Reader, l, ca.cert, ca.key)
+}
+
 func serial() *big.Int {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails

@@ -6,16 +6,29 @@
 package secret
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"weak"
 
 	"github.com/fairlead-mesh/fairlead/internal/identity"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
-var errTODO = errors.New("secret: not built yet")
+// Names that istiod gives to what its node agent serves.
+const (
+	workloadCert = "default"
+	workloadRoot = "ROOTCA"
+	fileCert     = "file-cert:" // file-cert:<chain>~<key>
+	fileRoot     = "file-root:" // file-root:<path>, file-root:system
+)
 
 // Config is what a Store draws on.
 type Config struct {
@@ -25,48 +38,257 @@ type Config struct {
 }
 
 // Store resolves SDS names. It is safe for concurrent use.
-type Store struct{}
+type Store struct {
+	identity identity.Source
+	log      *slog.Logger
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
 
-// NewStore returns a Store without ADS secrets.
-func NewStore(c Config) *Store { return &Store{} }
-
-// SetADS replaces all secrets that came over ADS, by resource name.
-func (s *Store) SetADS(secrets map[string]*xdsresource.Secret) {}
-
-// Close stops watching files. Handles keep their last values.
-func (s *Store) Close() {}
-
-// Certificate returns the handle of a certificate: inline, files, or an SDS
-// name. It fails only if the inline material is broken.
-func (s *Store) Certificate(c *xdsresource.Certificate) (*Certificate, error) { return nil, errTODO }
-
-// Trust returns the handle of the CAs that v verifies peers with.
-func (s *Store) Trust(v *xdsresource.Validation) (*Trust, error) { return nil, errTODO }
-
-// Generic returns the generic secret called name; the error names it.
-func (s *Store) Generic(name string) ([]byte, error) { return nil, errTODO }
-
-// Certificate is the handle of one certificate.
-type Certificate struct{}
-
-// Get returns the current certificate with Leaf set. The error names the
-// secret that is missing or broken. It does not allocate.
-func (c *Certificate) Get() (*tls.Certificate, error) { return nil, errTODO }
-
-// Trust is the handle of one set of trusted CAs.
-type Trust struct{}
-
-// Anchors is an immutable value of a Trust.
-type Anchors struct {
-	// Roots is nil only if every chain is accepted.
-	Roots *x509.CertPool
-	// CRLs by raw issuer; nil: revocation isn't checked.
-	CRLs map[string]*x509.RevocationList
-	// Validation is what the secret itself demands besides the CA (SAN
-	// matchers, pins), nil if nothing.
-	Validation *xdsresource.Validation
+	mu     sync.Mutex
+	ads    map[string]*xdsresource.Secret
+	static map[string]*xdsresource.Secret
+	// slots of names that a handle refers to; files live until Close.
+	slots map[string]weak.Pointer[slot]
+	files map[[2]string]*slot
 }
 
-// Get returns the current anchors. The error names the secret that is missing
-// or broken. It does not allocate.
-func (t *Trust) Get() (*Anchors, error) { return nil, errTODO }
+// slot is where the current value of one named secret is.
+type slot struct {
+	v atomic.Pointer[value]
+}
+
+// value is one immutable state of a secret.
+type value struct {
+	digest  xdsresource.Digest
+	cert    *tls.Certificate
+	anchors *Anchors
+	err     error // why cert and anchors can't be used
+}
+
+// NewStore returns a Store without ADS secrets.
+func NewStore(c Config) *Store {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Store{identity: c.Identity, log: c.Logger, slots: map[string]weak.Pointer[slot]{}, files: map[[2]string]*slot{}}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// Close stops watching files. Handles keep their last values.
+func (s *Store) Close() {
+	s.cancel()
+	s.wg.Wait()
+}
+
+// SetADS replaces all secrets that came over ADS, by resource name.
+func (s *Store) SetADS(secrets map[string]*xdsresource.Secret) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ads = maps.Clone(secrets)
+	s.refreshLocked()
+}
+
+// SetStatic replaces the secrets of a static configuration. A name that is
+// also set over ADS is the latter's.
+func (s *Store) SetStatic(secrets map[string]*xdsresource.Secret) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.static = maps.Clone(secrets)
+	s.refreshLocked()
+}
+
+func (s *Store) refreshLocked() {
+	for name, w := range s.slots {
+		sl := w.Value()
+		if sl == nil {
+			delete(s.slots, name) // nobody holds a handle any more
+			continue
+		}
+		s.fillLocked(name, sl)
+	}
+}
+
+func (s *Store) lookupLocked(name string) *xdsresource.Secret {
+	if sec := s.ads[name]; sec != nil {
+		return sec
+	}
+	return s.static[name]
+}
+
+// fillLocked brings a slot up to date.
+func (s *Store) fillLocked(name string, sl *slot) {
+	sec, old := s.lookupLocked(name), sl.v.Load()
+	if sec == nil {
+		if old != nil && old.err == nil {
+			s.log.Warn("secret is gone", "name", name)
+		}
+		sl.v.Store(&value{err: fmt.Errorf("secret %q has not arrived from the control plane (does it exist, and may this proxy read it?)", name)})
+		return
+	}
+	if old != nil && old.digest == sec.Digest && sec.Digest != (xdsresource.Digest{}) {
+		return
+	}
+	v := &value{digest: sec.Digest}
+	switch {
+	case sec.Certificate != nil:
+		v.cert, v.err = loadCertificate(sec.Certificate)
+	case sec.Validation != nil:
+		v.anchors, v.err = loadAnchors(sec.Validation)
+		if v.err == nil {
+			v.anchors.Validation = sec.Validation
+		}
+	}
+	if v.err != nil {
+		v.err = fmt.Errorf("secret %q: %w", name, v.err)
+		s.log.Error("secret can't be used", "error", v.err)
+	}
+	sl.v.Store(v)
+}
+
+func (s *Store) named(name string) *slot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sl := s.slots[name].Value(); sl != nil {
+		return sl
+	}
+	sl := new(slot)
+	s.fillLocked(name, sl)
+	s.slots[name] = weak.Make(sl)
+	return sl
+}
+
+// Generic returns the generic secret called name; the error names it.
+func (s *Store) Generic(name string) ([]byte, error) {
+	s.mu.Lock()
+	sec := s.lookupLocked(name)
+	s.mu.Unlock()
+	if sec == nil {
+		return nil, fmt.Errorf("secret %q has not arrived from the control plane", name)
+	}
+	if sec.Generic == nil {
+		return nil, fmt.Errorf("secret %q is not a generic secret", name)
+	}
+	return sec.Generic, nil
+}
+
+// Certificate returns the handle of a certificate: inline, files, or an SDS
+// name. It fails only if the inline material is broken or the name can't be
+// resolved in principle.
+func (s *Store) Certificate(c *xdsresource.Certificate) (*Certificate, error) {
+	name := c.SDSName
+	if name == "" {
+		if c.ChainFile != "" || c.KeyFile != "" {
+			return &Certificate{slot: s.fileCertificate(c)}, nil
+		}
+		crt, err := loadCertificate(c)
+		if err != nil {
+			return nil, fmt.Errorf("inline certificate: %w", err)
+		}
+		sl := new(slot)
+		sl.v.Store(&value{cert: crt})
+		return &Certificate{slot: sl}, nil
+	}
+	if err := resolvable(name, &c.SDSSource); err != nil {
+		return nil, err
+	}
+	if !c.SDSSource.ADS {
+		if name == workloadCert {
+			return &Certificate{source: s.identity}, nil
+		}
+		if pair, ok := strings.CutPrefix(name, fileCert); ok {
+			chain, key, ok := strings.Cut(pair, "~")
+			if !ok || chain == "" || key == "" {
+				return nil, fmt.Errorf("secret %q: want file-cert:<chain>~<key>", name)
+			}
+			return &Certificate{slot: s.fileCertificate(&xdsresource.Certificate{ChainFile: chain, KeyFile: key})}, nil
+		}
+	}
+	return &Certificate{slot: s.named(name)}, nil
+}
+
+func resolvable(name string, src *xdsresource.ConfigSource) error {
+	if src.Path != "" {
+		return fmt.Errorf("secret %q: SDS from the file %s is not supported; name certificate files directly", name, src.Path)
+	}
+	if strings.HasPrefix(name, "sds://") {
+		return fmt.Errorf("secret %q: SDS servers other than the control plane are not supported", name)
+	}
+	return nil
+}
+
+// Trust returns the handle of the CAs that v verifies peers with, nil if v
+// names none.
+func (s *Store) Trust(v *xdsresource.Validation) (*Trust, error) {
+	own, err := loadAnchors(v)
+	if err != nil {
+		return nil, err
+	}
+	t := &Trust{own: own}
+	switch name := v.SDSName; {
+	case name == "" && v.TrustedCAFile != "":
+		t.slot = s.fileRoots(v.TrustedCAFile)
+	case name == "":
+		if own.Roots == nil && own.CRLs == nil {
+			return nil, nil
+		}
+	case !v.SDSSource.ADS && name == workloadRoot:
+		t.identity, t.source = true, s.identity
+	case !v.SDSSource.ADS && name == fileRoot+"system":
+		if own.Roots, err = x509.SystemCertPool(); err != nil {
+			return nil, fmt.Errorf("system roots: %w", err)
+		}
+	case !v.SDSSource.ADS && strings.HasPrefix(name, fileRoot):
+		t.slot = s.fileRoots(strings.TrimPrefix(name, fileRoot))
+	default:
+		if err := resolvable(name, &v.SDSSource); err != nil {
+			return nil, err
+		}
+		t.slot = s.named(name)
+	}
+	return t, nil
+}
+
+// State is the condition of one secret, for operators.
+type State struct {
+	Name string
+	// Leaf is nil if the secret is no certificate or can't be used.
+	Leaf *x509.Certificate
+	Err  error
+}
+
+// States lists the workload's certificate and all secrets that handles refer
+// to, by name.
+func (s *Store) States() []State {
+	var out []State
+	if s.identity != nil {
+		c, err := (&Certificate{source: s.identity}).Get()
+		st := State{Name: workloadCert, Err: err}
+		if err == nil {
+			st.Leaf = c.Leaf
+		}
+		out = append(out, st)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	add := func(name string, sl *slot) {
+		if sl == nil {
+			return
+		}
+		v := sl.v.Load()
+		st := State{Name: name, Err: v.err}
+		if v.cert != nil {
+			st.Leaf = v.cert.Leaf
+		}
+		out = append(out, st)
+	}
+	for n, w := range s.slots {
+		add(n, w.Value())
+	}
+	for k, sl := range s.files {
+		add(strings.TrimSuffix(k[0]+"~"+k[1], "~"), sl)
+	}
+	slices.SortFunc(out, func(a, b State) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}

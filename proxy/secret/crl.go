@@ -1,0 +1,87 @@
+package secret
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// CRLs are certificate revocation lists by the issuer's raw subject.
+type CRLs map[string]*crl
+
+type crl struct {
+	list    *x509.RevocationList
+	revoked map[string]struct{} // serial numbers, big endian
+
+	mu     sync.Mutex
+	signer []byte // raw certificate whose signature on list was verified
+}
+
+func parseCRLs(data []byte) (CRLs, error) {
+	out := CRLs{}
+	ders := [][]byte{}
+	if b, rest := pem.Decode(data); b == nil {
+		ders = append(ders, data)
+	} else {
+		for ; b != nil; b, rest = pem.Decode(rest) {
+			if b.Type == "X509 CRL" {
+				ders = append(ders, b.Bytes)
+			}
+		}
+	}
+	for _, der := range ders {
+		l, err := x509.ParseRevocationList(der)
+		if err != nil {
+			return nil, err
+		}
+		c := &crl{list: l, revoked: make(map[string]struct{}, len(l.RevokedCertificateEntries))}
+		for _, e := range l.RevokedCertificateEntries {
+			c.revoked[string(e.SerialNumber.Bytes())] = struct{}{}
+		}
+		out[string(l.RawIssuer)] = c
+	}
+	if len(out) == 0 {
+		return nil, errors.New("no revocation list in the data")
+	}
+	return out, nil
+}
+
+// Check verifies that no certificate of a verified chain (leaf first, root
+// last) is revoked. As in Envoy every issuer must have a list, correctly
+// signed and not out of date: what isn't known is refused.
+func (cs CRLs) Check(chain []*x509.Certificate, now time.Time) error {
+	for i := 0; i+1 < len(chain); i++ {
+		c, issuer := chain[i], chain[i+1]
+		l := cs[string(c.RawIssuer)]
+		if l == nil {
+			return fmt.Errorf("there is no revocation list of %q", c.Issuer.String())
+		}
+		if err := l.verify(issuer); err != nil {
+			return fmt.Errorf("revocation list of %q: %w", c.Issuer.String(), err)
+		}
+		if !l.list.NextUpdate.IsZero() && now.After(l.list.NextUpdate) {
+			return fmt.Errorf("revocation list of %q is out of date since %s", c.Issuer.String(), l.list.NextUpdate.Format(time.RFC3339))
+		}
+		if _, bad := l.revoked[string(c.SerialNumber.Bytes())]; bad {
+			return fmt.Errorf("certificate %x is revoked", c.SerialNumber)
+		}
+	}
+	return nil
+}
+
+func (c *crl) verify(issuer *x509.Certificate) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if bytes.Equal(c.signer, issuer.Raw) {
+		return nil
+	}
+	if err := c.list.CheckSignatureFrom(issuer); err != nil {
+		return err
+	}
+	c.signer = issuer.Raw
+	return nil
+}

@@ -1,0 +1,229 @@
+package secret
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+
+	"github.com/fairlead-mesh/fairlead/internal/filewatch"
+	"github.com/fairlead-mesh/fairlead/internal/identity"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+// Certificate is the handle of one certificate.
+type Certificate struct {
+	slot   *slot           // nil: the workload's own
+	source identity.Source // may be nil
+}
+
+var (
+	errNoWorkloadCert = errors.New(`secret "default": this workload has no certificate yet (check the certificate authority's address and the token)`)
+	errNoWorkloadRoot = errors.New(`secret "ROOTCA": this workload has no trusted roots yet (check the certificate authority's address and the token)`)
+	errNotACert       = errors.New("the secret is not a certificate")
+	errNotTrust       = errors.New("the secret is not a trusted CA")
+)
+
+// Get returns the current certificate with Leaf set. The error names the
+// secret that is missing or broken. It does not allocate.
+func (c *Certificate) Get() (*tls.Certificate, error) {
+	if c.slot == nil {
+		if c.source != nil {
+			if crt := c.source.Certificate(); crt != nil {
+				return crt, nil
+			}
+		}
+		return nil, errNoWorkloadCert
+	}
+	v := c.slot.v.Load()
+	if v.err != nil {
+		return nil, v.err
+	}
+	if v.cert == nil {
+		return nil, errNotACert
+	}
+	return v.cert, nil
+}
+
+// Anchors is an immutable value of a Trust.
+type Anchors struct {
+	// Roots is nil if no CA is configured.
+	Roots *x509.CertPool
+	// CRLs, if not nil, must cover every issuer of a chain.
+	CRLs CRLs
+	// Validation is what the secret itself demands besides the CA (SAN
+	// matchers, pins), nil if nothing.
+	Validation *xdsresource.Validation
+}
+
+// Trust is the handle of one set of trusted CAs. A nil *Trust has no anchors.
+type Trust struct {
+	own      *Anchors // inline material
+	slot     *slot
+	identity bool
+	source   identity.Source // may be nil
+	// merged caches own and the current secret's material.
+	merged atomic.Pointer[merged]
+}
+
+type merged struct {
+	pool    *x509.CertPool // of the identity
+	value   *value
+	anchors *Anchors
+}
+
+// Get returns the current anchors. The error names the secret that is missing
+// or broken. It allocates only after a change.
+func (t *Trust) Get() (*Anchors, error) {
+	if t == nil {
+		return &Anchors{}, nil
+	}
+	m := t.merged.Load()
+	switch {
+	case t.identity:
+		if t.source == nil {
+			return nil, errNoWorkloadRoot
+		}
+		pool := t.source.Roots()
+		if pool == nil {
+			return nil, errNoWorkloadRoot
+		}
+		if m == nil || m.pool != pool {
+			m = &merged{pool: pool, anchors: &Anchors{Roots: pool, CRLs: t.own.CRLs}}
+			t.merged.Store(m)
+		}
+		return m.anchors, nil
+	case t.slot == nil:
+		return t.own, nil
+	}
+	v := t.slot.v.Load()
+	if v.err != nil {
+		return nil, v.err
+	}
+	if v.anchors == nil {
+		return nil, errNotTrust
+	}
+	if m == nil || m.value != v {
+		a := *v.anchors
+		if a.Roots == nil {
+			a.Roots = t.own.Roots
+		}
+		if a.CRLs == nil {
+			a.CRLs = t.own.CRLs
+		}
+		m = &merged{value: v, anchors: &a}
+		t.merged.Store(m)
+	}
+	return m.anchors, nil
+}
+
+func loadCertificate(c *xdsresource.Certificate) (*tls.Certificate, error) {
+	chain, key := c.Chain, c.Key
+	var err error
+	if c.ChainFile != "" {
+		if chain, err = os.ReadFile(c.ChainFile); err != nil {
+			return nil, err
+		}
+	}
+	if c.KeyFile != "" {
+		if key, err = os.ReadFile(c.KeyFile); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case c.Password != "":
+		return nil, errors.New("private keys with a password are not supported")
+	case len(chain) == 0:
+		return nil, errors.New("there is no certificate chain")
+	case len(key) == 0:
+		return nil, errors.New("there is no private key")
+	}
+	crt, err := identity.ParseCertificate(chain, key)
+	if err != nil {
+		return nil, err
+	}
+	crt.OCSPStaple = c.OCSP
+	return crt, nil
+}
+
+// loadAnchors reads the material that v itself carries; files are read once.
+func loadAnchors(v *xdsresource.Validation) (*Anchors, error) {
+	a := &Anchors{}
+	var err error
+	switch {
+	case v.SystemRoots:
+		if a.Roots, err = x509.SystemCertPool(); err != nil {
+			return nil, fmt.Errorf("system roots: %w", err)
+		}
+	case len(v.TrustedCA) > 0:
+		if a.Roots, err = identity.ParseRoots(v.TrustedCA); err != nil {
+			return nil, fmt.Errorf("trusted CA: %w", err)
+		}
+	}
+	if len(v.CRL) > 0 {
+		if a.CRLs, err = parseCRLs(v.CRL); err != nil {
+			return nil, fmt.Errorf("CRL: %w", err)
+		}
+	}
+	return a, nil
+}
+
+func (s *Store) fileCertificate(c *xdsresource.Certificate) *slot {
+	c = &xdsresource.Certificate{Chain: c.Chain, Key: c.Key, ChainFile: c.ChainFile, KeyFile: c.KeyFile, Password: c.Password, OCSP: c.OCSP}
+	return s.file([2]string{c.ChainFile, c.KeyFile}, func() *value {
+		crt, err := loadCertificate(c)
+		if err != nil {
+			err = fmt.Errorf("certificate of %s and %s: %w", c.ChainFile, c.KeyFile, err)
+		}
+		return &value{cert: crt, err: err}
+	})
+}
+
+func (s *Store) fileRoots(path string) *slot {
+	return s.file([2]string{path}, func() *value {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return &value{err: fmt.Errorf("trusted CA: %w", err)}
+		}
+		pool, err := identity.ParseRoots(b)
+		if err != nil {
+			return &value{err: fmt.Errorf("trusted CA of %s: %w", path, err)}
+		}
+		return &value{anchors: &Anchors{Roots: pool}}
+	})
+}
+
+// file returns the slot of a set of files, which is filled by load now and
+// after each change. What was good stays when a change is broken.
+func (s *Store) file(key [2]string, load func() *value) *slot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sl := s.files[key]; sl != nil {
+		return sl
+	}
+	w := filewatch.Watcher{}
+	for _, p := range key {
+		if p != "" {
+			w.Paths = append(w.Paths, p)
+		}
+	}
+	w.Prime()
+	sl := new(slot)
+	sl.v.Store(load())
+	s.files[key] = sl
+	s.wg.Go(func() {
+		_ = w.Run(s.ctx, func() {
+			v := load()
+			if v.err != nil {
+				s.log.Warn("secret files changed but are not usable; keeping what was read before", "error", v.err)
+				if old := sl.v.Load(); old.err == nil {
+					return
+				}
+			}
+			sl.v.Store(v)
+		})
+	})
+	return sl
+}

@@ -1,0 +1,323 @@
+package secret
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/fairlead-mesh/fairlead/internal/identity"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var ads = xdsresource.ConfigSource{ADS: true}
+
+func newCA(t *testing.T) *identity.DevCA {
+	t.Helper()
+	ca, err := identity.NewDevCA("td")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ca
+}
+
+func pair(t *testing.T, ca *identity.DevCA, cn string) (chain, key []byte) {
+	t.Helper()
+	c, err := ca.Issue(identity.Leaf{CommonName: cn})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return identity.EncodeCertificates(c.Certificate...), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: k})
+}
+
+func store(t *testing.T, src identity.Source) *Store {
+	t.Helper()
+	s := NewStore(Config{Identity: src})
+	t.Cleanup(s.Close)
+	return s
+}
+
+func cn(t *testing.T, h *Certificate) string {
+	t.Helper()
+	c, err := h.Get()
+	if err != nil {
+		return "error: " + err.Error()
+	}
+	return c.Leaf.Subject.CommonName
+}
+
+func TestTheWorkloadsOwnSecretsFollowItsIdentity(t *testing.T) {
+	ca := newCA(t)
+	src := new(identity.Static)
+	s := store(t, src)
+	h, err := s.Certificate(&xdsresource.Certificate{SDSName: "default"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := s.Trust(&xdsresource.Validation{SDSName: "ROOTCA"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := cn(t, h); !strings.Contains(got, `"default"`) {
+		t.Errorf("without identity: %s", got)
+	}
+	if _, err := tr.Get(); err == nil || !strings.Contains(err.Error(), `"ROOTCA"`) {
+		t.Errorf("without identity: %v", err)
+	}
+	for _, name := range []string{"one", "two"} {
+		c, _ := ca.Issue(identity.Leaf{CommonName: name})
+		src.Set(identity.Material{Certificate: c, Roots: ca.Roots()})
+		if got := cn(t, h); got != name {
+			t.Errorf("certificate = %s, want %s", got, name)
+		}
+		if a, err := tr.Get(); err != nil || a.Roots != ca.Roots() {
+			t.Errorf("anchors = %v, %v", a, err)
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() { _, _ = h.Get(); _, _ = tr.Get() }); n != 0 {
+		t.Errorf("%v allocations per Get", n)
+	}
+	// The same names over ADS are other secrets.
+	h, _ = s.Certificate(&xdsresource.Certificate{SDSName: "default", SDSSource: ads})
+	if got := cn(t, h); !strings.Contains(got, "has not arrived") {
+		t.Errorf("default over ADS = %s", got)
+	}
+}
+
+func TestADSSecretsArriveChangeAndGo(t *testing.T) {
+	ca := newCA(t)
+	s := store(t, nil)
+	h, err := s.Certificate(&xdsresource.Certificate{SDSName: "kubernetes://x", SDSSource: ads})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := s.Trust(&xdsresource.Validation{SDSName: "kubernetes://x-cacert", SDSSource: ads})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := cn(t, h); !strings.Contains(got, `secret "kubernetes://x" has not arrived`) {
+		t.Errorf("missing: %s", got)
+	}
+	put := func(d byte, name string) {
+		chain, key := pair(t, ca, name)
+		s.SetADS(map[string]*xdsresource.Secret{
+			"kubernetes://x":        {Resource: xdsresource.Resource{Digest: xdsresource.Digest{d}}, Certificate: &xdsresource.Certificate{Chain: chain, Key: key}},
+			"kubernetes://x-cacert": {Resource: xdsresource.Resource{Digest: xdsresource.Digest{d}}, Validation: &xdsresource.Validation{TrustedCA: ca.RootsPEM(), SPKI: []string{"p"}}},
+			"g":                     {Generic: []byte("token")},
+		})
+	}
+	put(1, "one")
+	if got := cn(t, h); got != "one" {
+		t.Errorf("first = %s", got)
+	}
+	a1, err := tr.Get()
+	if err != nil || a1.Roots == nil || a1.Validation == nil || a1.Validation.SPKI[0] != "p" {
+		t.Errorf("anchors = %+v, %v", a1, err)
+	}
+	put(1, "same digest")
+	if got := cn(t, h); got != "one" {
+		t.Errorf("unchanged digest: %s", got)
+	}
+	put(2, "two")
+	if got := cn(t, h); got != "two" {
+		t.Errorf("second = %s", got)
+	}
+	if b, err := s.Generic("g"); string(b) != "token" || err != nil {
+		t.Errorf("generic = %q, %v", b, err)
+	}
+	if _, err := s.Generic("kubernetes://x"); err == nil {
+		t.Error("a certificate passes as generic secret")
+	}
+	if _, err := s.Generic("no"); err == nil || !strings.Contains(err.Error(), `"no"`) {
+		t.Errorf("missing generic: %v", err)
+	}
+	if st := s.States(); len(st) != 2 || st[0].Leaf == nil || st[0].Name != "kubernetes://x" {
+		t.Errorf("states = %+v", st)
+	}
+	s.SetADS(map[string]*xdsresource.Secret{"kubernetes://x": {Resource: xdsresource.Resource{Digest: xdsresource.Digest{3}}, Certificate: &xdsresource.Certificate{Chain: []byte("x"), Key: []byte("y")}}})
+	if got := cn(t, h); !strings.HasPrefix(got, `error: secret "kubernetes://x":`) {
+		t.Errorf("broken: %s", got)
+	}
+	if _, err := tr.Get(); err == nil {
+		t.Error("the removed CA is still served")
+	}
+	// A certificate where a CA is wanted.
+	x, _ := s.Trust(&xdsresource.Validation{SDSName: "kubernetes://x", SDSSource: ads})
+	put(4, "four")
+	if _, err := x.Get(); err == nil {
+		t.Error("a certificate passes as CA")
+	}
+	runtime.KeepAlive(h)
+}
+
+func TestSlotsOfDroppedHandlesAreForgotten(t *testing.T) {
+	s := store(t, nil)
+	for range 100 {
+		h, _ := s.Certificate(&xdsresource.Certificate{SDSName: "gone" + strings.Repeat("x", len(s.slots)), SDSSource: ads})
+		_ = h
+	}
+	for range 5 {
+		runtime.GC()
+		s.SetADS(nil)
+	}
+	if n := len(s.slots); n > 2 {
+		t.Errorf("%d slots are left", n)
+	}
+}
+
+func TestFilesAreReadAndFollowed(t *testing.T) {
+	ca, dir := newCA(t), t.TempDir()
+	p := func(n string) string { return filepath.Join(dir, n) }
+	write := func(name string) {
+		chain, key := pair(t, ca, name)
+		for n, b := range map[string][]byte{"c": chain, "k": key, "ca": ca.RootsPEM()} {
+			if err := os.WriteFile(p(n), b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s := store(t, nil)
+	early, err := s.Certificate(&xdsresource.Certificate{SDSName: "file-cert:" + p("c") + "~" + p("k")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := cn(t, early); !strings.Contains(got, p("c")) {
+		t.Errorf("missing files: %s", got)
+	}
+	write("one")
+	until := func(h *Certificate, want string) {
+		t.Helper()
+		for end := time.Now().Add(5 * time.Second); cn(t, h) != want; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("certificate = %s, want %s", cn(t, h), want)
+			}
+		}
+	}
+	until(early, "one")
+	if err := os.WriteFile(p("c"), []byte("broken"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond)
+	until(early, "one")
+	write("two")
+	until(early, "two")
+	for _, v := range []*xdsresource.Validation{{SDSName: "file-root:" + p("ca")}, {TrustedCAFile: p("ca")}, {SDSName: "file-root:system"}, {SystemRoots: true}} {
+		tr, err := s.Trust(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, err := tr.Get(); err != nil || a.Roots == nil {
+			t.Errorf("%+v: %v", v, err)
+		}
+	}
+	if len(s.files) != 2 {
+		t.Errorf("%d sets of files, want 2", len(s.files))
+	}
+}
+
+func TestSaysWhatIsWrongWithInlineMaterial(t *testing.T) {
+	ca := newCA(t)
+	chain, key := pair(t, ca, "x")
+	s := store(t, nil)
+	for name, c := range map[string]*xdsresource.Certificate{
+		"no chain":    {Key: key},
+		"no key":      {Chain: chain},
+		"broken":      {Chain: []byte("x"), Key: key},
+		"password":    {Chain: chain, Key: key, Password: "p"},
+		"sds:// name": {SDSName: "sds://x"},
+		"SDS file":    {SDSName: "x", SDSSource: xdsresource.ConfigSource{Path: "/x"}},
+		"file-cert":   {SDSName: "file-cert:/only"},
+	} {
+		if _, err := s.Certificate(c); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	for name, v := range map[string]*xdsresource.Validation{
+		"broken CA":  {TrustedCA: []byte("x")},
+		"broken CRL": {TrustedCA: ca.RootsPEM(), CRL: []byte("x")},
+		"SDS file":   {SDSName: "x", SDSSource: xdsresource.ConfigSource{Path: "/x"}},
+	} {
+		if _, err := s.Trust(v); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	h, err := s.Certificate(&xdsresource.Certificate{Chain: chain, Key: key, OCSP: []byte("o")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := h.Get(); err != nil || !bytes.Equal(c.OCSPStaple, []byte("o")) {
+		t.Errorf("inline: %v", err)
+	}
+	if tr, err := s.Trust(&xdsresource.Validation{}); tr != nil || err != nil {
+		t.Errorf("no CA at all: %v, %v", tr, err)
+	}
+	s.SetStatic(map[string]*xdsresource.Secret{"st": {Certificate: &xdsresource.Certificate{Chain: chain, Key: key}}})
+	if h, err = s.Certificate(&xdsresource.Certificate{SDSName: "st"}); err != nil || cn(t, h) != "x" {
+		t.Errorf("static: %v, %s", err, cn(t, h))
+	}
+}
+
+func TestRevocationListsAreChecked(t *testing.T) {
+	ca := newCA(t)
+	root, _ := identity.ParseCertificates(ca.RootsPEM())
+	good, _ := ca.Issue(identity.Leaf{})
+	bad, _ := ca.Issue(identity.Leaf{})
+	list := func(next time.Time) CRLs {
+		t.Helper()
+		der, err := ca.SignCRL(&x509.RevocationList{
+			Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: next,
+			RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: bad.Leaf.SerialNumber, RevocationTime: time.Now()}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cs, err := parseCRLs(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cs
+	}
+	cs := list(time.Now().Add(time.Hour))
+	now := time.Now()
+	if err := cs.Check([]*x509.Certificate{good.Leaf, root[0]}, now); err != nil {
+		t.Errorf("a good certificate: %v", err)
+	}
+	for name, err := range map[string]error{
+		"revoked":     cs.Check([]*x509.Certificate{bad.Leaf, root[0]}, now),
+		"out of date": list(now.Add(-time.Minute)).Check([]*x509.Certificate{good.Leaf, root[0]}, now),
+		"no list":     CRLs{}.Check([]*x509.Certificate{good.Leaf, root[0]}, now),
+		"forged": func() error {
+			other := newCA(t) // same name, other key
+			o, _ := identity.ParseCertificates(other.RootsPEM())
+			c, _ := other.Issue(identity.Leaf{})
+			return list(now.Add(time.Hour)).Check([]*x509.Certificate{c.Leaf, o[0]}, now)
+		}(),
+	} {
+		if err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+func FuzzParseCRLs(f *testing.F) {
+	f.Add([]byte("-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if cs, err := parseCRLs(b); err == nil && len(cs) == 0 {
+			t.Error("no list and no error")
+		}
+	})
+}

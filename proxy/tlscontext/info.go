@@ -1,0 +1,180 @@
+package tlscontext
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/fairlead-mesh/fairlead/internal/identity"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/proxy/secret"
+)
+
+// Info describes an established session for policy and telemetry, without the
+// local certificate. The result is cached, shared and read-only.
+func Info(cs *tls.ConnectionState) *streaminfo.TLS { return describe(cs, nil) }
+
+// sessions caches descriptions: connections of the same peer share one.
+var sessions = infoCache{m: map[infoKey]*streaminfo.TLS{}}
+
+type infoKey struct {
+	peer            [sha256.Size]byte
+	local           *x509.Certificate
+	version, cipher uint16
+	alpn            string
+}
+
+type infoCache struct {
+	mu sync.RWMutex
+	m  map[infoKey]*streaminfo.TLS
+}
+
+// maxInfos bounds the cache; a description is about 4 KiB.
+const maxInfos = 2048
+
+func describe(cs *tls.ConnectionState, certs []*secret.Certificate) *streaminfo.TLS {
+	if cs == nil {
+		return nil
+	}
+	k := infoKey{version: cs.Version, cipher: cs.CipherSuite, alpn: cs.NegotiatedProtocol}
+	if len(cs.PeerCertificates) > 0 {
+		k.peer = sha256.Sum256(cs.PeerCertificates[0].Raw)
+	}
+	if len(certs) > 0 {
+		if c, err := certs[0].Get(); err == nil {
+			k.local = c.Leaf
+		}
+	}
+	sessions.mu.RLock()
+	t := sessions.m[k]
+	sessions.mu.RUnlock()
+	if t != nil {
+		return t
+	}
+	t = &streaminfo.TLS{Version: versionName(k.version), CipherSuite: cipherName(k.cipher), ALPN: strings.Clone(k.alpn)}
+	k.alpn = t.ALPN
+	if len(cs.PeerCertificates) > 0 {
+		t.Peer = Certificate(cs.PeerCertificates[0])
+	}
+	if k.local != nil {
+		t.LocalCert = Certificate(k.local)
+	}
+	sessions.mu.Lock()
+	defer sessions.mu.Unlock()
+	if old := sessions.m[k]; old != nil {
+		return old
+	}
+	for old := range sessions.m { // evict any
+		if len(sessions.m) < maxInfos {
+			break
+		}
+		delete(sessions.m, old)
+	}
+	sessions.m[k] = t
+	return t
+}
+
+// Certificate describes c.
+func Certificate(c *x509.Certificate) streaminfo.Certificate {
+	d := sha256.Sum256(c.Raw)
+	out := streaminfo.Certificate{
+		DNSSANs: c.DNSNames, Subject: distinguishedName(c.RawSubject, c.Subject), Issuer: distinguishedName(c.RawIssuer, c.Issuer),
+		Serial: hex.EncodeToString(c.SerialNumber.Bytes()), Digest: hex.EncodeToString(d[:]),
+		PEM: string(identity.EncodeCertificates(c.Raw)), NotBefore: c.NotBefore, NotAfter: c.NotAfter,
+	}
+	for _, u := range c.URIs {
+		out.URISANs = append(out.URISANs, u.String())
+	}
+	return out
+}
+
+// versionName is %DOWNSTREAM_TLS_VERSION%.
+func versionName(v uint16) string {
+	switch v {
+	case tls.VersionTLS10:
+		return "TLSv1"
+	case tls.VersionTLS11:
+		return "TLSv1.1"
+	case tls.VersionTLS12:
+		return "TLSv1.2"
+	case tls.VersionTLS13:
+		return "TLSv1.3"
+	}
+	return fmt.Sprintf("0x%04X", v)
+}
+
+// cipherName is %DOWNSTREAM_TLS_CIPHER%, OpenSSL's name.
+func cipherName(id uint16) string {
+	n := tls.CipherSuiteName(id)
+	kx, cipher, ok := strings.Cut(strings.TrimPrefix(n, "TLS_"), "_WITH_")
+	if !ok {
+		return n // TLS 1.3 suites have the same name everywhere
+	}
+	cipher = strings.TrimSuffix(strings.Replace(cipher, "CHACHA20_POLY1305_SHA256", "CHACHA20_POLY1305", 1), "_CBC_SHA")
+	if cipher != strings.TrimSuffix(cipher, "_CBC_SHA256") {
+		cipher = strings.TrimSuffix(cipher, "_CBC_SHA256") + "_SHA256"
+	} else if strings.HasSuffix(n, "_CBC_SHA") {
+		cipher += "_SHA"
+	}
+	cipher = strings.NewReplacer("AES_128", "AES128", "AES_256", "AES256", "_", "-").Replace(cipher)
+	if kx == "RSA" {
+		return cipher
+	}
+	return strings.ReplaceAll(kx, "_", "-") + "-" + cipher
+}
+
+// attributes are the names that OpenSSL prints besides those of RFC 2253.
+var attributes = map[string]string{
+	"2.5.4.3": "CN", "2.5.4.4": "SN", "2.5.4.5": "serialNumber", "2.5.4.6": "C", "2.5.4.7": "L", "2.5.4.8": "ST",
+	"2.5.4.9": "street", "2.5.4.10": "O", "2.5.4.11": "OU", "2.5.4.12": "title", "2.5.4.17": "postalCode",
+	"2.5.4.42": "GN", "0.9.2342.19200300.100.1.1": "UID", "0.9.2342.19200300.100.1.25": "DC",
+	"1.2.840.113549.1.9.1": "emailAddress",
+}
+
+// distinguishedName prints a name in RFC 2253 form: last attribute first.
+func distinguishedName(raw []byte, parsed pkix.Name) string {
+	var rdns pkix.RDNSequence
+	if rest, err := asn1.Unmarshal(raw, &rdns); err != nil || len(rest) > 0 {
+		return parsed.String()
+	}
+	var b strings.Builder
+	for i := len(rdns) - 1; i >= 0; i-- {
+		if b.Len() > 0 {
+			b.WriteByte(',')
+		}
+		for j, a := range rdns[i] {
+			if j > 0 {
+				b.WriteByte('+')
+			}
+			oid := a.Type.String()
+			if n, ok := attributes[oid]; ok {
+				oid = n
+			}
+			b.WriteString(oid)
+			b.WriteByte('=')
+			escapeDN(&b, fmt.Sprint(a.Value))
+		}
+	}
+	return b.String()
+}
+
+// escapeDN escapes by RFC 2253, section 2.4.
+func escapeDN(b *strings.Builder, s string) {
+	for i, r := range s {
+		switch {
+		case strings.ContainsRune(`,+"\<>;`, r), r == '#' && i == 0, r == ' ' && (i == 0 || i == len(s)-1):
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r < 0x20 || r == 0x7f:
+			fmt.Fprintf(b, `\%02X`, r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+}

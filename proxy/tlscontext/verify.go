@@ -1,0 +1,273 @@
+package tlscontext
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/internal/matcher"
+	"github.com/fairlead-mesh/fairlead/proxy/secret"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+// verifier checks a peer's certificate: chain, revocation, pins, names.
+type verifier struct {
+	spec  *xdsresource.Validation
+	trust *secret.Trust // nil: no CA
+	usage []x509.ExtKeyUsage
+	pins  pins
+}
+
+func newVerifier(v *xdsresource.Validation, store *secret.Store, server bool) (*verifier, error) {
+	ver := &verifier{spec: v, usage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	if server {
+		ver.usage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	}
+	var err error
+	if ver.trust, err = store.Trust(v); err != nil {
+		return nil, err
+	}
+	if ver.pins, err = parsePins(v); err != nil {
+		return nil, err
+	}
+	if len(v.SANs) > 0 && ver.trust == nil {
+		return nil, errors.New("matching subject alternative names without a trusted CA is insecure")
+	}
+	return ver, nil
+}
+
+// chains reports whether chains are verified at all.
+func (v *verifier) chains() bool { return v.trust != nil && !v.spec.AcceptUntrusted }
+
+// authenticates reports whether an accepted certificate proves anything.
+func (v *verifier) authenticates() bool { return v.chains() || !v.pins.empty() }
+
+// server is VerifyConnection of a server.
+func (v *verifier) server(cs tls.ConnectionState) error {
+	if len(cs.PeerCertificates) == 0 {
+		return nil // if one is required, crypto/tls has refused already
+	}
+	return v.verify(cs.PeerCertificates, "")
+}
+
+// client returns VerifyConnection of a client that dials name ("" for any).
+func (v *verifier) client(name string) func(tls.ConnectionState) error {
+	return func(cs tls.ConnectionState) error {
+		if len(cs.PeerCertificates) == 0 {
+			return errors.New("the server presented no certificate")
+		}
+		return v.verify(cs.PeerCertificates, name)
+	}
+}
+
+func (v *verifier) verify(certs []*x509.Certificate, name string) error {
+	leaf := certs[0]
+	a, err := v.trust.Get()
+	if err != nil {
+		return fmt.Errorf("can't verify the peer: %w", err)
+	}
+	if err := v.chain(certs, a); err != nil && !v.spec.AcceptUntrusted {
+		return fmt.Errorf("certificate of the peer (%s): %w", names(leaf), err)
+	}
+	if !v.pinned(leaf, a.Validation) {
+		return fmt.Errorf("certificate of the peer (%s) is none of the pinned ones", names(leaf))
+	}
+	if !v.named(leaf, a.Validation) {
+		return fmt.Errorf("certificate of the peer (%s) matches none of the expected names", names(leaf))
+	}
+	if name != "" {
+		if err := leaf.VerifyHostname(name); err != nil {
+			return fmt.Errorf("certificate of the peer: %w", err)
+		}
+	}
+	return nil
+}
+
+// chain verifies validity, signatures and revocation.
+func (v *verifier) chain(certs []*x509.Certificate, a *secret.Anchors) error {
+	leaf, now := certs[0], time.Now()
+	expired := now.After(leaf.NotAfter)
+	allow := v.spec.AllowExpired || a.Validation != nil && a.Validation.AllowExpired
+	switch {
+	case expired && !allow:
+		return fmt.Errorf("it expired at %s (check the peer's certificate rotation and both clocks)", leaf.NotAfter.Format(time.RFC3339))
+	case now.Before(leaf.NotBefore) && !allow:
+		return fmt.Errorf("it is not valid before %s (check both clocks)", leaf.NotBefore.Format(time.RFC3339))
+	case v.trust == nil:
+		return nil
+	case a.Roots == nil:
+		return errors.New("no trusted CA is configured")
+	}
+	o := x509.VerifyOptions{Roots: a.Roots, KeyUsages: v.usage, CurrentTime: now}
+	if expired {
+		o.CurrentTime = leaf.NotAfter
+	}
+	if len(certs) > 1 {
+		o.Intermediates = x509.NewCertPool()
+		for _, c := range certs[1:] {
+			o.Intermediates.AddCert(c)
+		}
+	}
+	chains, err := leaf.Verify(o)
+	if err != nil {
+		return err
+	}
+	depth := v.spec.MaxVerifyDepth
+	if a.CRLs == nil && depth == 0 {
+		return nil
+	}
+	for _, c := range chains {
+		switch {
+		case depth > 0 && len(c)-2 > int(depth):
+			err = fmt.Errorf("its chain has more than %d intermediate CAs", depth)
+		case a.CRLs != nil:
+			err = a.CRLs.Check(c, now)
+		default:
+			err = nil
+		}
+		if err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// named reports whether any matcher of the context or the secret matches any
+// name; without matchers every name does.
+func (v *verifier) named(leaf *x509.Certificate, extra *xdsresource.Validation) bool {
+	if extra != nil && len(extra.SANs) > 0 {
+		return anySAN(leaf, v.spec.SANs) || anySAN(leaf, extra.SANs)
+	}
+	return len(v.spec.SANs) == 0 || anySAN(leaf, v.spec.SANs)
+}
+
+func anySAN(leaf *x509.Certificate, ms []xdsresource.SANMatcher) bool {
+	for i := range ms {
+		if matchSAN(leaf, &ms[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+func matchSAN(leaf *x509.Certificate, m *xdsresource.SANMatcher) bool {
+	is := func(t xdsresource.SANType) bool { return m.Type == t || m.Type == xdsresource.SANAny }
+	if is(xdsresource.SANURI) {
+		for _, u := range leaf.URIs {
+			if m.Matcher.Match(u.String()) {
+				return true
+			}
+		}
+	}
+	if is(xdsresource.SANDNS) {
+		for _, d := range leaf.DNSNames {
+			// Envoy: an exact DNS matcher follows the rules of DNS names.
+			if m.Matcher.Kind() == matcher.Exact && dnsMatch(d, m.Matcher.Text()) || m.Matcher.Match(d) {
+				return true
+			}
+		}
+	}
+	if is(xdsresource.SANEmail) {
+		for _, e := range leaf.EmailAddresses {
+			if m.Matcher.Match(e) {
+				return true
+			}
+		}
+	}
+	if is(xdsresource.SANIP) {
+		for _, ip := range leaf.IPAddresses {
+			if a, ok := netip.AddrFromSlice(ip); ok && m.Matcher.Match(a.Unmap().String()) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// dnsMatch compares host with a certificate's DNS name, whose first label may
+// be "*" or hold one (as Envoy's Utility::dnsNameMatch does for whole labels).
+func dnsMatch(pattern, host string) bool {
+	pattern, host = strings.ToLower(pattern), strings.ToLower(host)
+	if pattern == host {
+		return true
+	}
+	suffix, ok := strings.CutPrefix(pattern, "*.")
+	if !ok {
+		return false
+	}
+	first, rest, ok := strings.Cut(host, ".")
+	return ok && first != "" && rest == suffix
+}
+
+// pins are certificate and key digests; any one suffices.
+type pins struct {
+	spki, cert map[[sha256.Size]byte]bool
+}
+
+func (p *pins) empty() bool { return len(p.spki)+len(p.cert) == 0 }
+
+func (p *pins) match(leaf *x509.Certificate) bool {
+	return len(p.spki) > 0 && p.spki[sha256.Sum256(leaf.RawSubjectPublicKeyInfo)] ||
+		len(p.cert) > 0 && p.cert[sha256.Sum256(leaf.Raw)]
+}
+
+func parsePins(v *xdsresource.Validation) (p pins, err error) {
+	add := func(m *map[[sha256.Size]byte]bool, what, s string, b []byte, err error) error {
+		if err != nil || len(b) != sha256.Size {
+			return fmt.Errorf("%s %q is no SHA-256 digest", what, s)
+		}
+		if *m == nil {
+			*m = map[[sha256.Size]byte]bool{}
+		}
+		(*m)[[sha256.Size]byte(b)] = true
+		return nil
+	}
+	for _, s := range v.SPKI {
+		b, err := base64.StdEncoding.DecodeString(s)
+		if err := add(&p.spki, "verify_certificate_spki", s, b, err); err != nil {
+			return p, err
+		}
+	}
+	for _, s := range v.Hashes {
+		b, err := hex.DecodeString(strings.ReplaceAll(s, ":", ""))
+		if err := add(&p.cert, "verify_certificate_hash", s, b, err); err != nil {
+			return p, err
+		}
+	}
+	return p, nil
+}
+
+// pinned reports whether the leaf satisfies the pins of context and secret.
+func (v *verifier) pinned(leaf *x509.Certificate, extra *xdsresource.Validation) bool {
+	var more pins
+	if extra != nil && len(extra.SPKI)+len(extra.Hashes) > 0 {
+		var err error
+		if more, err = parsePins(extra); err != nil {
+			return false
+		}
+	}
+	if v.pins.empty() && more.empty() {
+		return true
+	}
+	return v.pins.match(leaf) || more.match(leaf)
+}
+
+// names describes a certificate in an error.
+func names(c *x509.Certificate) string {
+	var out []string
+	for _, u := range c.URIs {
+		out = append(out, u.String())
+	}
+	out = append(out, c.DNSNames...)
+	if len(out) == 0 {
+		return c.Subject.String()
+	}
+	return strings.Join(out, ", ")
+}
