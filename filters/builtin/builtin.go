@@ -5,7 +5,9 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/filters/http/rbac"
 	"github.com/fairlead-mesh/fairlead/filters/http/rego"
+	"github.com/fairlead-mesh/fairlead/filters/http/setfilterstate"
 	networkrbac "github.com/fairlead-mesh/fairlead/filters/network/rbac"
+	networksetfilterstate "github.com/fairlead-mesh/fairlead/filters/network/setfilterstate"
 )
 
 // Registry returns a registry with every built-in filter. HTTP connection
@@ -15,5 +17,7 @@ func Registry() *filters.Registry {
 	r.RegisterHTTP(rego.Factory{})
 	r.RegisterHTTP(rbac.Factory{})
 	r.RegisterNetwork(networkrbac.Factory{})
+	r.RegisterHTTP(setfilterstate.Factory{})
+	r.RegisterNetwork(networksetfilterstate.Factory{})
 	return r
 }

@@ -1,0 +1,45 @@
+// Package setfilterstate is the HTTP set_filter_state filter: it makes
+// filter-state objects of a request. istiod uses it on the tunnel's CONNECT to
+// carry destination, source and identities to the inner listener.
+package setfilterstate
+
+import (
+	"fmt"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/filterobjects"
+	"github.com/fairlead-mesh/fairlead/internal/format"
+)
+
+// Factory makes set_filter_state filters.
+type Factory struct{}
+
+// TypeURLs implements filters.HTTPFactory.
+func (Factory) TypeURLs() []string { return []string{typeURL} }
+
+// Compile implements filters.HTTPFactory.
+func (Factory) Compile(_ *filters.Env, base, override filters.Config) (filters.HTTPFilter, error) {
+	if override != nil {
+		base = override
+	}
+	c, ok := base.(*Config)
+	if !ok {
+		return nil, fmt.Errorf("set_filter_state: configuration is a %T", base)
+	}
+	return &filter{c}, nil
+}
+
+type filter struct{ c *Config }
+
+// Do implements filters.HTTPFilter.
+func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, error) {
+	c := format.Context{Info: &s.Info, Request: &s.Request}
+	if s.Route != nil {
+		c.RouteMetadata = s.Route.Metadata()
+	}
+	filterobjects.Apply(f.c.Values, &s.Info.FilterState, &c)
+	if f.c.ClearRouteCache {
+		s.ClearRouteCache()
+	}
+	return next.Do(s)
+}
