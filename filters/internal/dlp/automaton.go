@@ -1,0 +1,255 @@
+package dlp
+
+import (
+	"encoding/binary"
+	"errors"
+	"slices"
+)
+
+// set is a set of byte values.
+type set [4]uint64
+
+func (s *set) add(c byte)      { s[c>>6] |= 1 << (c & 63) }
+func (s *set) has(c byte) bool { return s[c>>6]&(1<<(c&63)) != 0 }
+
+func (s *set) addRange(lo, hi byte) {
+	for c := int(lo); c <= int(hi); c++ {
+		s.add(byte(c))
+	}
+}
+
+func (s *set) or(o set) {
+	for i := range s {
+		s[i] |= o[i]
+	}
+}
+
+func (s *set) len() int {
+	n := 0
+	for c := range 256 {
+		if s.has(byte(c)) {
+			n++
+		}
+	}
+	return n
+}
+
+// classOf makes a set of a bracket-like description: "0-9a-f_".
+func classOf(desc string) set {
+	var s set
+	for i := 0; i < len(desc); i++ {
+		if i+2 < len(desc) && desc[i+1] == '-' {
+			s.addRange(desc[i], desc[i+2])
+			i += 2
+			continue
+		}
+		s.add(desc[i])
+	}
+	return s
+}
+
+// exactly is the sequence of the bytes of s.
+func exactly(s string) []set {
+	out := make([]set, len(s))
+	for i := range len(s) {
+		out[i].add(s[i])
+	}
+	return out
+}
+
+// folded is the sequence of the bytes of s in either ASCII case.
+func folded(s string) []set {
+	out := exactly(s)
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z':
+			out[i].add(c - 'a' + 'A')
+		case 'A' <= c && c <= 'Z':
+			out[i].add(c - 'A' + 'a')
+		}
+	}
+	return out
+}
+
+// maxStates bounds the automaton.
+const maxStates = 1 << 16
+
+// automaton is an Aho-Corasick automaton over sequences of byte sets, as a
+// complete transition table. A state whose number is at least hits ends one or
+// more patterns.
+type automaton struct {
+	class  [256]uint8
+	stride uint32
+	hits   uint32 // first state with output, times stride
+	start  uint32
+	next   []uint32 // state*stride+class → state*stride
+	depth  []uint8  // by state: length of the longest pattern prefix that ends here
+	out    [][]uint32
+}
+
+// pos is a partial match: the first i sets of pattern p matched.
+type pos struct {
+	p uint32
+	i uint8
+}
+
+// newAutomaton builds the table by subset construction: byte sets may overlap,
+// so that failure links alone would not do.
+func newAutomaton(pats [][]set) (*automaton, error) {
+	a := &automaton{}
+	reps := a.classes(pats)
+	a.stride = uint32(len(reps))
+	// first[c] lists the patterns that begin with class c.
+	first := make([][]pos, len(reps))
+	for c, b := range reps {
+		for p := range pats {
+			if pats[p][0].has(b) {
+				first[c] = append(first[c], pos{uint32(p), 1})
+			}
+		}
+	}
+	type state struct {
+		active []pos
+		out    []uint32
+	}
+	states := []state{{}}
+	ids := map[string]uint32{"": 0}
+	var next []uint32
+	var key []byte
+	for s := 0; s < len(states); s++ {
+		for c, b := range reps {
+			var n state
+			add := func(q pos) {
+				if int(q.i) == len(pats[q.p]) {
+					n.out = append(n.out, q.p)
+				} else {
+					n.active = append(n.active, q)
+				}
+			}
+			for _, q := range states[s].active {
+				if pats[q.p][q.i].has(b) {
+					add(pos{q.p, q.i + 1})
+				}
+			}
+			for _, q := range first[c] {
+				add(q)
+			}
+			slices.SortFunc(n.active, func(x, y pos) int {
+				if x.p != y.p {
+					return int(x.p) - int(y.p)
+				}
+				return int(x.i) - int(y.i)
+			})
+			key = key[:0]
+			for _, q := range n.active {
+				key = binary.AppendUvarint(append(key, q.i), uint64(q.p))
+			}
+			if len(n.out) > 0 {
+				key = append(key, 0)
+				slices.Sort(n.out)
+				for _, p := range n.out {
+					key = binary.AppendUvarint(key, uint64(p))
+				}
+			}
+			id, ok := ids[string(key)]
+			if !ok {
+				id = uint32(len(states))
+				if id >= maxStates {
+					return nil, errors.New("patterns are too many or too similar: the automaton would exceed 65536 states")
+				}
+				ids[string(key)] = id
+				states = append(states, n)
+			}
+			next = append(next, id)
+		}
+	}
+	// States with output come last, so that one comparison tells.
+	order := make([]uint32, 0, len(states))
+	for s := range states {
+		if len(states[s].out) == 0 {
+			order = append(order, uint32(s))
+		}
+	}
+	quiet := len(order)
+	for s := range states {
+		if len(states[s].out) > 0 {
+			order = append(order, uint32(s))
+		}
+	}
+	rank := make([]uint32, len(states))
+	for r, s := range order {
+		rank[s] = uint32(r)
+	}
+	a.hits = uint32(quiet) * a.stride
+	a.start = rank[0] * a.stride
+	a.next = make([]uint32, len(next))
+	a.depth = make([]uint8, len(states))
+	a.out = make([][]uint32, len(states)-quiet)
+	for r, s := range order {
+		for c := range a.stride {
+			a.next[uint32(r)*a.stride+c] = rank[next[s*a.stride+c]] * a.stride
+		}
+		for _, q := range states[s].active {
+			a.depth[r] = max(a.depth[r], q.i)
+		}
+		if r >= quiet {
+			a.out[r-quiet] = states[s].out
+		}
+	}
+	return a, nil
+}
+
+// classes fills a.class and returns one byte of each class: bytes that no set
+// tells apart are one class.
+func (a *automaton) classes(pats [][]set) []byte {
+	seen := map[set]bool{}
+	var distinct []set
+	for _, p := range pats {
+		for _, s := range p {
+			if !seen[s] {
+				seen[s] = true
+				distinct = append(distinct, s)
+			}
+		}
+	}
+	sig := map[string]uint8{}
+	var reps []byte
+	buf := make([]byte, (len(distinct)+7)/8)
+	for c := range 256 {
+		clear(buf)
+		for i := range distinct {
+			if distinct[i].has(byte(c)) {
+				buf[i/8] |= 1 << (i % 8)
+			}
+		}
+		id, ok := sig[string(buf)]
+		if !ok {
+			id = uint8(len(reps))
+			sig[string(buf)] = id
+			reps = append(reps, byte(c))
+		}
+		a.class[c] = id
+	}
+	return reps
+}
+
+// run advances from state s over b until a pattern ends or b does. It returns
+// the new state and how many bytes were consumed; a state of at least a.hits
+// says that patterns ended with the last consumed byte.
+func (a *automaton) run(s uint32, b []byte) (uint32, int) {
+	next, hits := a.next, a.hits
+	for i, c := range b {
+		s = next[s+uint32(a.class[c])]
+		if s >= hits {
+			return s, i + 1
+		}
+	}
+	return s, len(b)
+}
+
+// ended returns the patterns that end in state s, which is at least a.hits.
+func (a *automaton) ended(s uint32) []uint32 { return a.out[(s-a.hits)/a.stride] }
+
+// held returns the length of the longest proper prefix of a pattern that ends
+// in state s.
+func (a *automaton) held(s uint32) int { return int(a.depth[s/a.stride]) }

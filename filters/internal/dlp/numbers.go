@@ -1,0 +1,576 @@
+package dlp
+
+// Names of the detectors that look at numbers.
+const (
+	creditCard   = "CREDIT_CARD_NUMBER"
+	usSSN        = "US_SOCIAL_SECURITY_NUMBER"
+	usITIN       = "US_INDIVIDUAL_TAXPAYER_IDENTIFICATION_NUMBER"
+	usPassport   = "US_PASSPORT"
+	ukNHS        = "UK_NATIONAL_HEALTH_SERVICE_NUMBER"
+	phoneNumber  = "PHONE_NUMBER"
+	deTaxID      = "GERMANY_TAXPAYER_IDENTIFICATION_NUMBER"
+	frNIR        = "FRANCE_NIR"
+	canadaSIN    = "CANADA_SOCIAL_INSURANCE_NUMBER"
+	brazilCPF    = "BRAZIL_CPF_NUMBER"
+	indiaAadhaar = "INDIA_AADHAAR_INDIVIDUAL"
+)
+
+var numberTypes = []string{creditCard, usSSN, usITIN, usPassport, ukNHS, phoneNumber, deTaxID, frNIR, canadaSIN, brazilCPF, indiaAadhaar}
+
+// maxNumber is the most digits that are looked at.
+const maxNumber = 20
+
+// number is a run of digits in groups that are divided by single separators.
+type number struct {
+	d      [maxNumber]byte // values, not characters
+	n      int
+	size   [maxNumber]int  // digits in each group
+	sep    [maxNumber]byte // separator before each group
+	ends   [maxNumber]int  // buffer index after each group
+	groups int
+	start  int
+	more   bool // digits go on behind maxNumber
+	prev   byte // the byte before, and the one before that
+	prev2  byte
+}
+
+// read fills n from the digits at i.
+func (n *number) read(v *view, i int) {
+	*n = number{start: i, prev: v.at(i - 1), prev2: v.at(i - 2)}
+	sep := byte(0)
+	for {
+		g := n.groups
+		n.groups++
+		n.sep[g] = sep
+		for isDigit(v.at(i)) {
+			if n.n == maxNumber {
+				n.more = true
+				n.ends[g] = i
+				return
+			}
+			n.d[n.n] = v.buf[i] - '0'
+			n.n++
+			n.size[g]++
+			i++
+		}
+		n.ends[g] = i
+		sep = v.at(i)
+		if sep != ' ' && sep != '-' && sep != '.' && sep != '/' || !isDigit(v.at(i+1)) || n.groups == maxNumber {
+			return
+		}
+		i++
+	}
+}
+
+// shape reports whether the first groups have the given sizes, all with one of
+// the separators in seps and the same.
+func (n *number) shape(seps string, sizes ...int) bool {
+	if n.groups < len(sizes) {
+		return false
+	}
+	for g, want := range sizes {
+		if n.size[g] != want || g > 1 && n.sep[g] != n.sep[1] {
+			return false
+		}
+	}
+	if len(sizes) == 1 {
+		return true
+	}
+	for k := range len(seps) {
+		if seps[k] == n.sep[1] {
+			return true
+		}
+	}
+	return false
+}
+
+// closed reports whether a number that consists of the first g groups stands
+// alone: no letter or digit touches it and no further group follows.
+func (n *number) closed(v *view, g int) bool {
+	if n.groups != g || n.more || n.size[g-1] == 0 {
+		return false
+	}
+	return n.open() && !isWord(v.at(n.ends[g-1]))
+}
+
+// open reports whether the number's start is free: not the tail of a word or
+// of a longer number.
+func (n *number) open() bool {
+	if isWord(n.prev) {
+		return false
+	}
+	return !isDigit(n.prev2) || n.prev != '-' && n.prev != '.' && n.prev != '/' && n.prev != ' '
+}
+
+// same reports whether all of the first k digits are equal.
+func (n *number) same(k int) bool {
+	for _, d := range n.d[1:k] {
+		if d != n.d[0] {
+			return false
+		}
+	}
+	return true
+}
+
+// value returns digits [from, to) as a number.
+func (n *number) value(from, to int) int {
+	x := 0
+	for _, d := range n.d[from:to] {
+		x = 10*x + int(d)
+	}
+	return x
+}
+
+// numberRec recognizes everything that is made of digits.
+type numberRec struct {
+	// type numbers by detector, -1 if not wanted: no map look-up in the scan
+	card, ssn, itin, passport, nhs, phone, taxID, nir, sin, cpf, aadhaar int
+}
+
+func newNumbers(types map[string]int) []recognizer {
+	get := func(name string) int {
+		if i, ok := types[name]; ok {
+			return i
+		}
+		return -1
+	}
+	return []recognizer{&numberRec{
+		card: get(creditCard), ssn: get(usSSN), itin: get(usITIN), passport: get(usPassport), nhs: get(ukNHS), phone: get(phoneNumber),
+		taxID: get(deTaxID), nir: get(frNIR), sin: get(canadaSIN), cpf: get(brazilCPF), aadhaar: get(indiaAadhaar),
+	}}
+}
+
+// The patterns of numberRec.
+const (
+	patDigits = iota // up to patPlus: three digits, with single separators
+	patPlus   = iota + 3
+	patParen
+	patLetter
+)
+
+func (r *numberRec) patterns() [][]set {
+	d, s := classOf("0-9"), classOf(" ./")
+	s.add('-')
+	plus, paren, up := classOf("+"), classOf("("), classOf("A-Z")
+	return [][]set{
+		{d, d, d}, {d, s, d, d}, {d, d, s, d}, {d, s, d, s, d},
+		{plus, d},
+		{paren, d, d, d},
+		{up, d, d, d},
+	}
+}
+
+func (r *numberRec) recognize(v *view, at int, id int, emit *emitter) {
+	var n number
+	switch id {
+	case patPlus:
+		if r.phone >= 0 {
+			n.read(v, at+1)
+			r.international(v, &n, at, emit)
+		}
+		return
+	case patParen:
+		if r.phone >= 0 {
+			r.parenthesized(v, at, emit)
+		}
+		return
+	case patLetter:
+		if r.passport >= 0 {
+			n.read(v, at+1)
+			r.letterPassport(v, &n, at, emit)
+		}
+		return
+	}
+	if isDigit(v.at(at - 1)) {
+		return // the group began earlier
+	}
+	n.read(v, at)
+	if n.n < 9 {
+		return
+	}
+	if r.card >= 0 && n.n >= 13 {
+		r.creditCard(v, &n, emit)
+	}
+	if r.nir >= 0 && n.n == 15 {
+		r.frenchNIR(v, &n, emit)
+	}
+	switch {
+	case n.n == 9 || n.n == 10 || n.n == 11 || n.n == 12:
+		r.short(v, &n, emit)
+	}
+}
+
+// short tries the identifiers of 9 to 12 digits.
+func (r *numberRec) short(v *view, n *number, emit *emitter) {
+	if !n.closed(v, n.groups) || n.same(n.n) {
+		return
+	}
+	switch n.n {
+	case 9:
+		if r.ssn >= 0 {
+			r.socialSecurity(v, n, emit)
+		}
+		if r.itin >= 0 {
+			r.taxpayer(v, n, emit)
+		}
+		if r.passport >= 0 && n.groups == 1 && v.near(n.start, contextPassport) {
+			emit.add(r.passport, n.start, n.ends[0], Likely)
+		}
+		if r.sin >= 0 {
+			r.socialInsurance(v, n, emit)
+		}
+	case 10:
+		if r.nhs >= 0 {
+			r.health(v, n, emit)
+		}
+		if r.phone >= 0 {
+			r.nanp(v, n, emit)
+		}
+	case 11:
+		if r.taxID >= 0 {
+			r.germanTax(v, n, emit)
+		}
+		if r.cpf >= 0 {
+			r.brazilian(v, n, emit)
+		}
+		if r.phone >= 0 && n.d[0] == 1 && n.groups >= 4 && n.size[0] == 1 {
+			r.nanp(v, n, emit)
+		}
+	case 12:
+		if r.aadhaar >= 0 {
+			r.aadhaarNumber(v, n, emit)
+		}
+	}
+}
+
+var (
+	contextCard     = []string{"card", "credit", "debit", "visa", "mastercard", "amex", "pan", "cc", "ccn", "payment", "kreditkarte", "carte"}
+	contextSSN      = []string{"ssn", "social security", "social_security", "socialsecurity", "social-security", "soc sec"}
+	contextITIN     = []string{"itin", "taxpayer", "tax id", "tax_id", "tin"}
+	contextPassport = []string{"passport", "passnr", "passeport", "reisepass"}
+	contextNHS      = []string{"nhs", "national health", "health service"}
+	contextPhone    = []string{"phone", "mobile", "cell", "fax", "call", "contact", "tel", "telephone", "msisdn", "whatsapp", "sms"}
+	contextDETax    = []string{"steuer", "idnr", "tax id", "taxid", "tin"}
+	contextNIR      = []string{"nir", "insee", "secu", "sécu", "securite sociale"}
+	contextSIN      = []string{"sin", "social insurance", "assurance sociale", "social_insurance"}
+	contextCPF      = []string{"cpf", "cadastro"}
+	contextAadhaar  = []string{"aadhaar", "aadhar", "uidai", "uid"}
+)
+
+// cardIssuer reports whether a card number of length n may begin with the
+// digits, and how sure issuer and length are.
+func cardIssuer(n *number, length int) bool {
+	p2, p3, p4 := n.value(0, 2), n.value(0, 3), n.value(0, 4)
+	switch {
+	case n.d[0] == 4: // Visa
+		return length == 13 || length == 16 || length == 19
+	case p2 >= 51 && p2 <= 55, p4 >= 2221 && p4 <= 2720: // Mastercard
+		return length == 16
+	case p2 == 34 || p2 == 37: // American Express
+		return length == 15
+	case p4 == 6011, p3 >= 644 && p3 <= 649, p2 == 65: // Discover
+		return length >= 16
+	case p2 == 62: // UnionPay
+		return length >= 16
+	case p2 == 35 && p4 >= 3528 && p4 <= 3589: // JCB
+		return length >= 16
+	case p3 >= 300 && p3 <= 305, p2 == 36, p2 == 38, p2 == 39: // Diners
+		return length == 14 || length == 16
+	case p4 == 5018, p4 == 5020, p4 == 5038, p4 == 6304, p4 == 6759, p4 >= 6761 && p4 <= 6763: // Maestro
+		return length >= 13
+	}
+	return false
+}
+
+func luhn(d []byte) bool {
+	sum := 0
+	for i := range d {
+		x := int(d[len(d)-1-i])
+		if i%2 == 1 {
+			if x *= 2; x > 9 {
+				x -= 9
+			}
+		}
+		sum += x
+	}
+	return sum%10 == 0
+}
+
+// creditCard tries every length that ends with a group, the longest first.
+func (r *numberRec) creditCard(v *view, n *number, emit *emitter) {
+	if isAlnum(n.prev) || n.prev == '.' && isDigit(n.prev2) {
+		return
+	}
+	total := 0
+	best, bestG := 0, 0
+	for g := range n.groups {
+		total += n.size[g]
+		if total > 19 {
+			break
+		}
+		if g > 0 && (n.sep[g] == '.' || n.sep[g] == '/') {
+			break
+		}
+		if total >= 13 && cardIssuer(n, total) && luhn(n.d[:total]) {
+			best, bestG = total, g+1
+		}
+	}
+	if best == 0 || n.same(best) {
+		return
+	}
+	end := n.ends[bestG-1]
+	next := v.at(end)
+	if isAlnum(next) || next == '.' && isDigit(v.at(end+1)) {
+		return
+	}
+	l := cardShape(n, best, bestG)
+	if l == 0 {
+		return
+	}
+	emit.add(r.card, n.start, end, v.boost(l, n.start, contextCard))
+}
+
+func cardShape(n *number, digits, groups int) Likelihood {
+	uniform, ones := true, true
+	for g := range groups {
+		uniform = uniform && (g < 2 || n.sep[g] == n.sep[1])
+		ones = ones && n.size[g] == 1
+	}
+	alone := n.groups == groups && !n.more
+	switch {
+	case groups == 1 && (digits == 15 || digits == 16):
+		return Likely
+	case groups == 1:
+		return Possible
+	case uniform && (n.shape(" -", 4, 4, 4, 4) || n.shape(" -", 4, 6, 5) || n.shape(" -", 4, 6, 4) || n.shape(" -", 4, 4, 4, 4, 3)):
+		return Likely
+	case ones && uniform && alone && (n.prev != n.sep[1] || !isDigit(n.prev2)):
+		return Possible
+	case ones:
+		return VeryUnlikely
+	case uniform && alone:
+		return Possible
+	}
+	return Unlikely
+}
+
+func (r *numberRec) socialSecurity(v *view, n *number, emit *emitter) {
+	area, group, serial := n.value(0, 3), n.value(3, 5), n.value(5, 9)
+	if area == 0 || area == 666 || area >= 900 || group == 0 || serial == 0 {
+		return
+	}
+	switch n.value(0, 9) {
+	case 78051120, 219099999: // printed on sample cards
+		return
+	}
+	l := VeryUnlikely
+	switch {
+	case n.shape("-", 3, 2, 4):
+		l = Likely
+	case n.shape(" .", 3, 2, 4):
+		l = Possible
+	case n.groups != 1:
+		return
+	}
+	emit.add(r.ssn, n.start, n.ends[n.groups-1], v.boost(l, n.start, contextSSN))
+}
+
+func (r *numberRec) taxpayer(v *view, n *number, emit *emitter) {
+	g := n.value(3, 5)
+	if n.d[0] != 9 || !(g >= 50 && g <= 65 || g >= 70 && g <= 88 || g >= 90 && g <= 92 || g >= 94) {
+		return
+	}
+	l := VeryUnlikely
+	switch {
+	case n.shape("-", 3, 2, 4):
+		l = Likely
+	case n.shape(" ", 3, 2, 4):
+		l = Possible
+	case n.groups != 1:
+		return
+	}
+	emit.add(r.itin, n.start, n.ends[n.groups-1], v.boost(l, n.start, contextITIN))
+}
+
+func (r *numberRec) letterPassport(v *view, n *number, at int, emit *emitter) {
+	if n.groups != 1 || n.n != 8 || n.more || isWord(v.at(at-1)) || isWord(v.at(n.ends[0])) {
+		return
+	}
+	l := VeryUnlikely
+	emit.add(r.passport, at, n.ends[0], v.boost(l, at, contextPassport))
+}
+
+// health is the NHS number: ten digits, modulus 11.
+func (r *numberRec) health(v *view, n *number, emit *emitter) {
+	sum := 0
+	for i := range 9 {
+		sum += (10 - i) * int(n.d[i])
+	}
+	check := (11 - sum%11) % 11
+	if check == 10 || check != int(n.d[9]) {
+		return
+	}
+	l := VeryUnlikely
+	switch {
+	case n.shape(" -", 3, 3, 4):
+		l = Unlikely
+	case n.groups != 1:
+		return
+	}
+	emit.add(r.nhs, n.start, n.ends[n.groups-1], v.boost(l, n.start, contextNHS))
+}
+
+func (r *numberRec) socialInsurance(v *view, n *number, emit *emitter) {
+	if n.d[0] == 0 || n.d[0] == 8 || !luhn(n.d[:9]) {
+		return
+	}
+	l := VeryUnlikely
+	switch {
+	case n.shape("-", 3, 3, 3):
+		l = Possible
+	case n.shape(" ", 3, 3, 3):
+		l = Unlikely
+	case n.groups != 1:
+		return
+	}
+	emit.add(r.sin, n.start, n.ends[n.groups-1], v.boost(l, n.start, contextSIN))
+}
+
+// germanTax is the Steuer-ID: ISO 7064 mod 11,10, and exactly one digit occurs
+// two or three times among the first ten.
+func (r *numberRec) germanTax(v *view, n *number, emit *emitter) {
+	if n.d[0] == 0 {
+		return
+	}
+	var count [10]int
+	for _, d := range n.d[:10] {
+		count[d]++
+	}
+	repeated := 0
+	for _, c := range count {
+		if c > 3 {
+			return
+		}
+		if c > 1 {
+			repeated++
+		}
+	}
+	if repeated != 1 {
+		return
+	}
+	p := 10
+	for _, d := range n.d[:10] {
+		s := (int(d) + p) % 10
+		if s == 0 {
+			s = 10
+		}
+		p = s * 2 % 11
+	}
+	if (11-p)%10 != int(n.d[10]) {
+		return
+	}
+	l := Unlikely
+	switch {
+	case n.shape(" ", 2, 3, 3, 3):
+		l = Likely
+	case n.groups != 1:
+		return
+	}
+	emit.add(r.taxID, n.start, n.ends[n.groups-1], v.boost(l, n.start, contextDETax))
+}
+
+// brazilian is the CPF with its two check digits.
+func (r *numberRec) brazilian(v *view, n *number, emit *emitter) {
+	for k := 9; k <= 10; k++ {
+		sum := 0
+		for i := range k {
+			sum += (k + 1 - i) * int(n.d[i])
+		}
+		if sum*10%11%10 != int(n.d[k]) {
+			return
+		}
+	}
+	l := Unlikely
+	switch {
+	case n.groups == 4 && n.size[0] == 3 && n.size[1] == 3 && n.size[2] == 3 && n.sep[1] == '.' && n.sep[2] == '.' && n.sep[3] == '-':
+		l = VeryLikely
+	case n.groups != 1:
+		return
+	}
+	emit.add(r.cpf, n.start, n.ends[n.groups-1], v.boost(l, n.start, contextCPF))
+}
+
+// frenchNIR is the INSEE number: sex, year, month, department, serial and the
+// key 97 - n mod 97. Corsican letters are not covered.
+func (r *numberRec) frenchNIR(v *view, n *number, emit *emitter) {
+	if !n.closed(v, n.groups) {
+		return
+	}
+	month := n.value(3, 5)
+	if n.d[0] != 1 && n.d[0] != 2 || month == 0 || month > 12 && month < 20 || month > 42 && month < 50 {
+		return
+	}
+	rem := 0
+	for _, d := range n.d[:13] {
+		rem = (rem*10 + int(d)) % 97
+	}
+	if 97-rem != n.value(13, 15) {
+		return
+	}
+	l := Possible
+	switch {
+	case n.shape(" ", 1, 2, 2, 2, 3, 3, 2), n.shape(" ", 13, 2):
+		l = VeryLikely
+	case n.groups != 1:
+		return
+	}
+	emit.add(r.nir, n.start, n.ends[n.groups-1], v.boost(l, n.start, contextNIR))
+}
+
+// aadhaarNumber has twelve digits with a Verhoeff check digit.
+func (r *numberRec) aadhaarNumber(v *view, n *number, emit *emitter) {
+	if n.d[0] < 2 || !verhoeff(n.d[:12]) {
+		return
+	}
+	l := Unlikely
+	switch {
+	case n.shape(" -", 4, 4, 4):
+		l = Possible
+	case n.groups != 1:
+		return
+	}
+	emit.add(r.aadhaar, n.start, n.ends[n.groups-1], v.boost(l, n.start, contextAadhaar))
+}
+
+var verhoeffPermutation = [8][10]byte{
+	{0, 1, 2, 3, 4, 5, 6, 7, 8, 9},
+	{1, 5, 7, 6, 2, 8, 3, 0, 9, 4},
+	{5, 8, 0, 3, 7, 9, 6, 1, 4, 2},
+	{8, 9, 1, 6, 0, 4, 3, 5, 2, 7},
+	{9, 4, 5, 3, 1, 2, 6, 8, 7, 0},
+	{4, 2, 8, 6, 5, 7, 3, 9, 0, 1},
+	{2, 7, 9, 3, 8, 0, 6, 4, 1, 5},
+	{7, 0, 4, 6, 9, 1, 3, 2, 5, 8},
+}
+
+// dihedral multiplies in the group of symmetries of a pentagon.
+func dihedral(a, b byte) byte {
+	if a < 5 {
+		if b < 5 {
+			return (a + b) % 5
+		}
+		return 5 + (a+b)%5
+	}
+	if b < 5 {
+		return 5 + (a-b)%5
+	}
+	return (a - b + 5) % 5
+}
+
+func verhoeff(d []byte) bool {
+	c := byte(0)
+	for i := range d {
+		c = dihedral(c, verhoeffPermutation[i%8][d[len(d)-1-i]])
+	}
+	return c == 0
+}
