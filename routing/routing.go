@@ -3,8 +3,10 @@
 package routing
 
 import (
+	"errors"
+	"fmt"
+
 	"github.com/fairlead-mesh/fairlead/filters"
-	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
@@ -16,68 +18,240 @@ type ChainBuilder func(overrides []xdsresource.Overrides) ([]filters.HTTPFilter,
 
 // Options are what Compile needs besides the configuration.
 type Options struct {
+	// Chain may be nil in tests: routes then have no filters.
 	Chain ChainBuilder
 }
 
 // Table is an immutable, compiled RouteConfiguration.
 type Table struct {
 	config *xdsresource.RouteConfiguration
+	hosts  hostIndex
 }
+
+// Config returns what t was compiled from.
+func (t *Table) Config() *xdsresource.RouteConfiguration { return t.config }
+
+// InternalOnlyHeaders returns the headers that HCM removes from requests of
+// external clients.
+func (t *Table) InternalOnlyHeaders() []string { return t.config.InternalOnlyHeaders }
 
 // Compile builds the table for rc. It never fails as a whole: what can't be
 // compiled answers 500 where it matches and is reported in the errors, which
 // name virtual host and route.
 func Compile(rc *xdsresource.RouteConfiguration, o Options) (*Table, []error) {
-	return &Table{config: rc}, nil
+	c := compiler{rc: rc, chain: o.Chain}
+	if c.chain == nil {
+		c.chain = func([]xdsresource.Overrides) ([]filters.HTTPFilter, error) { return nil, nil }
+	}
+	t := &Table{config: rc}
+	c.rcRequest = compileMutations(&rc.RequestHeaders)
+	c.rcResponse = compileMutations(&rc.ResponseHeaders)
+	for _, spec := range rc.VirtualHosts {
+		vh := c.virtualHost(spec)
+		for _, d := range spec.Domains {
+			if err := t.hosts.add(d, vh); err != nil {
+				c.errs = append(c.errs, fmt.Errorf("route configuration %s: virtual host %s: %w", rc.Name, spec.Name, err))
+			}
+		}
+	}
+	t.hosts.finish()
+	return t, c.errs
 }
 
-// Match selects the route for s: virtual host by :authority, then the first
-// route whose match holds, then the weighted cluster by s.Random. It returns
-// nil if nothing matches. It reads s.Request and s.Info and changes nothing.
-func (t *Table) Match(s *filters.Stream) *Route { return nil }
-
-// Route is one compiled choice: a route, or one weighted cluster of a route.
-// It is immutable and implements filters.Route.
-type Route struct {
-	Config      *xdsresource.Route
-	VirtualHost *xdsresource.VirtualHost
-	// Weighted is the chosen weighted cluster, nil if the route has none.
-	Weighted *xdsresource.WeightedCluster
-
-	name, cluster string
-	chain         []filters.HTTPFilter
+// compiler holds what is common to the routes of one table.
+type compiler struct {
+	rc                    *xdsresource.RouteConfiguration
+	chain                 ChainBuilder
+	rcRequest, rcResponse *mutations
+	errs                  []error
 }
 
-// Name implements filters.Route.
-func (r *Route) Name() string { return r.name }
-
-// ClusterName implements filters.Route. For cluster_header routes it is "":
-// ask Cluster.
-func (r *Route) ClusterName() string { return r.cluster }
-
-// Cluster resolves the cluster for s, reading cluster_header if configured.
-func (r *Route) Cluster(s *filters.Stream) string { return r.cluster }
-
-// Metadata implements filters.Route.
-func (r *Route) Metadata() *streaminfo.Metadata { return &r.Config.Metadata }
-
-// Chain implements filters.Route.
-func (r *Route) Chain() []filters.HTTPFilter { return r.chain }
-
-// FinalizeRequest applies path, host and header rewrites of route configuration,
-// virtual host, route and weighted cluster to s.Request, in Envoy's order, and
-// sets x-envoy-original-path when it changes the path (unless suppressed).
-func (r *Route) FinalizeRequest(s *filters.Stream, suppressEnvoyHeaders bool) {}
-
-// FinalizeResponse applies the response header edits of weighted cluster,
-// route, virtual host and route configuration.
-func (r *Route) FinalizeResponse(s *filters.Stream, resp *filters.Response) {}
-
-// Redirect returns status and location if r is a redirect.
-func (r *Route) Redirect(s *filters.Stream) (status int, location string, ok bool) {
-	return 0, "", false
+func (c *compiler) fail(vh *xdsresource.VirtualHost, what string, err error) {
+	c.errs = append(c.errs, fmt.Errorf("route configuration %s: virtual host %s: %s: %w", c.rc.Name, vh.Name, what, err))
 }
 
-// Hash returns the hash for consistent load balancing by the route's hash
-// policies, and a Set-Cookie value to add to the response ("" if none).
-func (r *Route) Hash(s *filters.Stream) (hash uint64, ok bool, setCookie string) { return 0, false, "" }
+// virtualHost is one compiled virtual host.
+type virtualHost struct {
+	spec   *xdsresource.VirtualHost
+	tls    xdsresource.TLSRequirement
+	secure *Route // answers the redirect to https; nil unless tls is set
+	routes []entry
+	index  *routeIndex // nil if routes are scanned
+}
+
+// entry is one route with its choices.
+type entry struct {
+	match routeMatch
+	// route is the choice if there are no weighted clusters.
+	route    *Route
+	weighted []*Route
+	// upTo[i] is the sum of the weights of weighted[:i+1].
+	upTo   []uint64
+	total  uint64
+	header string // random_value_header
+}
+
+func (c *compiler) virtualHost(spec *xdsresource.VirtualHost) *virtualHost {
+	vh := &virtualHost{spec: spec, tls: spec.RequireTLS, routes: make([]entry, len(spec.Routes))}
+	parent := levels{
+		request:  [...]*mutations{nil, nil, compileMutations(&spec.RequestHeaders), c.rcRequest},
+		response: [...]*mutations{nil, nil, compileMutations(&spec.ResponseHeaders), c.rcResponse},
+	}
+	if spec.RequireTLS != xdsresource.TLSNone {
+		vh.secure = c.secureRedirect(spec)
+	}
+	for i, r := range spec.Routes {
+		vh.routes[i] = c.route(spec, r, i, parent)
+	}
+	vh.index = indexRoutes(vh.routes)
+	return vh
+}
+
+// levels are header edits from the most specific to the least: weighted
+// cluster, route, virtual host, route configuration.
+type levels struct{ request, response [4]*mutations }
+
+func (c *compiler) route(vh *xdsresource.VirtualHost, spec *xdsresource.Route, i int, l levels) entry {
+	what := fmt.Sprintf("routes[%d] %s", i, spec.Name)
+	l.request[1], l.response[1] = compileMutations(&spec.RequestHeaders), compileMutations(&spec.ResponseHeaders)
+	e := entry{match: compileMatch(&spec.Match)}
+	a := spec.Action
+	if spec.Broken != "" {
+		c.fail(vh, what, errors.New(spec.Broken))
+	} else if a != nil && len(a.Weighted) > 0 {
+		if err := c.weighted(&e, vh, spec, l); err != nil {
+			c.fail(vh, what, err)
+			e.weighted = nil
+			e.route = c.brokenRoute(vh, spec, l)
+		}
+		return e
+	}
+	r := &Route{Config: spec, VirtualHost: vh, name: spec.Name}
+	if a != nil {
+		r.cluster, r.clusterHeader = a.Cluster, a.ClusterHeader
+		r.metadataMatch = a.MetadataMatch
+	}
+	if err := c.finish(r, l, nil); err != nil {
+		c.fail(vh, what, err)
+	}
+	e.route = r
+	return e
+}
+
+func (c *compiler) brokenRoute(vh *xdsresource.VirtualHost, spec *xdsresource.Route, l levels) *Route {
+	r := &Route{Config: spec, VirtualHost: vh, name: spec.Name}
+	r.levels(l, c.rc.MostSpecificHeaderMutationsWins)
+	r.chain = []filters.HTTPFilter{brokenTerminal}
+	return r
+}
+
+func (c *compiler) weighted(e *entry, vh *xdsresource.VirtualHost, spec *xdsresource.Route, l levels) error {
+	a := spec.Action
+	e.header = a.WeightedRandomHeader
+	for i := range a.Weighted {
+		w := &a.Weighted[i]
+		l.request[0], l.response[0] = compileMutations(&w.RequestHeaders), compileMutations(&w.ResponseHeaders)
+		r := &Route{
+			Config: spec, VirtualHost: vh, Weighted: w, name: spec.Name, cluster: w.Name, clusterHeader: w.ClusterHeader,
+			metadataMatch: mergeMatch(a.MetadataMatch, w.MetadataMatch),
+		}
+		if err := c.finish(r, l, w.Overrides); err != nil {
+			c.fail(vh, "route "+spec.Name+": weighted cluster "+w.Name, err)
+		}
+		e.total += uint64(w.Weight)
+		e.weighted, e.upTo = append(e.weighted, r), append(e.upTo, e.total)
+	}
+	if e.total == 0 {
+		return errors.New("weighted_clusters: the sum of weights is 0")
+	}
+	return nil
+}
+
+// finish compiles the chain of r. If that fails, or if the route can't be
+// executed, r answers by itself.
+func (c *compiler) finish(r *Route, l levels, weighted xdsresource.Overrides) error {
+	r.levels(l, c.rc.MostSpecificHeaderMutationsWins)
+	r.retry, r.mirrors = r.VirtualHost.RetryPolicy, r.VirtualHost.RequestMirrors
+	if a := r.Config.Action; a != nil {
+		if a.Retry != nil {
+			r.retry = a.Retry
+		}
+		if len(a.Mirrors) > 0 {
+			r.mirrors = a.Mirrors
+		}
+	}
+	chain, err := c.chain([]xdsresource.Overrides{c.rc.Overrides, r.VirtualHost.Overrides, r.Config.Overrides, weighted})
+	if err != nil {
+		r.chain = []filters.HTTPFilter{brokenTerminal}
+		return err
+	}
+	switch {
+	case r.Config.Broken != "":
+		chain = withTerminal(chain, brokenTerminal)
+	case r.Config.NonForwarding:
+		chain = withTerminal(chain, nonForwardingTerminal)
+	}
+	r.chain = chain
+	return nil
+}
+
+// secureRedirect returns the route that redirects to https. As in Envoy, it
+// carries no per-route configuration.
+func (c *compiler) secureRedirect(vh *xdsresource.VirtualHost) *Route {
+	r := &Route{
+		Config:      &xdsresource.Route{Redirect: &xdsresource.Redirect{HTTPS: true, Status: 301}},
+		VirtualHost: vh, secure: true,
+	}
+	chain, err := c.chain(nil)
+	if err != nil {
+		c.fail(vh, "require_tls", err)
+		chain = []filters.HTTPFilter{brokenTerminal}
+	}
+	r.chain = chain
+	return r
+}
+
+func mergeMatch(base, over map[string]any) map[string]any {
+	if len(base) == 0 {
+		return over
+	}
+	if len(over) == 0 {
+		return base
+	}
+	m := make(map[string]any, len(base)+len(over))
+	for k, v := range base {
+		m[k] = v
+	}
+	for k, v := range over {
+		m[k] = v
+	}
+	return m
+}
+
+// withTerminal returns chain with its last filter, the router, replaced, so
+// that filters with an eye on every stream still see it.
+func withTerminal(chain []filters.HTTPFilter, last filters.HTTPFilter) []filters.HTTPFilter {
+	if len(chain) == 0 {
+		return []filters.HTTPFilter{last}
+	}
+	out := make([]filters.HTTPFilter, len(chain))
+	copy(out, chain)
+	out[len(out)-1] = last
+	return out
+}
+
+// answer is a terminal filter that answers a fixed status.
+type answer struct {
+	status  int
+	details string
+}
+
+var (
+	brokenTerminal        = &answer{500, "route_not_executable"}
+	nonForwardingTerminal = &answer{404, "route_not_forwarding"}
+)
+
+// Do implements filters.HTTPFilter.
+func (a *answer) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
+	return s.LocalReply(a.status, "", a.details, 0), nil
+}

@@ -5,6 +5,8 @@
 package format
 
 import (
+	"sync"
+
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
@@ -111,6 +113,20 @@ func (s *String) Intern(h *message.Header, c *Context) string {
 	if s.isConst {
 		return s.constant
 	}
-	var buf [256]byte
-	return h.Intern(s.AppendHeader(buf[:0], c))
+	b, ok := scratch.Get().(*[]byte)
+	if !ok {
+		b = new([]byte)
+	}
+	*b = s.AppendHeader((*b)[:0], c)
+	v := h.Intern(*b)
+	if cap(*b) <= maxScratch {
+		scratch.Put(b)
+	}
+	return v
 }
+
+// scratch holds buffers of Intern: operators are called through functions, so
+// a buffer on the stack would escape.
+var scratch sync.Pool
+
+const maxScratch = 4 << 10
