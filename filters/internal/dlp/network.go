@@ -288,7 +288,7 @@ func (r *ibanRec) recognize(v *view, at int, _ int, emit *emitter) {
 	n, i, upper := 0, at, true
 	for n < want {
 		c := v.at(i)
-		if (c == ' ' || c == '-') && n >= 4 && isAlnum(v.at(i+1)) && v.buf[i-1] != c {
+		if (c == ' ' || c == '-') && n >= 4 && n%4 == 0 && isAlnum(v.at(i+1)) && v.buf[i-1] != c {
 			i++
 			continue
 		}
@@ -308,7 +308,7 @@ func (r *ibanRec) recognize(v *view, at int, _ int, emit *emitter) {
 	}
 	l := VeryLikely
 	if !upper {
-		l = Possible
+		l = Unlikely
 	}
 	emit.add(r.typ, at, i, v.boost(l, at, []string{"iban", "konto", "account", "bank"}))
 }
