@@ -6,6 +6,10 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters/http/rbac"
 	"github.com/fairlead-mesh/fairlead/filters/http/rego"
 	"github.com/fairlead-mesh/fairlead/filters/http/setfilterstate"
+	listenerhttpinspector "github.com/fairlead-mesh/fairlead/filters/listener/httpinspector"
+	listeneroriginaldst "github.com/fairlead-mesh/fairlead/filters/listener/originaldst"
+	listenerproxyprotocol "github.com/fairlead-mesh/fairlead/filters/listener/proxyprotocol"
+	listenertlsinspector "github.com/fairlead-mesh/fairlead/filters/listener/tlsinspector"
 	networkrbac "github.com/fairlead-mesh/fairlead/filters/network/rbac"
 	networksetfilterstate "github.com/fairlead-mesh/fairlead/filters/network/setfilterstate"
 )
@@ -19,5 +23,9 @@ func Registry() *filters.Registry {
 	r.RegisterNetwork(networkrbac.Factory{})
 	r.RegisterHTTP(setfilterstate.Factory{})
 	r.RegisterNetwork(networksetfilterstate.Factory{})
+	r.RegisterListener(listeneroriginaldst.Factory{})
+	r.RegisterListener(listenerhttpinspector.Factory{})
+	r.RegisterListener(listenertlsinspector.Factory{})
+	r.RegisterListener(listenerproxyprotocol.Factory{})
 	return r
 }
