@@ -103,6 +103,27 @@ func (f *FilterState) ShareInto(dst *FilterState) {
 	}
 }
 
+// Shared returns a copy of what would cross an internal hop, with the sharing
+// modes as they are now, or nil if nothing would. It does not depend on f
+// afterwards.
+func (f *FilterState) Shared() *FilterState {
+	var out *FilterState
+	for s := f; s != nil; s = s.parent {
+		for _, e := range s.entries {
+			if e.sharing == SharingNone {
+				continue
+			}
+			if out == nil {
+				out = &FilterState{}
+			}
+			if out.Get(e.key) == nil {
+				out.entries = append(out.entries, e)
+			}
+		}
+	}
+	return out
+}
+
 // All calls yield for every object visible in f, nearest first.
 func (f *FilterState) All(yield func(key string, v Object) bool) {
 	for s := f; s != nil; s = s.parent {

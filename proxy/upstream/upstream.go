@@ -1,15 +1,21 @@
 // Package upstream owns clusters, their hosts and their connection pools.
+//
+// A Manager holds the running clusters. Configuration arrives by Apply,
+// endpoints by UpdateEndpoints; both keep what did not change: hosts with
+// their pools, ejections and counters. A stream that holds a Cluster or Host
+// may go on using it after it was removed.
 package upstream
 
 import (
 	"context"
+	"errors"
 	"net/netip"
+	"strings"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
-	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
@@ -18,31 +24,30 @@ import (
 type InternalDialer interface {
 	// DialInternal returns the client end of a stream into listener name. h is
 	// the endpoint that was picked, conn the downstream connection it serves
-	// (nil for callouts); filter state shared with upstream and passthrough
-	// metadata cross the hop.
+	// (nil for callouts and for streams that will be pooled); filter state
+	// shared with upstream and passthrough metadata cross the hop. The dialer
+	// must not keep o.
 	DialInternal(ctx context.Context, name string, h *Host, o *ConnectOptions) (netio.Conn, error)
 	// TakeOver hands a downstream byte stream to listener name as if it had
 	// connected there; done is called when it has ended. It is how a CONNECT
-	// request to an internal cluster is served without a copy.
+	// request to an internal cluster is served without a copy. If it returns
+	// an error it has not taken c and done is not called.
 	TakeOver(name string, h *Host, c netio.Conn, o *ConnectOptions, done func()) error
 }
 
-// Manager is the set of clusters of a process. Clusters outlive snapshots: an
-// update with an unchanged Digest keeps hosts, pools, ejections and breakers.
-type Manager struct{}
+// Errors of Pick.
+var (
+	// ErrNoHealthyHost means that no host may take traffic: Envoy's
+	// "no_healthy_upstream", flag UH.
+	ErrNoHealthyHost = errors.New("no healthy upstream")
+)
 
-// Cluster is a running cluster. It stays usable for streams that hold it after
-// it was removed.
-type Cluster struct {
-	spec *xdsresource.Cluster
-}
+// BrokenError is why a cluster can't be executed. Its requests fail.
+type BrokenError struct{ Cluster, Reason string }
 
-// Host is one endpoint of a cluster. Its identity (address, endpoint ID)
-// survives EDS updates, with its pools and outlier state.
-type Host struct {
-	Endpoint xdsresource.Endpoint
-	Locality string
-	Priority uint32
+// Error names the cluster and the reason.
+func (e *BrokenError) Error() string {
+	return "cluster " + e.Cluster + " can't be used: " + e.Reason
 }
 
 // PickContext is what load balancing may look at.
@@ -53,9 +58,16 @@ type PickContext struct {
 	// to Attempts times.
 	Avoid    func(*Host) bool
 	Attempts int
-	// MetadataMatch is the route's metadata_match (subset LB).
+	// SkipPriorities is a bit mask of priorities that earlier attempts used
+	// (retry_priority previous_priorities).
+	SkipPriorities uint64
+	// MetadataMatch is the route's metadata_match (subset LB). Clusters with
+	// subsets are broken, so it has no effect.
 	MetadataMatch map[string]any
 	Conn          *streaminfo.Conn
+	// Info is the record of the stream or TCP connection, may be nil; ORIGINAL_DST
+	// reads its metadata and filter state.
+	Info *streaminfo.Info
 	// Stream is nil for TCP.
 	Stream *filters.Stream
 	// High selects the HIGH priority circuit breaker.
@@ -65,8 +77,11 @@ type PickContext struct {
 // ConnectOptions describe on whose behalf a connection is made.
 type ConnectOptions struct {
 	Conn *streaminfo.Conn
+	// Info is the record of the stream; nil for connections that will be
+	// shared by several streams.
 	Info *streaminfo.Info
-	// FilterState is what crosses an internal hop (already filtered).
+	// FilterState is the stream's; its objects that are shared with upstream
+	// cross an internal hop. nil: nothing crosses.
 	FilterState *streaminfo.FilterState
 	// Passthrough and ClusterMetadata are set by the cluster for internal hops:
 	// the namespaces that its internal_upstream socket passes on, and its own
@@ -75,27 +90,26 @@ type ConnectOptions struct {
 	ClusterMetadata *streaminfo.Metadata
 	// Version is the downstream protocol, for use_downstream_protocol.
 	Version message.Version
-	// SNI for auto_sni.
+	// Authority is the request's, for auto_sni and auto_san_validation.
 	Authority string
-	High      bool
-	Source    netip.AddrPort
+	// SNI and VerifyName override what the cluster says (filter state
+	// envoy.network.upstream_server_name and ..._subject_alt_names); "": don't.
+	SNI, VerifyName string
+	// HTTP2 forces HTTP/2 whatever the cluster's protocol options say.
+	HTTP2 bool
+	High  bool
+	// Source binds the local end of the connection (transparent proxying).
+	Source netip.AddrPort
 }
 
-// Cluster returns the cluster called name, nil if there is none.
-func (m *Manager) Cluster(name string) *Cluster { return nil }
-
-// Pick chooses a host. The error is ErrNoHealthyHost or names the cause.
-func (c *Cluster) Pick(p *PickContext) (*Host, error) { return nil, nil }
-
-// NewStream starts an HTTP exchange with h on a pooled connection, waiting for
-// a connection within connect_timeout; circuit breakers apply. Errors are
-// *transport.ResetError. interrupt, if not nil, receives what to interrupt
-// while waiting.
-func (c *Cluster) NewStream(ctx context.Context, h *Host, o *ConnectOptions) (transport.ClientStream, error) {
-	return nil, nil
-}
-
-// Connect opens a plain byte stream to h (tcp_proxy, upgrades).
-func (c *Cluster) Connect(ctx context.Context, h *Host, o *ConnectOptions) (netio.Conn, error) {
-	return nil, nil
+// detached is a copy of o that a dial may use after the stream that asked for
+// it has gone.
+func (o *ConnectOptions) detached() *ConnectOptions {
+	d := *o
+	d.Info = nil
+	if o.FilterState != nil {
+		d.FilterState = o.FilterState.Shared()
+	}
+	d.Authority, d.SNI, d.VerifyName = strings.Clone(o.Authority), strings.Clone(o.SNI), strings.Clone(o.VerifyName)
+	return &d
 }

@@ -1,0 +1,318 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+// dynamicHosts are the hosts of a cluster that learns them from its traffic:
+// ORIGINAL_DST, where the stream names an address, and dynamic_forward_proxy,
+// where it names a host. Hosts that were not used for a while are dropped.
+type dynamicHosts struct {
+	c *Cluster
+
+	mu     sync.RWMutex
+	byAddr map[dynamicKey]*Host
+	names  map[string]*dynamicName
+	timer  *time.Timer
+	closed bool
+}
+
+// dynamicKey tells hosts apart; name is set for dynamic_forward_proxy only.
+type dynamicKey struct {
+	addr netip.AddrPort
+	name string
+}
+
+// dynamicName is a name that is or was resolved.
+type dynamicName struct {
+	done  chan struct{}
+	addrs []netip.Addr
+	err   error
+	until time.Time
+}
+
+func newDynamicHosts(c *Cluster) *dynamicHosts {
+	d := &dynamicHosts{c: c, byAddr: map[dynamicKey]*Host{}, names: map[string]*dynamicName{}}
+	d.timer = time.AfterFunc(d.interval(), d.sweep)
+	return d
+}
+
+// interval is cleanup_interval, 5 s by default, as in Envoy.
+func (d *dynamicHosts) interval() time.Duration {
+	if d.c.spec.CleanupInterval > 0 {
+		return d.c.spec.CleanupInterval
+	}
+	return 5 * time.Second
+}
+
+func (d *dynamicHosts) count() int {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return len(d.byAddr)
+}
+
+func (d *dynamicHosts) hosts() []*Host {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	out := make([]*Host, 0, len(d.byAddr))
+	for _, h := range d.byAddr {
+		out = append(out, h)
+	}
+	return out
+}
+
+func (d *dynamicHosts) pick(p *PickContext) (*Host, error) {
+	if d.c.spec.Discovery == xdsresource.DiscoveryDynamicForwardProxy {
+		return d.pickName(p)
+	}
+	addr, ok := d.destination(p)
+	if !ok {
+		s := d.c.stats()
+		s.originalDstBad.Inc()
+		s.cxNoneHealthy.Inc()
+		return nil, ErrNoHealthyHost
+	}
+	if port := d.c.spec.OriginalDst.PortOverride; port != 0 {
+		addr = netip.AddrPortFrom(addr.Addr(), uint16(port))
+	}
+	return d.host(addr, "")
+}
+
+// originalDstKey is the filter-state object by which filters override the
+// destination.
+const originalDstKey = "envoy.network.transport_socket.original_dst_address"
+
+// destination finds where the stream was going, in Envoy's order: filter state,
+// metadata, header, original destination of the connection.
+func (d *dynamicHosts) destination(p *PickContext) (netip.AddrPort, bool) {
+	o := &d.c.spec.OriginalDst
+	v := ""
+	if p.Info != nil {
+		v = p.Info.FilterState.GetString(originalDstKey)
+	} else if p.Conn != nil {
+		v = p.Conn.FilterState.GetString(originalDstKey)
+	}
+	if v != "" {
+		if a, err := netip.ParseAddrPort(v); err == nil {
+			return a, true
+		}
+		return netip.AddrPort{}, false
+	}
+	if o.MetadataNS != "" {
+		if a, ok := d.fromMetadata(p); ok {
+			return a, a.IsValid()
+		}
+	}
+	if o.UseHTTPHeader && p.Stream != nil {
+		name := o.HTTPHeader
+		if name == "" {
+			name = "x-envoy-original-dst-host"
+		}
+		if v, ok := p.Stream.Request.Lookup(name); ok {
+			if a, err := netip.ParseAddrPort(v); err == nil {
+				return a, true
+			}
+			d.c.stats().originalDstBad.Inc()
+		}
+	}
+	if p.Conn == nil {
+		return netip.AddrPort{}, false
+	}
+	return unmap(p.Conn.Local), p.Conn.Local.IsValid()
+}
+
+// fromMetadata reads metadata_key from the stream's and then the connection's
+// dynamic metadata. ok without a valid address means that it was malformed.
+func (d *dynamicHosts) fromMetadata(p *PickContext) (addr netip.AddrPort, ok bool) {
+	o := &d.c.spec.OriginalDst
+	var v any
+	found := false
+	if p.Info != nil {
+		v, found = p.Info.Metadata.Lookup(o.MetadataNS, o.MetadataPath...)
+	}
+	if !found && p.Conn != nil {
+		v, found = p.Conn.Metadata.Lookup(o.MetadataNS, o.MetadataPath...)
+	}
+	s, isString := v.(string)
+	if !found || !isString || s == "" {
+		return netip.AddrPort{}, false
+	}
+	a, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return netip.AddrPort{}, true
+	}
+	return a, true
+}
+
+// host returns the host for addr, made on first use.
+func (d *dynamicHosts) host(addr netip.AddrPort, name string) (*Host, error) {
+	k := dynamicKey{addr, name}
+	d.mu.RLock()
+	h := d.byAddr[k]
+	d.mu.RUnlock()
+	if h == nil {
+		d.mu.Lock()
+		if h = d.byAddr[k]; h == nil {
+			e := xdsresource.Endpoint{Address: addr, DisplayHost: strings.Clone(name), Weight: 1}
+			h = d.c.newHost(&e, &xdsresource.LocalityEndpoints{}, nil)
+			if !d.closed {
+				d.byAddr[dynamicKey{addr, e.DisplayHost}] = h
+			}
+		}
+		d.mu.Unlock()
+	}
+	h.st.lastUsed.Store(time.Now().UnixNano())
+	if h.st.outlier.ejected.Load() {
+		d.c.stats().cxNoneHealthy.Inc()
+		return nil, ErrNoHealthyHost
+	}
+	return h, nil
+}
+
+// sweep drops hosts that carried nothing since the last two sweeps.
+func (d *dynamicHosts) sweep() {
+	now := time.Now()
+	limit := now.Add(-d.interval()).UnixNano()
+	var gone []*Host
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return
+	}
+	for k, h := range d.byAddr {
+		if h.st.lastUsed.Load() < limit && h.st.rqActive.Load() == 0 && h.st.cxActive.Load() == 0 && h.st.pending.Load() == 0 {
+			delete(d.byAddr, k)
+			gone = append(gone, h)
+		}
+	}
+	for name, n := range d.names {
+		select {
+		case <-n.done:
+			if now.After(n.until.Add(d.interval())) {
+				delete(d.names, name)
+			}
+		default:
+		}
+	}
+	d.timer.Reset(d.interval())
+	d.mu.Unlock()
+	for _, h := range gone {
+		if d.c.detector != nil {
+			d.c.detector.forget(h)
+		}
+		h.st.drain()
+	}
+}
+
+func (d *dynamicHosts) close() {
+	d.mu.Lock()
+	d.closed = true
+	d.timer.Stop()
+	d.mu.Unlock()
+	for _, h := range d.hosts() {
+		h.st.drain()
+	}
+}
+
+// maxNames bounds how many names a dynamic_forward_proxy cluster keeps
+// (max_hosts of Envoy's DNS cache).
+const maxNames = 1024
+
+// ErrDNS is why a name of a dynamic_forward_proxy cluster has no address: flag
+// DF.
+var ErrDNS = errors.New("dns resolution failure")
+
+// pickName resolves the stream's :authority. It blocks while the name is
+// resolved for the first time.
+func (d *dynamicHosts) pickName(p *PickContext) (*Host, error) {
+	name, port := "", uint16(d.c.spec.DNS.Port)
+	ctx := d.c.ctx
+	if p.Stream != nil {
+		name, ctx = p.Stream.Request.Get(message.Authority), p.Stream.Context()
+		if port == 0 {
+			port = 80
+		}
+	} else if p.Conn != nil {
+		name = p.Conn.RequestedServerName
+		if port == 0 {
+			port = p.Conn.Local.Port()
+		}
+	}
+	host := hostOf(name)
+	if i := len(host); i < len(name) && !strings.HasSuffix(name, "]") {
+		n, err := strconv.ParseUint(name[strings.LastIndexByte(name, ':')+1:], 10, 16)
+		if err != nil {
+			return nil, ErrNoHealthyHost
+		}
+		port = uint16(n)
+	}
+	if host == "" || port == 0 {
+		return nil, ErrNoHealthyHost
+	}
+	addrs, err := d.resolve(ctx, strings.ToLower(host))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrDNS, host, err)
+	}
+	return d.host(netip.AddrPortFrom(addrs[0], port), host)
+}
+
+// resolve answers from the cache while it is fresh, and asks once for all who
+// want to know otherwise. A failure keeps the last good answer.
+func (d *dynamicHosts) resolve(ctx context.Context, host string) ([]netip.Addr, error) {
+	d.mu.Lock()
+	n := d.names[host]
+	fresh := false
+	if n != nil {
+		select {
+		case <-n.done:
+			fresh = time.Now().Before(n.until)
+		default:
+			fresh = true // under way
+		}
+	}
+	if !fresh {
+		if n == nil && len(d.names) >= maxNames {
+			d.mu.Unlock()
+			return nil, errors.New("dns cache overflow")
+		}
+		old := n
+		n = &dynamicName{done: make(chan struct{})}
+		host = strings.Clone(host)
+		d.names[host] = n
+		go d.ask(host, n, old)
+	}
+	d.mu.Unlock()
+	select {
+	case <-n.done:
+		return n.addrs, n.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (d *dynamicHosts) ask(host string, n, old *dynamicName) {
+	defer close(n.done)
+	rate := d.c.spec.DNS.RefreshRate
+	if rate <= 0 {
+		rate = time.Minute
+	}
+	n.addrs, n.err = d.c.m.lookup(d.c.ctx, host, d.c.spec.DNS.Family)
+	if n.err == nil {
+		n.until = time.Now().Add(rate)
+		return
+	}
+	n.until = time.Now().Add(min(rate, 5*time.Second))
+	if old != nil && old.err == nil {
+		n.addrs, n.err = old.addrs, nil
+	}
+}

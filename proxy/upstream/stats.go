@@ -1,0 +1,94 @@
+package upstream
+
+import (
+	"strconv"
+	"sync/atomic"
+
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+)
+
+// clusterStats are the handles of one cluster's metrics, in Envoy's names.
+// They are taken when the cluster is first used: a waypoint knows thousands of
+// clusters that carry nothing.
+type clusterStats struct {
+	scope *stats.Scope
+
+	cxTotal, cxHTTP1, cxHTTP2, cxConnectFail, cxConnectTimeout, cxOverflow      *stats.Counter
+	cxDestroy, cxDestroyActive, cxIdleTimeout, cxMaxRequests, cxMaxDuration     *stats.Counter
+	cxNoneHealthy, cxRxBytes, cxTxBytes, cxAttemptsExceeded, cxProtocolError    *stats.Counter
+	rqTotal, rqCompleted, rqPendingTotal, rqPendingOverflow, rqPendingFailure   *stats.Counter
+	rqCancelled, rqTimeout, rqPerTryTimeout, rqPerTryIdleTimeout, rqMaxDuration *stats.Counter
+	rqRetry, rqRetrySuccess, rqRetryOverflow, rqRetryLimit, rqRetryBackoff      *stats.Counter
+	rqRetryBackoffRateLimited, rqRxReset, rqTxReset, rqActiveOverflow           *stats.Counter
+	abandoned, lbPanic, rqDropOverload, membershipChange                        *stats.Counter
+	updateAttempt, updateSuccess, updateFailure, updateEmpty, originalDstBad    *stats.Counter
+	bindErrors                                                                  *stats.Counter
+
+	cxActive, rqActive, rqPendingActive               *stats.Gauge
+	membershipTotal, membershipHealthy, membershipDeg *stats.Gauge
+
+	cxConnectMS, cxLengthMS, rqTime *stats.Histogram
+
+	outlier outlierStats
+	class   [6]*stats.Counter
+	codes   [600]atomic.Pointer[stats.Counter]
+}
+
+type outlierStats struct {
+	active                                                  *stats.Gauge
+	total, overflow                                         *stats.Counter
+	consecutive5xx, gateway, local, successRate, failurePct *stats.Counter
+}
+
+func newClusterStats(root *stats.Scope, name string) *clusterStats {
+	s := root.Scope("envoy_cluster_", stats.Label{Name: "envoy_cluster_name", Value: name})
+	c := func(n string) *stats.Counter { return s.Counter(n) }
+	t := &clusterStats{
+		scope:   s,
+		cxTotal: c("upstream_cx_total"), cxHTTP1: c("upstream_cx_http1_total"), cxHTTP2: c("upstream_cx_http2_total"),
+		cxConnectFail: c("upstream_cx_connect_fail"), cxConnectTimeout: c("upstream_cx_connect_timeout"), cxOverflow: c("upstream_cx_overflow"),
+		cxDestroy: c("upstream_cx_destroy"), cxDestroyActive: c("upstream_cx_destroy_with_active_rq"), cxIdleTimeout: c("upstream_cx_idle_timeout"),
+		cxMaxRequests: c("upstream_cx_max_requests"), cxMaxDuration: c("upstream_cx_max_duration_reached"), cxNoneHealthy: c("upstream_cx_none_healthy"),
+		cxRxBytes: c("upstream_cx_rx_bytes_total"), cxTxBytes: c("upstream_cx_tx_bytes_total"), cxAttemptsExceeded: c("upstream_cx_connect_attempts_exceeded"),
+		cxProtocolError: c("upstream_cx_protocol_error"),
+		rqTotal:         c("upstream_rq_total"), rqCompleted: c("upstream_rq_completed"), rqPendingTotal: c("upstream_rq_pending_total"),
+		rqPendingOverflow: c("upstream_rq_pending_overflow"), rqPendingFailure: c("upstream_rq_pending_failure_eject"), rqCancelled: c("upstream_rq_cancelled"),
+		rqTimeout: c("upstream_rq_timeout"), rqPerTryTimeout: c("upstream_rq_per_try_timeout"), rqPerTryIdleTimeout: c("upstream_rq_per_try_idle_timeout"),
+		rqMaxDuration: c("upstream_rq_max_duration_reached"),
+		rqRetry:       c("upstream_rq_retry"), rqRetrySuccess: c("upstream_rq_retry_success"), rqRetryOverflow: c("upstream_rq_retry_overflow"),
+		rqRetryLimit: c("upstream_rq_retry_limit_exceeded"), rqRetryBackoff: c("upstream_rq_retry_backoff_exponential"),
+		rqRetryBackoffRateLimited: c("upstream_rq_retry_backoff_ratelimited"), rqRxReset: c("upstream_rq_rx_reset"), rqTxReset: c("upstream_rq_tx_reset"),
+		rqActiveOverflow: c("upstream_rq_active_overflow"), abandoned: c("retry_or_shadow_abandoned"), lbPanic: c("lb_healthy_panic"),
+		rqDropOverload: c("upstream_rq_drop_overload"), membershipChange: c("membership_change"),
+		updateAttempt: c("update_attempt"), updateSuccess: c("update_success"), updateFailure: c("update_failure"), updateEmpty: c("update_empty"),
+		originalDstBad: c("original_dst_host_invalid"), bindErrors: c("bind_errors"),
+		cxActive: s.Gauge("upstream_cx_active"), rqActive: s.Gauge("upstream_rq_active"), rqPendingActive: s.Gauge("upstream_rq_pending_active"),
+		membershipTotal: s.Gauge("membership_total"), membershipHealthy: s.Gauge("membership_healthy"), membershipDeg: s.Gauge("membership_degraded"),
+		cxConnectMS: s.Histogram("upstream_cx_connect_ms", nil), cxLengthMS: s.Histogram("upstream_cx_length_ms", nil), rqTime: s.Histogram("upstream_rq_time", nil),
+		outlier: outlierStats{
+			active: s.Gauge("outlier_detection_ejections_active"), total: c("outlier_detection_ejections_enforced_total"), overflow: c("outlier_detection_ejections_overflow"),
+			consecutive5xx: c("outlier_detection_ejections_enforced_consecutive_5xx"), gateway: c("outlier_detection_ejections_enforced_consecutive_gateway_failure"),
+			local:       c("outlier_detection_ejections_enforced_consecutive_local_origin_failure"),
+			successRate: c("outlier_detection_ejections_enforced_success_rate"), failurePct: c("outlier_detection_ejections_enforced_failure_percentage"),
+		},
+	}
+	for i := 1; i < len(t.class); i++ {
+		t.class[i] = s.Counter("upstream_rq_xx", stats.Label{Name: "envoy_response_code_class", Value: strconv.Itoa(i)})
+	}
+	return t
+}
+
+// code counts a response with this status.
+func (t *clusterStats) code(status int) {
+	t.rqCompleted.Inc()
+	if status < 100 || status >= len(t.codes) {
+		return
+	}
+	t.class[status/100].Inc()
+	c := t.codes[status].Load()
+	if c == nil {
+		c = t.scope.Counter("upstream_rq", stats.Label{Name: "envoy_response_code", Value: strconv.Itoa(status)})
+		t.codes[status].Store(c)
+	}
+	c.Inc()
+}
