@@ -41,7 +41,7 @@ func (l Likelihood) String() string {
 // Bounds of every scanner.
 const (
 	// MaxMatch is the longest match of any detector, in bytes.
-	MaxMatch = 16 << 10
+	MaxMatch = 8 << 10
 	// history is how far back a recognizer may look: word boundaries and
 	// context words.
 	history = 128

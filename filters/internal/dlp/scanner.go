@@ -105,15 +105,18 @@ type Scanner struct {
 	scanned int    // buf[:scanned] went through the automaton
 	state   uint32
 
-	pending []candidate
-	lastEnd []int64 // by type: end of the last finding, as stream offset
-	edits   []editSpan
-	emit    emitter
-	view    view
-	out     []byte
-	work    int64
-	err     error
-	blocked bool
+	pending  []candidate
+	lastEnd  []int64 // by type: end of the last finding, as stream offset
+	edits    []editSpan
+	emit     emitter
+	view     view
+	out      []byte // what Write returned
+	masked   []byte // what was released last, masked
+	gone     []editSpan
+	replaced []editSpan
+	work     int64
+	err      error
+	blocked  bool
 }
 
 var scanners = sync.Pool{New: func() any { return &Scanner{} }}
@@ -145,10 +148,11 @@ const maxKept = 64 << 10
 // Free gives s back. It must not be used afterwards, nor what Write returned.
 func (s *Scanner) Free() {
 	if cap(s.buf) > maxKept || cap(s.out) > maxKept {
-		s.buf, s.out = nil, nil
+		s.buf, s.out, s.masked = nil, nil, nil
 	}
 	clear(s.buf[:cap(s.buf)]) // it held somebody's data
 	clear(s.out[:cap(s.out)])
+	clear(s.masked[:cap(s.masked)])
 	s.e, s.sink, s.view = nil, nil, view{}
 	scanners.Put(s)
 }
@@ -164,14 +168,35 @@ func (s *Scanner) Held() int { return len(s.buf) - s.release }
 // stream ends with p. After a blocking finding nothing is returned any more.
 // The error, ErrTooComplex, is final.
 func (s *Scanner) Write(p []byte, final bool) ([]byte, error) {
+	r, err := s.write(p, final)
+	if err != nil || len(r.edits) == 0 {
+		return r.clean, err
+	}
+	s.out = append(s.out[:0], r.masked...)
+	shift := 0
+	for _, e := range r.replace {
+		s.out = slices.Replace(s.out, e.start+shift, e.end+shift, []byte(e.Tag)...)
+		shift += len(e.Tag) - (e.end - e.start)
+	}
+	return s.out, nil
+}
+
+// released is what one write lets go: the bytes as they came, the same with
+// masks applied, and what is to be replaced, in offsets of both.
+type released struct {
+	clean, masked  []byte
+	edits, replace []editSpan
+}
+
+func (s *Scanner) write(p []byte, final bool) (released, error) {
 	if s.err != nil || s.blocked {
-		return nil, s.err
+		return released{}, s.err
 	}
 	s.compact()
 	s.buf = append(s.buf, p...)
 	s.advance(final)
 	if s.err != nil || s.blocked {
-		return nil, s.err
+		return released{}, s.err
 	}
 	return s.give(s.horizon(final)), nil
 }
@@ -290,11 +315,12 @@ func (s *Scanner) horizon(final bool) int {
 
 // give releases the bytes up to h with the edits applied. An edit is applied
 // whole: if h cuts it, everything from its start is held.
-func (s *Scanner) give(h int) []byte {
+func (s *Scanner) give(h int) released {
+	s.gone = s.gone[:0]
 	if len(s.edits) == 0 {
 		p := s.buf[s.release:h]
 		s.release = h
-		return p
+		return released{clean: p, masked: p}
 	}
 	slices.SortStableFunc(s.edits, func(a, b editSpan) int {
 		if a.start != b.start {
@@ -311,44 +337,48 @@ func (s *Scanner) give(h int) []byte {
 		}
 	}
 	h = max(h, s.release)
-	s.out = append(s.out[:0], s.buf[s.release:h]...)
-	s.apply(h)
+	clean := s.buf[s.release:h]
 	done := 0
 	for done < len(s.edits) && s.edits[done].start < h {
+		e := s.edits[done]
+		e.start, e.end = e.start-s.release, e.end-s.release
+		s.gone = append(s.gone, e)
 		done++
 	}
 	s.edits = slices.Delete(s.edits, 0, done)
 	s.release = h
-	return s.out
+	if done == 0 {
+		return released{clean: clean, masked: clean}
+	}
+	s.masked = append(s.masked[:0], clean...)
+	return released{clean: clean, masked: s.masked, edits: s.gone, replace: s.apply()}
 }
 
-// apply edits s.out, which holds the bytes from release to h. Overlapping
-// edits with a Replace among them become one replacement.
-func (s *Scanner) apply(h int) {
-	shift := -s.release // buffer index + shift = index in out
-	for i := 0; i < len(s.edits) && s.edits[i].start < h; {
-		lo, hi, j := s.edits[i].start, s.edits[i].end, i
-		var replace *editSpan
-		for ; j < len(s.edits) && s.edits[j].start < hi; j++ {
-			hi = max(hi, s.edits[j].end)
-			if s.edits[j].Action == Replace && replace == nil {
-				replace = &s.edits[j]
+// apply masks s.masked and returns the replacements. Overlapping edits with a
+// Replace among them become one replacement.
+func (s *Scanner) apply() []editSpan {
+	s.replaced = s.replaced[:0]
+	for i := 0; i < len(s.gone); {
+		group := s.gone[i]
+		replace, j := -1, i
+		for ; j < len(s.gone) && s.gone[j].start < group.end; j++ {
+			group.end = max(group.end, s.gone[j].end)
+			if s.gone[j].Action == Replace && replace < 0 {
+				replace = j
 			}
 		}
-		if replace != nil {
-			s.out = slices.Replace(s.out, lo+shift, hi+shift, []byte(replace.Tag)...)
-			shift += len(replace.Tag) - (hi - lo)
+		if replace >= 0 {
+			group.Edit = s.gone[replace].Edit
+			s.replaced = append(s.replaced, group)
 		} else {
-			for _, e := range s.edits[i:j] {
-				e.mask(s.out[e.start+shift : e.end+shift])
+			for _, e := range s.gone[i:j] {
+				MaskBytes(s.masked[e.start:e.end], e.Edit)
 			}
 		}
 		i = j
 	}
+	return s.replaced
 }
-
-// mask overwrites b as e says.
-func (e Edit) mask(b []byte) { MaskBytes(b, e) }
 
 // MaskBytes overwrites b, the bytes of one match, as a Mask edit does.
 func MaskBytes(b []byte, e Edit) {

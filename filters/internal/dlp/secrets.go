@@ -123,7 +123,7 @@ var base64URLClass = tokenClass("A-Za-z0-9_-")
 
 const (
 	maxJOSE = 1 << 10
-	maxJWT  = 8 << 10
+	maxJWT  = 6 << 10 // of the payload
 )
 
 func (r *jwtRec) patterns() [][]set { return [][]set{exactly("eyJ")} }
@@ -137,7 +137,11 @@ func (r *jwtRec) recognize(v *view, at int, _ int, emit *emitter) {
 		return
 	}
 	p := v.span(h+1, maxJWT, &base64URLClass)
-	if p == h+1 || p == h+1+maxJWT || v.at(p) != '.' {
+	if p == h+1+maxJWT { // padded beyond measure: what fits is masked
+		emit.add(r.typ, at, p, Likely)
+		return
+	}
+	if p == h+1 || v.at(p) != '.' {
 		return
 	}
 	s := v.span(p+1, 1<<10, &base64URLClass)

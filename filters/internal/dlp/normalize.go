@@ -1,0 +1,294 @@
+package dlp
+
+import (
+	"bytes"
+	"unicode/utf8"
+)
+
+// normalizer undoes the ways of writing a character that hide it from a
+// detector and that the reader of the stream may undo as well: percent
+// encoding, JSON escapes, full-width forms, Arabic-Indic digits, kinds of
+// hyphens and spaces; zero-width characters vanish. It is a transducer: its
+// output does not depend on how the input was cut.
+type normalizer struct {
+	plus  bool // "+" is a space: queries and forms
+	carry []byte
+	out   []byte
+	units []unit
+}
+
+// unit is one character that was written otherwise: out[at:at+n] was raw. n is
+// 0 or 1.
+type unit struct {
+	at     int32
+	n      uint8
+	rawLen uint8
+	raw    [6]byte
+}
+
+// leads are bytes with which something to normalize may begin.
+var leads = []byte{'\\', '%', 0xC2, 0xD9, 0xDB, 0xE2, 0xEF}
+
+// plain reports whether p is its own normal form.
+func (n *normalizer) plain(p []byte) bool {
+	if len(n.carry) > 0 {
+		return false
+	}
+	for _, c := range leads {
+		if bytes.IndexByte(p, c) >= 0 {
+			return false
+		}
+	}
+	return !n.plus || bytes.IndexByte(p, '+') < 0
+}
+
+// write appends the normal form of p to n.out and its units to n.units.
+func (n *normalizer) write(p []byte, final bool) {
+	if len(n.carry) > 0 {
+		p = append(n.carry, p...)
+		n.carry = nil
+	}
+	for i := 0; i < len(p); {
+		c := p[i]
+		if c != '\\' && c != '%' && c < 0xC2 && (c != '+' || !n.plus) {
+			n.out = append(n.out, c)
+			i++
+			continue
+		}
+		width, text, ok := n.decode(p[i:], final)
+		if width == 0 { // more bytes decide
+			n.carry = append([]byte(nil), p[i:]...)
+			return
+		}
+		if !ok {
+			n.out = append(n.out, p[i:i+width]...)
+			i += width
+			continue
+		}
+		u := unit{at: int32(len(n.out)), n: uint8(len(text)), rawLen: uint8(width)}
+		copy(u.raw[:], p[i:i+width])
+		n.out = append(n.out, text...)
+		n.units = append(n.units, u)
+		i += width
+	}
+}
+
+// decode looks at the character at the beginning of p. It returns its width,
+// 0 if p may continue it, and what it stands for, if for something else.
+func (n *normalizer) decode(p []byte, final bool) (width int, text string, ok bool) {
+	switch p[0] {
+	case '+':
+		return 1, " ", true
+	case '%':
+		if len(p) < 3 {
+			if final || len(p) == 2 && !isHex(p[1]) {
+				return 1, "", false
+			}
+			return 0, "", false
+		}
+		if !isHex(p[1]) || !isHex(p[2]) {
+			return 1, "", false
+		}
+		return 3, string([]byte{hexValue(p[1])<<4 | hexValue(p[2])}), true
+	case '\\':
+		return jsonEscape(p, final)
+	}
+	if !utf8.FullRune(p) && !final {
+		return 0, "", false
+	}
+	r, w := utf8.DecodeRune(p)
+	text, ok = plainForm(r)
+	return w, text, ok
+}
+
+func jsonEscape(p []byte, final bool) (width int, text string, ok bool) {
+	if len(p) < 2 {
+		if final {
+			return 1, "", false
+		}
+		return 0, "", false
+	}
+	switch p[1] {
+	case 'n':
+		return 2, "\n", true
+	case 'r':
+		return 2, "\r", true
+	case 't':
+		return 2, "\t", true
+	case '/', '"', '\\':
+		return 2, string(p[1:2]), true
+	case 'u':
+	default:
+		return 1, "", false
+	}
+	r := rune(0)
+	for k := 2; k < 6; k++ {
+		if k >= len(p) {
+			if final {
+				return 1, "", false
+			}
+			return 0, "", false
+		}
+		if !isHex(p[k]) {
+			return 1, "", false
+		}
+		r = r<<4 | rune(hexValue(p[k]))
+	}
+	if t, ok := plainForm(r); ok {
+		return 6, t, true
+	}
+	if r < utf8.RuneSelf {
+		return 6, string(r), true
+	}
+	return 6, "\x80", true // one byte that is no part of anything
+}
+
+func hexValue(c byte) byte {
+	switch {
+	case isDigit(c):
+		return c - '0'
+	case c >= 'a':
+		return c - 'a' + 10
+	}
+	return c - 'A' + 10
+}
+
+// plainForm returns the ASCII that r stands for, "" for nothing at all.
+func plainForm(r rune) (string, bool) {
+	switch {
+	case r >= 0xFF01 && r <= 0xFF5E: // full-width forms
+		return string(r - 0xFF01 + '!'), true
+	case r >= 0x0660 && r <= 0x0669: // Arabic-Indic digits
+		return string(r - 0x0660 + '0'), true
+	case r >= 0x06F0 && r <= 0x06F9:
+		return string(r - 0x06F0 + '0'), true
+	case r >= 0x2010 && r <= 0x2015, r == 0x2212:
+		return "-", true
+	case r == 0x00A0, r >= 0x2000 && r <= 0x200A, r == 0x202F:
+		return " ", true
+	case r >= 0x200B && r <= 0x200D, r == 0x2060, r == 0xFEFF, r == 0x00AD:
+		return "", true
+	}
+	return "", false
+}
+
+// Stream scans a stream in its normal form and edits it as it is written.
+// Findings count offsets in the normal form.
+type Stream struct {
+	sc   *Scanner
+	norm normalizer
+	// units of what is held, with offsets counted from the oldest held byte
+	held    []unit
+	out     []byte
+	quote   func(tag string) string
+	pending int // bytes of the normal form that are held
+}
+
+// NewStream returns a stream scanner that reports to sink. plus says that "+"
+// means a space. quote, if not nil, makes a replacement fit the syntax of the
+// stream. Free gives it back.
+func (e *Engine) NewStream(sink Sink, plus bool, quote func(tag string) string) *Stream {
+	return &Stream{sc: e.NewScanner(sink), norm: normalizer{plus: plus}, quote: quote}
+}
+
+// Free gives s back. It must not be used afterwards, nor what Write returned.
+func (s *Stream) Free() {
+	s.sc.Free()
+	s.sc = nil
+}
+
+// Reset makes s ready for another stream.
+func (s *Stream) Reset() {
+	s.sc.Reset()
+	s.norm.carry, s.held, s.pending = nil, s.held[:0], 0
+}
+
+// Blocked reports whether the sink asked to stop the stream.
+func (s *Stream) Blocked() bool { return s.sc.Blocked() }
+
+// Held returns how many bytes are held back, in the normal form.
+func (s *Stream) Held() int { return s.sc.Held() + len(s.norm.carry) }
+
+// Write is Scanner.Write for a Stream.
+func (s *Stream) Write(p []byte, final bool) ([]byte, error) {
+	if len(s.held) == 0 && s.quote == nil && s.norm.plain(p) {
+		out, err := s.sc.Write(p, final)
+		s.pending = s.sc.Held()
+		return out, err
+	}
+	s.norm.out, s.norm.units = s.norm.out[:0], s.norm.units[:0]
+	s.norm.write(p, final)
+	for _, u := range s.norm.units {
+		u.at += int32(s.pending)
+		s.held = append(s.held, u)
+	}
+	r, err := s.sc.write(s.norm.out, final)
+	s.pending = s.sc.Held()
+	if err != nil || s.sc.Blocked() {
+		return nil, err
+	}
+	return s.raw(&r, final), nil
+}
+
+// raw writes what was released in its original form, edited.
+func (s *Stream) raw(r *released, final bool) []byte {
+	s.out = s.out[:0]
+	next, replace := 0, r.replace
+	for i := 0; i < len(r.clean) || final; {
+		atUnit := next < len(s.held) && int(s.held[next].at) == i
+		if atUnit && s.held[next].n == 0 { // vanished before the byte at i
+			s.out = append(s.out, s.held[next].raw[:s.held[next].rawLen]...)
+			next++
+			continue
+		}
+		if i >= len(r.clean) {
+			break
+		}
+		if len(replace) > 0 && replace[0].start == i {
+			s.out = append(s.out, s.tag(replace[0].Tag)...)
+			i, replace = replace[0].end, replace[1:]
+			for next < len(s.held) && int(s.held[next].at) < i {
+				next++
+			}
+			continue
+		}
+		if atUnit {
+			s.unit(&s.held[next], r.clean[i], r.masked[i])
+			next++
+			i++
+			continue
+		}
+		end := len(r.clean)
+		if next < len(s.held) {
+			end = min(end, int(s.held[next].at))
+		}
+		if len(replace) > 0 {
+			end = min(end, replace[0].start)
+		}
+		s.out = append(s.out, r.masked[i:end]...)
+		i = end
+	}
+	s.held = append(s.held[:0], s.held[next:]...)
+	for i := range s.held {
+		s.held[i].at -= int32(len(r.clean))
+	}
+	return s.out
+}
+
+// unit writes u, masked over its whole width if its byte was.
+func (s *Stream) unit(u *unit, clean, masked byte) {
+	if clean == masked {
+		s.out = append(s.out, u.raw[:u.rawLen]...)
+		return
+	}
+	for range u.rawLen {
+		s.out = append(s.out, masked)
+	}
+}
+
+func (s *Stream) tag(t string) string {
+	if s.quote != nil {
+		return s.quote(t)
+	}
+	return t
+}
