@@ -12,6 +12,25 @@ type Connection struct {
 	// Info is the record of the connection as a stream (TCP proxying, access
 	// log, Istio's TCP metrics); Info.Conn describes the connection itself.
 	Info *streaminfo.Info
+
+	observers []func(*Connection)
+}
+
+// Observe adds f to what Progress calls. Network filters use it to report on
+// long connections while they last.
+func (c *Connection) Observe(f func(*Connection)) { c.observers = append(c.observers, f) }
+
+// Observed reports whether somebody waits for Progress.
+func (c *Connection) Observed() bool { return len(c.observers) > 0 }
+
+// Progress is called by a terminal filter when the upstream connection is
+// established, and then every few seconds as long as the connection lasts, if
+// it is observed. Info's byte counts and Upstream must be up to date and must
+// not change during the call; calls never overlap, nor with OnConnectionEnd.
+func (c *Connection) Progress() {
+	for _, f := range c.observers {
+		f(c)
+	}
 }
 
 // ListenerFactory turns configuration into listener filters.

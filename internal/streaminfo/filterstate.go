@@ -86,6 +86,18 @@ func (f *FilterState) Set(key string, v Object, sharing Sharing) {
 	f.entries = append(f.entries, entry{strings.Clone(key), v, sharing})
 }
 
+// SetStatic is Set for a key that lives as long as the program: it is not
+// copied, so nothing is allocated.
+func (f *FilterState) SetStatic(key string, v Object, sharing Sharing) {
+	for i := range f.entries {
+		if f.entries[i].key == key {
+			f.entries[i].value, f.entries[i].sharing = v, sharing
+			return
+		}
+	}
+	f.entries = append(f.entries, entry{key, v, sharing})
+}
+
 // ShareInto copies what crosses an internal hop from f (and its parents) into
 // dst: Once objects arrive as None, Transitive ones stay so.
 func (f *FilterState) ShareInto(dst *FilterState) {
