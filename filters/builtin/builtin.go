@@ -3,6 +3,7 @@ package builtin
 
 import (
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/http/peermetadata"
 	"github.com/fairlead-mesh/fairlead/filters/http/rbac"
 	"github.com/fairlead-mesh/fairlead/filters/http/rego"
 	"github.com/fairlead-mesh/fairlead/filters/http/setfilterstate"
@@ -10,6 +11,7 @@ import (
 	listeneroriginaldst "github.com/fairlead-mesh/fairlead/filters/listener/originaldst"
 	listenerproxyprotocol "github.com/fairlead-mesh/fairlead/filters/listener/proxyprotocol"
 	listenertlsinspector "github.com/fairlead-mesh/fairlead/filters/listener/tlsinspector"
+	networkmetadataexchange "github.com/fairlead-mesh/fairlead/filters/network/metadataexchange"
 	networkrbac "github.com/fairlead-mesh/fairlead/filters/network/rbac"
 	networksetfilterstate "github.com/fairlead-mesh/fairlead/filters/network/setfilterstate"
 )
@@ -27,5 +29,7 @@ func Registry() *filters.Registry {
 	r.RegisterListener(listenerhttpinspector.Factory{})
 	r.RegisterListener(listenertlsinspector.Factory{})
 	r.RegisterListener(listenerproxyprotocol.Factory{})
+	r.RegisterHTTP(peermetadata.Factory{})
+	r.RegisterNetwork(networkmetadataexchange.Factory{})
 	return r
 }

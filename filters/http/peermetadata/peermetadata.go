@@ -1,0 +1,183 @@
+// Package peermetadata is Istio's peer_metadata HTTP filter: it finds out which
+// workloads are at both ends of a request and tells others who this one is.
+package peermetadata
+
+import (
+	"fmt"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/peers"
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+)
+
+const (
+	headerPeer    = "x-envoy-peer-metadata"
+	headerPeerID  = "x-envoy-peer-metadata-id"
+	headerBaggage = "baggage"
+	headerNetwork = "x-forwarded-network"
+)
+
+// Factory makes peer_metadata filters.
+type Factory struct{}
+
+// TypeURLs implements filters.HTTPFactory.
+func (Factory) TypeURLs() []string { return []string{typeURL} }
+
+// Compile implements filters.HTTPFactory.
+func (Factory) Compile(env *filters.Env, base, override filters.Config) (filters.HTTPFilter, error) {
+	c, ok := base.(*Config)
+	if !ok || override != nil {
+		return nil, fmt.Errorf("peer_metadata: configuration is a %T, override a %T", base, override)
+	}
+	f := &filter{c: c}
+	if c.SharedWithUpstream {
+		f.sharing = streaminfo.SharingOnce
+	}
+	if env != nil {
+		f.workloads = env.Workloads
+		f.clusters, _ = env.Upstreams.(clusters)
+		if env.Node != nil {
+			self := peers.Node(env.Node)
+			f.network, f.id, f.exchange, f.baggage = env.Node.Network, env.Node.ID, peers.Exchange(self), peers.Baggage(self)
+		}
+	}
+	f.strips = uses(c.DownstreamDiscovery, IstioHeaders)
+	f.stripsUp = uses(c.UpstreamDiscovery, IstioHeaders)
+	return f, nil
+}
+
+func uses(steps []Step, m Method) bool {
+	for _, s := range steps {
+		if s.Method == m {
+			return true
+		}
+	}
+	return false
+}
+
+type filter struct {
+	c                 *Config
+	sharing           streaminfo.Sharing
+	workloads         filters.Workloads
+	clusters          clusters
+	network, id       string
+	exchange, baggage string
+	strips, stripsUp  bool
+}
+
+// Do implements filters.HTTPFilter.
+func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, error) {
+	_, gaveID := s.Request.Lookup(headerPeerID)
+	_, gavePeer := s.Request.Lookup(headerPeer)
+	f.discoverDownstream(s)
+	for i := range f.c.UpstreamPropagation {
+		f.tellUpstream(s, &f.c.UpstreamPropagation[i])
+	}
+	r, err := next.Do(s)
+	if err != nil || r == nil {
+		return r, err
+	}
+	f.discoverUpstream(s, r)
+	for _, p := range f.c.DownstreamPropagation {
+		switch p.Method {
+		case Baggage:
+			r.Header.Set(headerBaggage, f.baggage)
+		case IstioHeaders:
+			if gaveID {
+				r.Header.Set(headerPeerID, f.id)
+			}
+			if gavePeer {
+				r.Header.Set(headerPeer, f.exchange)
+			}
+		}
+	}
+	return r, nil
+}
+
+func (f *filter) discoverDownstream(s *filters.Stream) {
+	for _, m := range f.c.DownstreamDiscovery {
+		var p *streaminfo.Peer
+		switch m.Method {
+		case WorkloadDiscovery:
+			// Addresses of other networks say nothing here.
+			if n, ok := s.Request.Lookup(headerNetwork); !ok || n == f.network {
+				p = peers.Lookup(f.workloads, s.Info.Conn.Remote.Addr())
+			}
+		case IstioHeaders:
+			p = peers.FromExchange(s.Request.Get(headerPeer), f.c.AdditionalLabels)
+		case Baggage:
+			p = peers.FromBaggage(s.Request.Get(headerBaggage))
+		}
+		if p != nil {
+			peers.SetDownstream(&s.Info.FilterState, p, f.sharing)
+			break
+		}
+	}
+	if f.strips {
+		strip(&s.Request)
+	}
+}
+
+func (f *filter) discoverUpstream(s *filters.Stream, r *filters.Response) {
+	for i := range f.c.UpstreamDiscovery {
+		var p *streaminfo.Peer
+		switch m := &f.c.UpstreamDiscovery[i]; m.Method {
+		case WorkloadDiscovery:
+			p = peers.Lookup(f.workloads, peers.UpstreamAddress(&s.Info))
+		case IstioHeaders:
+			p = peers.FromExchange(r.Header.Get(headerPeer), f.c.AdditionalLabels)
+		case UpstreamFilterState:
+			p = peers.Get(&s.Info.FilterState, m.Key)
+		}
+		if p != nil {
+			peers.SetUpstream(&s.Info.FilterState, p, f.sharing)
+			break
+		}
+	}
+	if f.stripsUp {
+		strip(&r.Header)
+	}
+}
+
+func strip(h *message.Header) {
+	h.Del(headerPeer)
+	h.Del(headerPeerID)
+}
+
+// tellUpstream adds what describes this proxy to the request.
+func (f *filter) tellUpstream(s *filters.Stream, p *Step) {
+	switch p.Method {
+	case Baggage:
+		s.Request.Set(headerBaggage, f.baggage)
+	case IstioHeaders:
+		if f.keepsQuiet(s, p) {
+			return
+		}
+		s.Request.Set(headerPeerID, f.id)
+		s.Request.Set(headerPeer, f.exchange)
+	}
+}
+
+// clusters is what the caller of clusters knows about them.
+type clusters interface {
+	// ClusterMetadata returns the static metadata of a cluster, nil if unknown.
+	ClusterMetadata(name string) *streaminfo.Metadata
+}
+
+// keepsQuiet reports whether the cluster is one that gets no Istio headers:
+// external ones, if so configured, and those whose metadata says disable_mx.
+// Nothing is told to a cluster about which nothing is known.
+func (f *filter) keepsQuiet(s *filters.Stream, p *Step) bool {
+	if s.Route == nil || f.clusters == nil {
+		return true
+	}
+	name := s.Route.ClusterName()
+	if name == "" || p.SkipExternal && name == "PassthroughCluster" {
+		return true
+	}
+	istio := f.clusters.ClusterMetadata(name).Namespace("istio")
+	off, _ := istio["disable_mx"].(bool)
+	external, _ := istio["external"].(bool)
+	return off || p.SkipExternal && external
+}
