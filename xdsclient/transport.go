@@ -83,7 +83,7 @@ func Dial(target string, t Transport) (*grpc.ClientConn, error) {
 	}
 	creds := credentials.TransportCredentials(insecure.NewCredentials())
 	if t.TLS != nil {
-		creds = &freshTLS{TransportCredentials: credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12}), t: *t.TLS}
+		creds = &freshTLS{TransportCredentials: credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.TLS.ServerName}), t: *t.TLS}
 	}
 	opts = append(opts, grpc.WithTransportCredentials(creds))
 	if t.TokenFile != "" || len(t.Metadata) > 0 {

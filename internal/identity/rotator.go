@@ -91,6 +91,9 @@ func (r *Rotator) Run(ctx context.Context) error {
 			r.renewed = time.Now()
 		}
 		r.mu.Unlock()
+		if err == nil {
+			r.Set(m)
+		}
 		if r.cfg.Report != nil {
 			r.cfg.Report(m, err)
 		}
@@ -102,7 +105,6 @@ func (r *Rotator) Run(ctx context.Context) error {
 			r.cfg.Logger.Warn("getting a certificate failed", "error", err, "retry_in", pause, "serving", r.describe())
 		} else {
 			step = 0
-			r.Set(m)
 			at = r.renewAt(m)
 			r.cfg.Logger.Info("certificate renewed", "expires", m.Certificate.Leaf.NotAfter, "next", at)
 		}
