@@ -52,13 +52,14 @@ type Sinks struct {
 	dropped, failed *stats.Counter
 }
 
-// NewSinks returns an empty set. scope, which may be nil, receives counters of
-// dropped lines and failed writes.
+// NewSinks returns an empty set. scope, which may be nil, receives the counters
+// dropped_lines_total and failed_writes_total; its prefix is
+// "fairlead_access_log_".
 func NewSinks(scope *stats.Scope) *Sinks {
 	return &Sinks{
 		m:       map[string]*sink{},
-		dropped: scope.Counter("fairlead_access_log_dropped_lines_total"),
-		failed:  scope.Counter("fairlead_access_log_failed_writes_total"),
+		dropped: scope.Counter("dropped_lines_total"),
+		failed:  scope.Counter("failed_writes_total"),
 	}
 }
 
