@@ -3,6 +3,7 @@ package builtin
 
 import (
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/http/istiostats"
 	"github.com/fairlead-mesh/fairlead/filters/http/peermetadata"
 	"github.com/fairlead-mesh/fairlead/filters/http/rbac"
 	"github.com/fairlead-mesh/fairlead/filters/http/rego"
@@ -11,6 +12,7 @@ import (
 	listeneroriginaldst "github.com/fairlead-mesh/fairlead/filters/listener/originaldst"
 	listenerproxyprotocol "github.com/fairlead-mesh/fairlead/filters/listener/proxyprotocol"
 	listenertlsinspector "github.com/fairlead-mesh/fairlead/filters/listener/tlsinspector"
+	networkistiostats "github.com/fairlead-mesh/fairlead/filters/network/istiostats"
 	networkmetadataexchange "github.com/fairlead-mesh/fairlead/filters/network/metadataexchange"
 	networkrbac "github.com/fairlead-mesh/fairlead/filters/network/rbac"
 	networksetfilterstate "github.com/fairlead-mesh/fairlead/filters/network/setfilterstate"
@@ -31,5 +33,7 @@ func Registry() *filters.Registry {
 	r.RegisterListener(listenerproxyprotocol.Factory{})
 	r.RegisterHTTP(peermetadata.Factory{})
 	r.RegisterNetwork(networkmetadataexchange.Factory{})
+	r.RegisterHTTP(istiostats.Factory{})
+	r.RegisterNetwork(networkistiostats.Factory{})
 	return r
 }

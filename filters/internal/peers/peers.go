@@ -66,7 +66,7 @@ func UpstreamAddress(info *streaminfo.Info) netip.Addr {
 // Table of peers that are described by messages instead of the control plane.
 // The descriptions come from other workloads, so the table is bounded.
 type table struct {
-	mu sync.Mutex
+	mu sync.RWMutex
 	m  map[string]*streaminfo.Peer
 }
 
@@ -78,6 +78,12 @@ var dense atomic.Uint32
 // intern returns the peer for a description, made by parse on first use; parse
 // may return nil. Equal descriptions give the same Peer.
 func (t *table) intern(text string, parse func(string) *streaminfo.Peer) *streaminfo.Peer {
+	t.mu.RLock()
+	p, ok := t.m[text]
+	t.mu.RUnlock()
+	if ok {
+		return p
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p, ok := t.m[text]; ok {
@@ -87,12 +93,31 @@ func (t *table) intern(text string, parse func(string) *streaminfo.Peer) *stream
 		t.m = map[string]*streaminfo.Peer{}
 	}
 	text = strings.Clone(text)
-	p := parse(text)
+	p = parse(text)
 	if p != nil {
 		p.DenseID = 1<<31 | dense.Add(1)
 	}
 	t.m[text] = p
 	return p
+}
+
+// endpointPeers are described by the control plane, but as text.
+var endpointPeers table
+
+// FromEndpoint describes a peer by the "istio.workload" metadata of an
+// endpoint, "workload;namespace;canonical name;canonical revision;cluster".
+func FromEndpoint(md *streaminfo.Metadata) *streaminfo.Peer {
+	text, _ := md.Namespace("istio")["workload"].(string)
+	if text == "" {
+		return nil
+	}
+	return endpointPeers.intern(text, func(s string) *streaminfo.Peer {
+		f := strings.Split(s, ";")
+		if len(f) < 5 {
+			return nil
+		}
+		return &streaminfo.Peer{Workload: f[0], Namespace: f[1], CanonicalName: f[2], CanonicalRevision: f[3], ClusterID: f[4]}
+	})
 }
 
 // Node describes this proxy by what it tells its control plane.

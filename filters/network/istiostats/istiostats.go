@@ -1,0 +1,56 @@
+// Package istiostats is the TCP side of istio.stats: Istio's standard metrics
+// for connections.
+package istiostats
+
+import (
+	"fmt"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/istiometrics"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+)
+
+// Factory makes istio.stats network filters.
+type Factory struct{}
+
+// TypeURLs implements filters.NetworkFactory.
+func (Factory) TypeURLs() []string { return []string{istiometrics.TypeURL} }
+
+// Compile implements filters.NetworkFactory.
+func (Factory) Compile(env *filters.Env, cfg filters.Config) (any, error) {
+	c, ok := cfg.(*istiometrics.Config)
+	if !ok {
+		return nil, fmt.Errorf("istio.stats: configuration is a %T", cfg)
+	}
+	f := &filter{m: istiometrics.New(env, c), key: "istio.stats connection"}
+	if env != nil {
+		f.key += " " + env.Name
+	}
+	return f, nil
+}
+
+type filter struct {
+	m   *istiometrics.Metrics
+	key string
+}
+
+// NeedsConn tells the listener that the filter works without the bytes of the
+// connection.
+func (*filter) NeedsConn() bool { return false }
+
+// OnNewConnection implements filters.NetworkFilter.
+func (f *filter) OnNewConnection(c *filters.Connection) error {
+	r := f.m.NewConnection()
+	c.Info.FilterState.SetStatic(f.key, r, streaminfo.SharingNone)
+	if f.m.Interval() > 0 {
+		c.Observe(func(c *filters.Connection) { r.Report(c.Info, false) })
+	}
+	return nil
+}
+
+// OnConnectionEnd implements filters.ConnectionEnder.
+func (f *filter) OnConnectionEnd(c *filters.Connection) {
+	if r, ok := c.Info.FilterState.Get(f.key).(*istiometrics.Connection); ok {
+		r.Report(c.Info, true)
+	}
+}
