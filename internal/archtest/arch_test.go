@@ -15,8 +15,8 @@ const module = "github.com/fairlead-mesh/fairlead/"
 // layers lists package patterns from the bottom up. A package may import only
 // packages of a strictly lower layer. Patterns are path.Match patterns.
 var layers = [][]string{
-	{"internal/message", "internal/timer", "internal/stats", "internal/leaktest", "internal/filewatch"},
-	{"internal/netio", "internal/streaminfo", "internal/workload/*"},
+	{"internal/message", "internal/timer", "internal/stats", "internal/leaktest", "internal/filewatch", "internal/workload/workloadpb"},
+	{"internal/netio", "internal/streaminfo", "internal/workload/authzpb"},
 	{"internal/matcher", "internal/format", "internal/identity", "internal/workload", "xdsclient"},
 	{"internal/accesslog", "internal/admin", "filters", "proxy/transport"},
 	{"filters/internal/*", "filters/http/*/*pb", "proxy/transport/*", "proxy/upstream/lb"},
