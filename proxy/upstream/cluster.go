@@ -107,6 +107,14 @@ func (c *Cluster) breaker(high bool) *breaker {
 
 func (c *Cluster) hosts() []*Host { return c.set.Load().hosts }
 
+// allHosts includes those learned from traffic.
+func (c *Cluster) allHosts() []*Host {
+	if c.dynamic != nil {
+		return c.dynamic.hosts()
+	}
+	return c.hosts()
+}
+
 func (c *Cluster) hostCount() int {
 	if c.dynamic != nil {
 		return c.dynamic.count()

@@ -142,7 +142,7 @@ func (d *detector) maxTime() time.Duration {
 // tick runs each interval: hosts come back when their time is over, and rates
 // are judged.
 func (d *detector) tick() {
-	hosts := d.c.hosts()
+	hosts := d.c.allHosts()
 	now := time.Now()
 	changed := false
 	d.mu.Lock()

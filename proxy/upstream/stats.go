@@ -81,7 +81,7 @@ func newClusterStats(root *stats.Scope, name string) *clusterStats {
 // code counts a response with this status.
 func (t *clusterStats) code(status int) {
 	t.rqCompleted.Inc()
-	if status < 100 || status >= len(t.codes) {
+	if status < 100 || status >= len(t.codes) || t.scope == nil {
 		return
 	}
 	t.class[status/100].Inc()

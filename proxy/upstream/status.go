@@ -75,9 +75,8 @@ func (c *Cluster) status(warming bool) ClusterStatus {
 			Connections: b.connections.n.Load(), Pending: b.pending.n.Load(), Requests: b.requests.n.Load(), Retries: b.retries.n.Load(),
 		}
 	}
-	hosts := c.hosts()
+	hosts := c.allHosts()
 	if c.dynamic != nil {
-		hosts = c.dynamic.hosts()
 		sort.Slice(hosts, func(i, j int) bool { return hosts[i].name < hosts[j].name })
 	}
 	for _, h := range hosts {

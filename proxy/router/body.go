@@ -1,0 +1,142 @@
+package router
+
+import (
+	"errors"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/proxy/transport"
+	"github.com/fairlead-mesh/fairlead/proxy/upstream"
+)
+
+// responseBody is the response's body as HCM pulls it. Its end gives the
+// upstream connection back. It outlives its request, which is pooled: access
+// logs ask for trailers after Close.
+type responseBody struct {
+	rq       *request
+	trailers *message.Header
+}
+
+// Next implements message.Body.
+func (b *responseBody) Next() ([]byte, bool, error) {
+	rq := b.rq
+	if rq == nil {
+		return nil, true, nil
+	}
+	p, last, err := rq.received.Next()
+	if err != nil {
+		return nil, false, rq.brokeOff(err)
+	}
+	rq.touchIdle()
+	if last && !rq.ended {
+		rq.ended = true
+		rq.s.Info.LastUpstreamRx = time.Now()
+		rq.observe()
+		if rq.grpcLater {
+			rq.grpcLater = false
+			v := ""
+			if t := rq.received.Trailers(); t != nil {
+				v = t.Get("grpc-status")
+			}
+			rq.c.Status(rq.host, httpFromGRPC(v))
+		}
+		rq.stopTimers()
+	}
+	return p, last, nil
+}
+
+// Ready implements message.Body.
+func (b *responseBody) Ready() (int, bool) {
+	if b.rq == nil {
+		return 0, true
+	}
+	return b.rq.received.Ready()
+}
+
+// Trailers implements message.Body.
+func (b *responseBody) Trailers() *message.Header {
+	if b.rq == nil {
+		return b.trailers
+	}
+	return b.rq.received.Trailers()
+}
+
+// Close implements message.Body.
+func (b *responseBody) Close() {
+	rq := b.rq
+	if rq == nil {
+		return
+	}
+	if t := rq.received.Trailers(); t != nil && rq.ended {
+		b.trailers = &message.Header{}
+		b.trailers.CopyFrom(t)
+	}
+	b.rq = nil
+	if !rq.ended {
+		if _, last := rq.received.Ready(); last {
+			// What is left is here already (a HEAD, or a body that nobody
+			// wanted): the connection stays usable.
+			_, _, err := rq.received.Next()
+			rq.ended = err == nil
+		}
+	}
+	rq.received.Close()
+	if !rq.ended {
+		rq.c.Count(upstream.EventTxReset)
+	}
+	rq.drop(rq.ended && rq.pump.finished())
+	rq.release()
+}
+
+func (rq *request) stopTimers() {
+	rq.routeTimer.Stop()
+	rq.durationTimer.Stop()
+	rq.idleTimer.Stop()
+	rq.tryTimer.Stop()
+}
+
+// brokeOff records why a response that had begun did not end, and returns what
+// HCM resets the client for.
+func (rq *request) brokeOff(err error) error {
+	info := &rq.s.Info
+	cause, try := rq.causes()
+	rq.f.rqResetAfterStart.Inc()
+	var be *bodyError
+	switch {
+	case errors.As(cause, &be):
+		return be.err
+	case cause == errRouteTimeout:
+		rq.c.Count(upstream.EventTimeout)
+		info.Flags |= streaminfo.UpstreamRequestTimeout
+		info.Details = "response_timeout"
+		return cause
+	case cause == errMaxDuration:
+		info.Flags |= streaminfo.DurationTimeout
+		info.Details = "max_duration_timeout"
+		return cause
+	case cause == errUpstreamMaxAge:
+		rq.c.Count(upstream.EventMaxDuration)
+		info.Flags |= streaminfo.UpstreamMaxStreamDurationReached
+		info.Details = "upstream_max_stream_duration_reached"
+		return cause
+	case cause != nil:
+		return cause
+	case try != nil:
+		rq.c.Count(tryEvent(try))
+		info.Flags |= streaminfo.UpstreamRequestTimeout
+		info.Details = tryDetail(try)
+		return try
+	}
+	reason := transport.ReasonOf(err)
+	if reason == 0 {
+		reason = transport.ConnectionTermination
+	}
+	if reason == transport.RemoteReset || reason == transport.RemoteRefused {
+		rq.c.Count(upstream.EventRxReset)
+	}
+	rq.c.Failed(rq.host, upstream.FailureReset)
+	info.Flags |= reasonFlag(reason)
+	info.Details = "upstream_reset_after_response_started{" + underscores(reasonText(reason, err)) + "}"
+	return err
+}

@@ -1,0 +1,161 @@
+// Package router is the terminal HTTP filter: it takes one request to one
+// cluster. It picks hosts, makes attempts, applies timeouts and retries,
+// mirrors, joins upgraded streams, and answers by itself when upstream can't.
+//
+// Behaviour, texts and details follow Envoy 1.40's router filter.
+package router
+
+import (
+	"errors"
+	"log/slog"
+	"sync"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/format"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/proxy/upstream"
+	"github.com/fairlead-mesh/fairlead/routing"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+// Clusters finds running clusters. *upstream.Manager implements it.
+type Clusters interface {
+	Cluster(name string) *upstream.Cluster
+}
+
+// AccessLogger writes one line. *accesslog.Logger implements it.
+type AccessLogger interface {
+	Log(c *format.Context)
+}
+
+// Deps is what a Filter works with. Only Clusters is needed.
+type Deps struct {
+	Clusters Clusters
+	// Stats is the connection manager's scope (envoy_http_… with its
+	// stat_prefix).
+	Stats  *stats.Scope
+	Logger *slog.Logger
+	// UpstreamLogs are upstream_log: one line for each attempt.
+	UpstreamLogs []AccessLogger
+}
+
+// Filter is the compiled router filter. It is immutable and serves all routes
+// of a connection manager.
+type Filter struct {
+	cfg *xdsresource.Router
+	d   Deps
+	log *slog.Logger
+
+	pool    sync.Pool
+	mirrors chan struct{}
+
+	rqTotal, noRoute, noCluster, rqRedirect, rqDirect, rqResetAfterStart, rqRetrySkipped *stats.Counter
+}
+
+// maxMirrors bounds the mirrored requests in flight of one filter; beyond it
+// they are dropped and counted (retry_or_shadow_abandoned).
+const maxMirrors = 256
+
+// New compiles cfg; nil means the defaults.
+func New(cfg *xdsresource.Router, d Deps) filters.HTTPFilter {
+	if cfg == nil {
+		cfg = &xdsresource.Router{}
+	}
+	f := &Filter{cfg: cfg, d: d, log: d.Logger, mirrors: make(chan struct{}, maxMirrors)}
+	if f.log == nil {
+		f.log = slog.New(slog.DiscardHandler)
+	}
+	f.pool.New = func() any { return newRequest(f) }
+	f.rqTotal, f.noRoute, f.noCluster = d.Stats.Counter("rq_total"), d.Stats.Counter("no_route"), d.Stats.Counter("no_cluster")
+	f.rqRedirect, f.rqDirect = d.Stats.Counter("rq_redirect"), d.Stats.Counter("rq_direct_response")
+	f.rqResetAfterStart = d.Stats.Counter("rq_reset_after_downstream_response_started")
+	f.rqRetrySkipped = d.Stats.Counter("rq_retry_skipped_request_not_complete")
+	return f
+}
+
+// Do implements filters.HTTPFilter. It never calls next.
+func (f *Filter) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
+	f.rqTotal.Inc()
+	r, _ := s.Route.(*routing.Route)
+	if r == nil {
+		f.noRoute.Inc()
+		return s.LocalReply(404, "", "route_not_found", streaminfo.NoRouteFound), nil
+	}
+	if resp := r.DirectReply(s); resp != nil {
+		if r.Config.Direct != nil {
+			f.rqDirect.Inc()
+		} else {
+			f.rqRedirect.Inc()
+		}
+		return resp, nil
+	}
+	if r.Config.Action == nil {
+		return f.notForwarding(s, r), nil
+	}
+	name := r.Cluster(s)
+	c := f.d.Clusters.Cluster(name)
+	if c == nil {
+		f.noCluster.Inc()
+		status := r.Config.Action.ClusterNotFoundStatus
+		if status == 0 {
+			status = 503
+		}
+		return s.LocalReply(status, "", "cluster_not_found", streaminfo.NoClusterFound), nil
+	}
+	u := &s.Info.Upstream
+	u.Cluster, u.ClusterRaw, u.ClusterMetadata = c.StatName(), c.Name(), &c.Spec().Metadata
+	if resp := f.checkHeaders(s); resp != nil {
+		return resp, nil
+	}
+	if c.Dropped() {
+		return f.abort(s, c, 503, "drop_overload", "drop_overload", streaminfo.DropOverload, true), nil
+	}
+	rq, _ := f.pool.Get().(*request)
+	rq.begin(s, r, c)
+	return rq.run()
+}
+
+// notForwarding answers for routes that have no action: broken ones and
+// non_forwarding_action.
+func (f *Filter) notForwarding(s *filters.Stream, r *routing.Route) *filters.Response {
+	if r.Config.Broken != "" {
+		f.log.Error("route can't be executed", "route", r.Name(), "virtual_host", r.VirtualHost.Name, "reason", r.Config.Broken)
+		return s.LocalReply(500, "", "route_not_executable", 0)
+	}
+	return s.LocalReply(404, "", "route_not_found", streaminfo.NoRouteFound)
+}
+
+// checkHeaders applies strict_check_headers.
+func (f *Filter) checkHeaders(s *filters.Stream) *filters.Response {
+	for _, name := range f.cfg.StrictCheckHeaders {
+		if v, ok := s.Request.Lookup(name); ok && !validEnvoyHeader(name, v) {
+			return s.LocalReply(400, "invalid header '"+name+"' with value '"+v+"'", "request_headers_failed_strict_check", streaminfo.InvalidEnvoyRequestHeaders)
+		}
+	}
+	return nil
+}
+
+// abort answers in place of upstream, counting the status for the cluster.
+func (f *Filter) abort(s *filters.Stream, c *upstream.Cluster, status int, body, details string, flag streaminfo.ResponseFlag, overloaded bool) *filters.Response {
+	c.CountCode(status)
+	resp := s.LocalReply(status, body, details, flag)
+	if overloaded && !f.cfg.SuppressEnvoyHeaders {
+		resp.Header.Add("x-envoy-overloaded", "true")
+	}
+	return resp
+}
+
+// Causes by which the router itself ends an attempt.
+var (
+	errRouteTimeout   = errors.New("router: route timeout")
+	errPerTryTimeout  = errors.New("router: per-try timeout")
+	errPerTryIdle     = errors.New("router: per-try idle timeout")
+	errMaxDuration    = errors.New("router: max stream duration reached")
+	errUpstreamMaxAge = errors.New("router: upstream max stream duration reached")
+	errDone           = errors.New("router: the response is complete")
+)
+
+// StreamEnder isn't needed: whatever a request holds is released by its
+// response's Body or Tunnel.
+var _ filters.HTTPFilter = (*Filter)(nil)

@@ -1,0 +1,659 @@
+package router
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/matcher"
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/proxy/transport"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+var _ = matcher.String{}
+
+const connectText = "upstream connect error or disconnect/reset before headers. "
+
+// TestOutcomesMatchEnvoy holds the texts and details seen from Envoy 1.40.
+func TestOutcomesMatchEnvoy(t *testing.T) {
+	retry5xx := xdsresource.RetryPolicy{On: xdsresource.Retry5xx, NumRetries: 2, BaseInterval: time.Millisecond}
+	say := func(a answer) func(*exchange) answer { return func(*exchange) answer { return a } }
+	cases := []struct {
+		name     string
+		edit     func(w *world)
+		o        *origin
+		status   int
+		body     string
+		flags    string
+		details  string
+		attempts int
+	}{
+		{"a response", nil, &origin{handle: say(answer{status: 200, body: "hi"})}, 200, "hi", "-", "via_upstream", 1},
+		{"an empty response", nil, &origin{handle: say(answer{status: 204})}, 204, "", "-", "via_upstream", 1},
+		{"no route", func(w *world) { w.vhost().Domains = []string{"other"} }, &origin{}, 404, "", "NR", "route_not_found", 0},
+		{"no cluster", func(w *world) { w.action().Cluster = "gone" }, &origin{}, 503, "", "NC", "cluster_not_found", 0},
+		{"no cluster with its own status", func(w *world) { w.action().Cluster, w.action().ClusterNotFoundStatus = "gone", 404 }, &origin{}, 404, "", "NC", "cluster_not_found", 0},
+		{"a direct response", func(w *world) {
+			w.route().Action, w.route().Direct = nil, &xdsresource.DirectResponse{Status: 418, Body: []byte("tea")}
+		}, &origin{}, 418, "tea", "-", "direct_response", 0},
+		{"a redirect", func(w *world) {
+			w.route().Action, w.route().Redirect = nil, &xdsresource.Redirect{Host: "foo", Status: 301}
+		}, &origin{}, 301, "", "-", "direct_response", 0},
+		{"no healthy upstream", func(w *world) { w.action().Cluster = "empty" }, &origin{}, 503, "no healthy upstream", "UH", "no_healthy_upstream", 0},
+		{"connection refused", nil, &origin{refuse: errRefused}, 503, connectText + "reset reason: remote connection failure", "UF",
+			"upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}", 0},
+		{"connection ended", nil, &origin{handle: say(answer{err: reset(transport.ConnectionTermination)})}, 503, connectText + "reset reason: connection termination", "UC",
+			"upstream_reset_before_response_started{connection_termination}", 1},
+		{"remote reset", nil, &origin{handle: say(answer{err: reset(transport.RemoteReset)})}, 503, connectText + "reset reason: remote reset", "UR",
+			"upstream_reset_before_response_started{remote_reset}", 1},
+		{"protocol error", nil, &origin{handle: say(answer{err: reset(transport.ProtocolError)})}, 502, connectText + "reset reason: protocol error", "UPE",
+			"upstream_reset_before_response_started{protocol_error}", 1},
+		{"overflow", func(w *world) {
+			c := clusterOf("c", "10.0.0.1:80")
+			c.Breakers[0].MaxPendingRequests = 0
+			c.Digest = xdsresource.Digest{2}
+			w.apply(c)
+			w.retry(retry5xx)
+		}, &origin{}, 503, connectText + "reset reason: overflow", "UO", "upstream_reset_before_response_started{overflow}", 0},
+		{"route timeout", func(w *world) { w.action().Timeout = 30 * time.Millisecond }, &origin{handle: say(answer{hang: true})}, 504, "upstream request timeout", "UT", "response_timeout", 1},
+		{"a 503 retried in vain", func(w *world) { w.retry(retry5xx) }, &origin{handle: say(answer{status: 503, body: "no"})}, 503, "no", "URX", "via_upstream", 3},
+		{"a reset retried in vain", func(w *world) { w.retry(retry5xx) }, &origin{handle: say(answer{err: reset(transport.ConnectionTermination)})}, 503,
+			connectText + "retried and the latest reset reason: connection termination", "UC,URX", "upstream_reset_before_response_started{connection_termination}", 3},
+		{"per-try timeouts in vain", func(w *world) {
+			w.retry(xdsresource.RetryPolicy{On: xdsresource.Retry5xx, NumRetries: 1, PerTryTimeout: 30 * time.Millisecond, BaseInterval: time.Millisecond})
+		}, &origin{handle: say(answer{hang: true})}, 504, "upstream request timeout", "UT,URX", "upstream_per_try_timeout", 2},
+		{"max stream duration", func(w *world) { d := 30 * time.Millisecond; w.action().MaxStreamDuration = &d }, &origin{handle: say(answer{hang: true})},
+			504, "downstream duration timeout", "DT", "max_duration_timeout", 1},
+		{"a broken route", func(w *world) { w.route().Action, w.route().Broken = nil, "path_match_policy is unknown" }, &origin{}, 500, "", "-", "route_not_executable", 0},
+		{"a broken cluster", func(w *world) {
+			c := clusterOf("c", "10.0.0.1:80")
+			c.Broken, c.Digest = "unknown", xdsresource.Digest{3}
+			w.apply(c)
+		}, &origin{}, 503, "no healthy upstream", "UH", "cluster_not_usable", 0},
+	}
+	if len(cases) != 20 {
+		t.Errorf("%d cases", len(cases))
+	}
+	for _, tc := range cases {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newWorld(t, tc.o)
+			if tc.edit != nil {
+				tc.edit(w)
+			}
+			r := w.do(newStream())
+			if r.err != nil || r.bodyErr != nil || r.status != tc.status || r.body != tc.body || r.info.Flags.String() != tc.flags || r.info.Details != tc.details {
+				t.Errorf("got %d %q flags %s details %s err %v %v\nwant %d %q flags %s details %s", r.status, r.body, r.info.Flags, r.info.Details, r.err, r.bodyErr,
+					tc.status, tc.body, tc.flags, tc.details)
+			}
+			if n := tc.o.attempts(); n != tc.attempts {
+				t.Errorf("%d attempts, want %d", n, tc.attempts)
+			}
+			if over := r.header.Get("x-envoy-overloaded"); (over == "true") != (tc.flags == "UO") {
+				t.Errorf("x-envoy-overloaded %q", over)
+			}
+			w.idle()
+		})
+	}
+}
+
+func TestUpstreamInfoIsRecorded(t *testing.T) {
+	w := newWorld(t, &origin{handle: func(*exchange) answer { return answer{status: 200, body: "x"} }})
+	r := w.do(newStream())
+	u := r.info.Upstream
+	if u.Cluster != "c" || u.ClusterRaw != "c" || u.Host != "10.0.0.1:80" || u.Address.String() != "10.0.0.1:80" || u.Protocol != message.HTTP11 || !u.Local.IsValid() {
+		t.Errorf("%+v", u)
+	}
+	if r.info.AttemptCount != 1 || r.info.FirstUpstreamRx.IsZero() || r.info.LastUpstreamRx.IsZero() {
+		t.Errorf("%+v", r.info)
+	}
+	if r.header.Get("x-envoy-upstream-service-time") == "" {
+		t.Error("no service time")
+	}
+}
+
+func TestRequestHeadersForUpstream(t *testing.T) {
+	var head message.Header
+	o := &origin{handle: func(x *exchange) answer { head.CopyFrom(&x.head); return answer{status: 200} }}
+	w := newWorld(t, o)
+	w.vhost().IncludeAttemptCount, w.vhost().IncludeAttemptCountInResponse = true, true
+	r := w.do(newStream("x-envoy-upstream-rq-timeout-ms", "700", "x-envoy-retry-on", "5xx", "x-envoy-max-retries", "3"))
+	for name, want := range map[string]string{
+		"x-envoy-expected-rq-timeout-ms": "700", "x-envoy-attempt-count": "1", "x-envoy-retry-on": "", "x-envoy-max-retries": "", "x-envoy-upstream-rq-timeout-ms": "",
+	} {
+		if got := head.Get(name); got != want {
+			t.Errorf("%s = %q, want %q", name, got, want)
+		}
+	}
+	if got := r.header.Get("x-envoy-attempt-count"); got != "1" {
+		t.Errorf("attempt count in response %q", got)
+	}
+	w.f = New(&xdsresource.Router{SuppressEnvoyHeaders: true}, Deps{Clusters: w.m})
+	r = w.do(newStream())
+	if head.Has("x-envoy-expected-rq-timeout-ms") || r.header.Has("x-envoy-upstream-service-time") {
+		t.Error("suppressed headers are there")
+	}
+}
+
+func TestAutoHostRewriteFollowsTheHost(t *testing.T) {
+	var got string
+	w := newWorld(t, &origin{handle: func(x *exchange) answer { got = x.head.Get(message.Authority); return answer{status: 200} }})
+	c := clusterOf("c", "10.0.0.1:80")
+	c.Digest = xdsresource.Digest{9}
+	c.Assignment.Localities[0].Endpoints[0].DisplayHost = "db.internal"
+	w.apply(c)
+	w.action().HostRewrite.Auto = true
+	w.do(newStream())
+	if got != "db.internal" {
+		t.Errorf("authority %q", got)
+	}
+}
+
+func TestRetryConditions(t *testing.T) {
+	cases := []struct {
+		name  string
+		on    xdsresource.RetryOn
+		first answer
+		want  bool
+	}{
+		{"5xx on 500", xdsresource.Retry5xx, answer{status: 500}, true},
+		{"5xx not on 404", xdsresource.Retry5xx, answer{status: 404}, false},
+		{"5xx on reset", xdsresource.Retry5xx, answer{err: reset(transport.RemoteReset)}, true},
+		{"gateway-error on 503", xdsresource.RetryGatewayError, answer{status: 503}, true},
+		{"gateway-error not on 500", xdsresource.RetryGatewayError, answer{status: 500}, false},
+		{"reset on reset", xdsresource.RetryReset, answer{err: reset(transport.ConnectionTermination)}, true},
+		{"reset not on 503", xdsresource.RetryReset, answer{status: 503}, false},
+		{"reset-before-request not when sent", xdsresource.RetryResetBeforeRequest, answer{err: reset(transport.RemoteReset)}, false},
+		{"connect-failure not on reset", xdsresource.RetryConnectFailure, answer{err: reset(transport.RemoteReset)}, false},
+		{"refused-stream on refused", xdsresource.RetryRefusedStream, answer{err: reset(transport.RemoteRefused)}, true},
+		{"refused-stream not on reset", xdsresource.RetryRefusedStream, answer{err: reset(transport.RemoteReset)}, false},
+		{"retriable-4xx on 409", xdsresource.RetryRetriable4xx, answer{status: 409}, true},
+		{"retriable-4xx not on 429", xdsresource.RetryRetriable4xx, answer{status: 429}, false},
+		{"status codes", xdsresource.RetryRetriableStatusCodes, answer{status: 418}, true},
+		{"other status codes", xdsresource.RetryRetriableStatusCodes, answer{status: 419}, false},
+		{"ratelimited 429 only on its own condition", xdsresource.Retry5xx, answer{status: 503, fields: []message.Field{{Name: "x-envoy-ratelimited", Value: "true"}}}, false},
+		{"envoy-ratelimited", xdsresource.RetryEnvoyRateLimited, answer{status: 429, fields: []message.Field{{Name: "x-envoy-ratelimited", Value: "true"}}}, true},
+		{"grpc unavailable", xdsresource.RetryGRPCUnavailable, answer{status: 200, fields: []message.Field{{Name: "grpc-status", Value: "14"}}}, true},
+		{"grpc unavailable not on ok", xdsresource.RetryGRPCUnavailable, answer{status: 200, fields: []message.Field{{Name: "grpc-status", Value: "0"}}}, false},
+		{"grpc cancelled", xdsresource.RetryGRPCCancelled, answer{status: 200, fields: []message.Field{{Name: "grpc-status", Value: "1"}}}, true},
+		{"grpc deadline", xdsresource.RetryGRPCDeadlineExceeded, answer{status: 200, fields: []message.Field{{Name: "grpc-status", Value: "4"}}}, true},
+		{"grpc exhausted", xdsresource.RetryGRPCResourceExhausted, answer{status: 200, fields: []message.Field{{Name: "grpc-status", Value: "8"}}}, true},
+		{"grpc internal", xdsresource.RetryGRPCInternal, answer{status: 200, fields: []message.Field{{Name: "grpc-status", Value: "13"}}}, true},
+		{"never on protocol errors without a condition", 0, answer{err: reset(transport.ProtocolError)}, false},
+	}
+	if len(cases) != 24 {
+		t.Errorf("%d cases", len(cases))
+	}
+	for _, tc := range cases {
+		t.Run(tc.name, func(t *testing.T) {
+			o := &origin{handle: func(x *exchange) answer {
+				if x.n == 1 {
+					return tc.first
+				}
+				return answer{status: 200, body: "second"}
+			}}
+			w := newWorld(t, o)
+			w.retry(xdsresource.RetryPolicy{On: tc.on, NumRetries: 1, StatusCodes: []int{418}, BaseInterval: time.Millisecond})
+			r := w.do(newStream())
+			if got := r.body == "second"; got != tc.want {
+				t.Errorf("retried %v", got)
+			}
+			if tc.want && r.info.Flags != 0 {
+				t.Errorf("flags %s after success", r.info.Flags)
+			}
+			w.idle()
+		})
+	}
+}
+
+func TestRetryHeadersOfTheRequest(t *testing.T) {
+	o := &origin{handle: func(x *exchange) answer { return answer{status: 503} }}
+	w := newWorld(t, o)
+	w.do(newStream("x-envoy-retry-on", "gateway-error", "x-envoy-max-retries", "3"))
+	if n := o.attempts(); n != 4 {
+		t.Errorf("%d attempts, want 4", n)
+	}
+	o2 := &origin{handle: func(x *exchange) answer { return answer{status: 404} }}
+	w = newWorld(t, o2)
+	w.do(newStream("x-envoy-retry-on", "retriable-status-codes", "x-envoy-retriable-status-codes", "404, 405"))
+	if n := o2.attempts(); n != 2 {
+		t.Errorf("%d attempts, want 2", n)
+	}
+}
+
+func TestConnectFailureIsRetriedOnAnotherHost(t *testing.T) {
+	o := &origin{refuse: errRefused, refuseN: 1}
+	w := newWorld(t, o, "10.0.0.1:80", "10.0.0.2:80")
+	w.retry(xdsresource.RetryPolicy{On: xdsresource.RetryConnectFailure, NumRetries: 2, PreviousHosts: true, HostSelectionAttempts: 5, BaseInterval: time.Millisecond})
+	r := w.do(newStream())
+	if r.status != 200 || len(o.hosts) != 2 || o.hosts[0] == o.hosts[1] {
+		t.Errorf("%d via %v", r.status, o.hosts)
+	}
+	if r.info.Upstream.TransportFailureReason != "" || r.info.AttemptCount != 2 {
+		t.Errorf("%+v", r.info)
+	}
+}
+
+func TestRetryBreakerOverflows(t *testing.T) {
+	o := &origin{handle: func(x *exchange) answer { return answer{status: 503} }}
+	w := newWorld(t, o)
+	c := clusterOf("c", "10.0.0.1:80")
+	c.Breakers[0].MaxRetries, c.Digest = 0, xdsresource.Digest{5}
+	w.apply(c)
+	w.retry(xdsresource.RetryPolicy{On: xdsresource.Retry5xx, NumRetries: 3, BaseInterval: time.Millisecond})
+	r := w.do(newStream())
+	if r.info.Flags != streaminfo.UpstreamOverflow || o.attempts() != 1 {
+		t.Errorf("flags %s after %d attempts", r.info.Flags, o.attempts())
+	}
+}
+
+func TestRateLimitedBackoffWaitsAsAsked(t *testing.T) {
+	o := &origin{handle: func(x *exchange) answer {
+		if x.n == 1 {
+			return answer{status: 503, fields: []message.Field{{Name: "retry-after", Value: "1"}}}
+		}
+		return answer{status: 200}
+	}}
+	w := newWorld(t, o)
+	w.retry(xdsresource.RetryPolicy{On: xdsresource.Retry5xx, NumRetries: 1, RateLimitedReset: []xdsresource.RateLimitedReset{{Name: "retry-after"}}})
+	start := time.Now()
+	r := w.do(newStream())
+	if d := time.Since(start); r.status != 200 || d < time.Second || d > 1800*time.Millisecond {
+		t.Errorf("%d after %v", r.status, d)
+	}
+}
+
+func TestAStaleConnectionIsReplacedForSafeMethodsOnly(t *testing.T) {
+	for method, want := range map[string]int{"GET": 200, "POST": 503} {
+		o := &origin{}
+		o.handle = func(x *exchange) answer {
+			if x.n == 2 {
+				return answer{err: reset(transport.ConnectionTermination)}
+			}
+			return answer{status: 200}
+		}
+		w := newWorld(t, o)
+		w.do(newStream())
+		r := w.do(newStream(message.Method, method))
+		if r.status != want {
+			t.Errorf("%s: %d, want %d", method, r.status, want)
+		}
+		w.idle()
+	}
+}
+
+func TestBodiesReachUpstream(t *testing.T) {
+	for _, kind := range []string{"whole", "streaming"} {
+		t.Run(kind, func(t *testing.T) {
+			var got atomic.Value
+			o := &origin{handle: func(x *exchange) answer { got.Store(x.body()); return answer{status: 200, body: "ok"} }}
+			w := newWorld(t, o)
+			s := newStream(message.Method, "POST")
+			if kind == "whole" {
+				s.Body = message.Bytes([]byte("abcdef"))
+			} else {
+				b := newSlowBody()
+				s.Body = b
+				go func() { b.c <- "abc"; b.c <- "def"; close(b.c) }()
+			}
+			if r := w.do(s); r.status != 200 || got.Load() != "abcdef" {
+				t.Errorf("%d, upstream got %q", r.status, got.Load())
+			}
+			w.idle()
+		})
+	}
+}
+
+func TestBodiesAreReplayedOnRetry(t *testing.T) {
+	for _, kind := range []string{"whole", "streaming", "streaming, broken half-way"} {
+		t.Run(kind, func(t *testing.T) {
+			b := newSlowBody()
+			var got atomic.Value
+			o := &origin{}
+			o.handle = func(x *exchange) answer {
+				if x.n == 1 {
+					if kind != "streaming, broken half-way" {
+						x.body()
+					}
+					return answer{err: reset(transport.RemoteReset)}
+				}
+				if kind == "streaming, broken half-way" {
+					go func() { b.c <- "def"; close(b.c) }()
+				}
+				got.Store(x.body())
+				return answer{status: 200}
+			}
+			w := newWorld(t, o)
+			w.retry(xdsresource.RetryPolicy{On: xdsresource.RetryReset, NumRetries: 1, BaseInterval: time.Millisecond})
+			s := newStream(message.Method, "POST")
+			switch kind {
+			case "whole":
+				s.Body = message.Bytes([]byte("abcdef"))
+			case "streaming":
+				s.Body = b
+				go func() { b.c <- "abc"; b.c <- "def"; close(b.c) }()
+			default:
+				s.Body = b
+				go func() { b.c <- "abc" }()
+			}
+			if r := w.do(s); r.status != 200 || got.Load() != "abcdef" {
+				t.Errorf("%d, upstream got %q", r.status, got.Load())
+			}
+			w.idle()
+		})
+	}
+}
+
+func TestABodyOverTheLimitIsSentOnce(t *testing.T) {
+	big := strings.Repeat("x", 100)
+	var got atomic.Value
+	o := &origin{handle: func(x *exchange) answer { got.Store(x.body()); return answer{status: 503} }}
+	w := newWorld(t, o)
+	c := clusterOf("c", "10.0.0.1:80")
+	c.PerConnectionBufferLimit, c.Digest = 150, xdsresource.Digest{6}
+	w.apply(c)
+	w.retry(xdsresource.RetryPolicy{On: xdsresource.Retry5xx, NumRetries: 3, BaseInterval: time.Millisecond})
+	b := newSlowBody()
+	s := newStream(message.Method, "POST")
+	s.Body = b
+	go func() { b.c <- big; b.c <- big; close(b.c) }()
+	if r := w.do(s); r.status != 503 || got.Load() != big+big || o.attempts() != 1 {
+		t.Errorf("%d after %d attempts, %d bytes", r.status, o.attempts(), len(got.Load().(string)))
+	}
+	w.idle()
+}
+
+func TestAnEarlyAnswerEndsTheUpload(t *testing.T) {
+	o := &origin{handle: func(x *exchange) answer { return answer{status: 413, body: "too large"} }}
+	w := newWorld(t, o)
+	b := newSlowBody()
+	s := newStream(message.Method, "POST")
+	s.Body = b
+	if r := w.do(s); r.status != 413 || r.body != "too large" {
+		t.Errorf("%d %q", r.status, r.body)
+	}
+	w.idle()
+}
+
+func TestAFailingRequestBodyEndsTheRequest(t *testing.T) {
+	o := &origin{handle: func(x *exchange) answer { return answer{hang: true} }}
+	w := newWorld(t, o)
+	b := newSlowBody()
+	s := newStream(message.Method, "POST")
+	s.Body = b
+	cause := errors.New("chunk is malformed")
+	go b.Interrupt(cause)
+	if r := w.do(s); !errors.Is(r.err, cause) {
+		t.Errorf("%+v", r)
+	}
+	w.idle()
+}
+
+func TestInterruptingTheStreamEndsTheAttempt(t *testing.T) {
+	cause := errors.New("client went away")
+	for _, stage := range []string{"head", "body", "upload", "back-off"} {
+		t.Run(stage, func(t *testing.T) {
+			o := &origin{handle: func(x *exchange) answer {
+				switch stage {
+				case "body":
+					return answer{status: 200, body: "x", bodyHang: true}
+				case "back-off":
+					return answer{status: 503}
+				}
+				return answer{hang: true}
+			}}
+			w := newWorld(t, o)
+			s := newStream()
+			if stage == "upload" {
+				s.Body = newSlowBody()
+			}
+			if stage == "back-off" {
+				w.retry(xdsresource.RetryPolicy{On: xdsresource.Retry5xx, NumRetries: 100, BaseInterval: time.Hour})
+			}
+			time.AfterFunc(30*time.Millisecond, func() { s.Interrupt(cause) })
+			r := w.do(s)
+			if stage == "body" && !errors.Is(r.bodyErr, cause) || stage != "body" && !errors.Is(r.err, cause) {
+				t.Errorf("%v %v", r.err, r.bodyErr)
+			}
+			w.idle()
+		})
+	}
+}
+
+func TestABodyThatBreaksOffIsNeverComplete(t *testing.T) {
+	cases := map[string]struct {
+		a       answer
+		flags   string
+		details string
+	}{
+		"connection ended": {answer{status: 200, body: "abc", bodyErr: reset(transport.ConnectionTermination)}, "UC", "upstream_reset_after_response_started{connection_termination}"},
+		"protocol error":   {answer{status: 200, body: "abc", bodyErr: reset(transport.ProtocolError)}, "UPE", "upstream_reset_after_response_started{protocol_error}"},
+		"route timeout":    {answer{status: 200, body: "abc", bodyHang: true}, "UT", "response_timeout"},
+	}
+	for name, tc := range cases {
+		w := newWorld(t, &origin{handle: func(*exchange) answer { return tc.a }})
+		w.action().Timeout = 50 * time.Millisecond
+		r := w.do(newStream())
+		if r.bodyErr == nil || r.info.Flags.String() != tc.flags || r.info.Details != tc.details || r.body != "abc" {
+			t.Errorf("%s: %v flags %s details %s", name, r.bodyErr, r.info.Flags, r.info.Details)
+		}
+		w.idle()
+	}
+}
+
+func TestTrailersAndInformationalHeadsPass(t *testing.T) {
+	tr := &message.Header{}
+	tr.Add("grpc-status", "0")
+	w := newWorld(t, &origin{handle: func(*exchange) answer { return answer{info: []int{103, 103}, status: 200, body: "x", trailers: tr} }})
+	s := newStream()
+	var seen []string
+	s.Informational = func(h *message.Header) error { seen = append(seen, h.Get(message.Status)); return nil }
+	r := w.do(s)
+	if r.trailers.Get("grpc-status") != "0" || !slices.Equal(seen, []string{"103", "103"}) || r.header.Count(message.Status) != 1 {
+		t.Errorf("%v, informational %v", r.trailers, seen)
+	}
+}
+
+func TestGRPCTimeoutBoundsTheRequest(t *testing.T) {
+	w := newWorld(t, &origin{handle: func(*exchange) answer { return answer{hang: true} }})
+	limit := time.Duration(0)
+	w.action().GRPCTimeoutMax = &limit
+	s := newStream("content-type", "application/grpc", "grpc-timeout", "40m")
+	s.Info.IsGRPC = true
+	start := time.Now()
+	r := w.do(s)
+	if d := time.Since(start); d > time.Second || r.status != 200 || r.header.Get("grpc-status") != "14" || r.info.Flags != streaminfo.UpstreamRequestTimeout {
+		t.Errorf("after %v: %d grpc-status %q flags %s", d, r.status, r.header.Get("grpc-status"), r.info.Flags)
+	}
+}
+
+func TestGRPCTimeoutParsing(t *testing.T) {
+	for in, want := range map[string]time.Duration{"1S": time.Second, "20m": 20 * time.Millisecond, "1H": time.Hour, "99999999n": 99999999, "1n": time.Millisecond, "3M": 3 * time.Minute, "5000u": 5 * time.Millisecond} {
+		if d, ok := grpcTimeout(in); !ok || d != want {
+			t.Errorf("%s: %v %v", in, d, ok)
+		}
+	}
+	for _, in := range []string{"", "S", "1", "1s", "-1S", "123456789S", "1 S"} {
+		if _, ok := grpcTimeout(in); ok {
+			t.Errorf("%q accepted", in)
+		}
+	}
+}
+
+func FuzzRequestHeaders(f *testing.F) {
+	f.Add("5xx,gateway-error", "14", "200,x", "1S")
+	f.Add("unavailable,,", "-1", ",", "99999999H")
+	f.Fuzz(func(t *testing.T, on, max, codes, timeout string) {
+		var h message.Header
+		for n, v := range map[string]string{hdrRetryOn: on, hdrRetryGRPCOn: on, hdrMaxRetries: max, hdrStatusCodes: codes, hdrHeaderNames: codes} {
+			h.Add(n, v)
+		}
+		var r retryState
+		r.init(nil, &h, true)
+		if h.Len() != 0 {
+			t.Error("headers are left")
+		}
+		r.wouldRetryResponse(503, &h)
+		if d, ok := grpcTimeout(timeout); ok && d < 0 {
+			t.Errorf("%q is negative", timeout)
+		}
+	})
+}
+
+func TestMirrorsGoOutWithTheShadowHost(t *testing.T) {
+	type copyOf struct{ host, authority, body string }
+	seen := make(chan copyOf, 4)
+	o := &origin{handle: func(x *exchange) answer {
+		c := copyOf{x.host, x.head.Get(message.Authority), x.body()}
+		if x.host == "10.9.9.9:80" {
+			seen <- c
+		}
+		return answer{status: 200}
+	}}
+	for _, streamed := range []bool{false, true} {
+		w := newWorld(t, o)
+		w.action().Mirrors = []xdsresource.Mirror{{Cluster: "shadow", Fraction: 1}, {Cluster: "shadow", Fraction: 0}, {Cluster: "gone", Fraction: 1}}
+		s := newStream(message.Method, "POST", message.Authority, "svc.test:8080")
+		if streamed {
+			b := newSlowBody()
+			s.Body = b
+			go func() { b.c <- "abc"; close(b.c) }()
+		} else {
+			s.Body = message.Bytes([]byte("abc"))
+		}
+		if r := w.do(s); r.status != 200 {
+			t.Fatalf("%+v", r)
+		}
+		select {
+		case got := <-seen:
+			if got != (copyOf{"10.9.9.9:80", "svc.test-shadow:8080", "abc"}) {
+				t.Errorf("%+v", got)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("no mirrored request")
+		}
+		w.idle()
+	}
+}
+
+func TestUpgradesConvertBetweenVersions(t *testing.T) {
+	h1 := []string{"upgrade", "websocket", "connection", "Upgrade"}
+	h2 := []string{message.Method, "CONNECT", message.Protocol, "websocket"}
+	cases := []struct {
+		name              string
+		request           []string
+		version           message.Version
+		answer            int
+		upMethod, upProto string
+		upUpgrade         string
+		status            int
+		respUpgrade       string
+	}{
+		{"1 to 1", h1, message.HTTP11, 101, "GET", "", "websocket", 101, ""},
+		{"1 to 2", h1, message.HTTP2, 200, "CONNECT", "websocket", "", 101, "websocket"},
+		{"2 to 2", h2, message.HTTP2, 200, "CONNECT", "websocket", "", 200, ""},
+		{"2 to 1", h2, message.HTTP11, 101, "GET", "", "websocket", 200, ""},
+	}
+	for _, tc := range cases {
+		t.Run(tc.name, func(t *testing.T) {
+			var head message.Header
+			o := &origin{version: tc.version, tunnel: func() netio.Conn { return rawConn{} }}
+			o.handle = func(x *exchange) answer { head.CopyFrom(&x.head); return answer{status: tc.answer} }
+			w := newWorld(t, o)
+			s := newStream(tc.request...)
+			if tc.version == message.HTTP2 {
+				s.Info.Protocol = message.HTTP11
+			}
+			r := w.do(s)
+			if r.status != tc.status || r.resp.Tunnel == nil || r.header.Get("upgrade") != tc.respUpgrade {
+				t.Errorf("response %d upgrade %q tunnel %v", r.status, r.header.Get("upgrade"), r.resp.Tunnel)
+			}
+			if head.Get(message.Method) != tc.upMethod || head.Get(message.Protocol) != tc.upProto || head.Get("upgrade") != tc.upUpgrade {
+				t.Errorf("upstream saw %s %q %q", head.Get(message.Method), head.Get(message.Protocol), head.Get("upgrade"))
+			}
+			r.resp.Tunnel.Abandon()
+			w.idle()
+		})
+	}
+}
+
+func TestARefusedUpgradeIsAnOrdinaryResponse(t *testing.T) {
+	w := newWorld(t, &origin{handle: func(*exchange) answer { return answer{status: 403, body: "no"} }})
+	if r := w.do(newStream("upgrade", "websocket", "connection", "upgrade")); r.status != 403 || r.body != "no" || r.resp.Tunnel != nil {
+		t.Errorf("%+v", r)
+	}
+	w.idle()
+}
+
+func TestFastPathAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector makes sync.Pool forget")
+	}
+	for _, body := range []string{"", "hello"} {
+		o := &origin{}
+		w := newWorld(t, o)
+		s := newStream()
+		w.do(s)
+		c := w.conns[0]
+		c.fast = &fakeStream{c: c, quick: true, a: answer{body: body}}
+		table := w.table()
+		route := table.Match(s)
+		fields := s.Request
+		run := func() {
+			s.Reset()
+			for i := range fields.Len() {
+				s.Request.AddField(fields.At(i))
+			}
+			s.Info.Conn = w.connInfo()
+			s.SelectRoute(route)
+			resp, err := w.f.Do(s, filters.Next{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+		}
+		run()
+		base := testing.AllocsPerRun(200, run)
+		want := 0.0
+		if body != "" {
+			want = 3 // responseBody; the others are the fake's body and its chunk
+		}
+		if base > want {
+			t.Errorf("body %q: %v allocations, want %v", body, base, want)
+		}
+	}
+}
+
+var sharedConn = &streaminfo.Conn{}
+
+func (w *world) connInfo() *streaminfo.Conn { return sharedConn }
+
+func BenchmarkRequest(b *testing.B) {
+	o := &origin{}
+	w := newWorld(b, o)
+	s := newStream()
+	w.do(s)
+	c := w.conns[0]
+	c.fast = &fakeStream{c: c, quick: true}
+	w.action().Timeout = 0
+	route := w.table().Match(s)
+	var fields message.Header
+	fields.CopyFrom(&s.Request)
+	b.ReportAllocs()
+	for b.Loop() {
+		s.Reset()
+		for i := range fields.Len() {
+			s.Request.AddField(fields.At(i))
+		}
+		s.Info.Conn = sharedConn
+		s.SelectRoute(route)
+		resp, _ := w.f.Do(s, filters.Next{})
+		resp.Body.Close()
+	}
+}

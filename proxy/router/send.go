@@ -1,0 +1,265 @@
+package router
+
+import (
+	"sync"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/proxy/upstream"
+)
+
+// sourceKind is how a request's body is sent.
+type sourceKind uint8
+
+const (
+	empty     sourceKind = iota // no body, no trailers
+	whole                       // all of it is here: one write, replayable for free
+	streaming                   // pumped by a goroutine
+)
+
+// source is the request's body as the attempts see it.
+type source struct {
+	kind     sourceKind
+	chunk    []byte
+	trailers *message.Header
+	err      error
+}
+
+// begin looks at what of the body is there.
+func (b *source) begin(s *filters.Stream, k tunnelKind) {
+	*b = source{}
+	switch _, last := s.Body.Ready(); {
+	case k != noTunnel:
+		b.kind = empty
+	case s.Body == message.NoBody:
+	case !last:
+		b.kind = streaming
+	default:
+		// The chunk stays valid: nobody calls Next again before Close.
+		if b.chunk, _, b.err = s.Body.Next(); b.err != nil {
+			b.err = &bodyError{b.err}
+			return
+		}
+		if b.trailers = s.Body.Trailers(); len(b.chunk) > 0 || b.trailers != nil {
+			b.kind = whole
+		}
+	}
+}
+
+// send writes the request on st; of a streaming body, what is there already.
+func (rq *request) send(st *upstream.Stream) error {
+	h := rq.head(st)
+	if rq.body.err != nil {
+		return rq.body.err
+	}
+	rq.sent = true
+	switch {
+	case rq.kind != noTunnel && rq.kind.openEnded(st, h):
+		if err := st.WriteHeaders(h, false); err != nil {
+			return err
+		}
+		return st.Flush()
+	case rq.body.kind == empty:
+		return st.WriteHeaders(h, true)
+	case rq.body.kind == whole:
+		if err := st.WriteHeaders(h, false); err != nil {
+			return err
+		}
+		return write(st, rq.body.chunk, true, rq.body.trailers)
+	}
+	if err := st.WriteHeaders(h, false); err != nil {
+		return err
+	}
+	return rq.pump.attach(st)
+}
+
+// write sends one chunk, and the end of the message if last.
+func write(st *upstream.Stream, p []byte, last bool, trailers *message.Header) error {
+	if len(p) > 0 || last && trailers == nil {
+		if err := st.WriteData(p, last && trailers == nil); err != nil {
+			return err
+		}
+	}
+	if last && trailers != nil {
+		return st.WriteTrailers(trailers)
+	}
+	return nil
+}
+
+// pump moves a streaming request body to the attempt in flight, on a goroutine
+// of its own, and keeps what it moved for further attempts as long as that is
+// within the buffer limit. It lives across attempts: between two it goes on
+// collecting.
+type pump struct {
+	rq *request
+
+	mu       sync.Mutex
+	to       *upstream.Stream
+	keep     bool // collect for replay
+	lost     bool // some of the body is gone: no replay
+	buf      []byte
+	started  bool
+	running  bool
+	complete bool
+	trailers *message.Header
+	done     chan struct{}
+}
+
+// reset forgets everything but a small buffer.
+func (p *pump) reset() {
+	if !p.started {
+		return
+	}
+	buf := p.buf[:0]
+	if cap(buf) > 64<<10 {
+		buf = nil
+	}
+	p.to, p.keep, p.lost, p.buf, p.started, p.running, p.complete, p.trailers, p.done = nil, false, false, buf, false, false, false, nil, nil
+}
+
+// attach replays what was collected to st and makes it the target.
+func (p *pump) attach(st *upstream.Stream) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.started {
+		p.started = true
+		p.keep = p.rq.retry.on != 0 && p.rq.retry.left > 0 || len(p.rq.mirrors) > 0
+	}
+	if len(p.buf) > 0 || p.complete {
+		if err := write(st, p.buf, p.complete, p.trailers); err != nil {
+			return err
+		}
+	} else if err := st.Flush(); err != nil {
+		return err
+	}
+	if p.complete {
+		return nil
+	}
+	p.to = st
+	if !p.running {
+		p.running = true
+		p.done = make(chan struct{})
+		go p.run()
+	}
+	return nil
+}
+
+// replayable reports whether a further attempt would see the whole body.
+func (p *pump) replayable() bool {
+	if !p.started {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.lost
+}
+
+func (p *pump) run() {
+	defer close(p.done)
+	body := p.rq.s.Body
+	for {
+		chunk, last, err := body.Next()
+		if err != nil {
+			p.mu.Lock()
+			p.running = false
+			p.mu.Unlock()
+			p.rq.Interrupt(&bodyError{err})
+			return
+		}
+		if !p.pass(chunk, last, body) {
+			return
+		}
+	}
+}
+
+// pass hands one chunk on. It returns false when there is nothing more to do.
+func (p *pump) pass(chunk []byte, last bool, body message.Body) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.keep && len(p.buf)+len(chunk) > p.rq.c.BufferLimit() {
+		// Too large to be sent again: this attempt goes on, there is no other.
+		p.keep, p.lost, p.buf = false, true, nil
+		p.rq.c.Count(upstream.EventAbandoned)
+	}
+	if p.keep {
+		p.buf = append(p.buf, chunk...)
+	} else {
+		p.lost = p.lost || len(chunk) > 0
+	}
+	if last {
+		p.complete, p.running, p.trailers = true, false, body.Trailers()
+		p.rq.requestComplete()
+		p.rq.armTry()
+		if p.keep {
+			p.rq.sendMirrors(p.buf, p.trailers)
+		}
+	}
+	if p.to == nil {
+		return !last
+	}
+	err := write(p.to, chunk, last, p.trailers)
+	if err == nil && !last {
+		if n, end := body.Ready(); n == 0 && !end {
+			err = p.to.Flush()
+		}
+	}
+	if err != nil {
+		// Whoever reads the response learns why. What comes now is for a next
+		// attempt, which starts the pump again.
+		p.to, p.running = nil, false
+		return false
+	}
+	return !last
+}
+
+// detach takes the attempt's stream away. It must have been interrupted if it
+// is not complete.
+func (p *pump) detach() {
+	if p.started {
+		p.mu.Lock()
+		p.to = nil
+		p.mu.Unlock()
+	}
+}
+
+// stop ends the pump and waits for it. If it is waiting for the client, the
+// body is interrupted, or, if it can't be, the stream as a whole.
+func (p *pump) stop() {
+	if !p.started {
+		return
+	}
+	p.mu.Lock()
+	running, done := p.running, p.done
+	p.to, p.keep = nil, false
+	p.mu.Unlock()
+	if running {
+		if i, ok := p.rq.s.Body.(filters.Interrupter); ok {
+			i.Interrupt(errDone)
+		} else {
+			p.rq.s.Interrupt(errDone)
+		}
+	}
+	if done != nil {
+		<-done
+	}
+}
+
+// finished reports whether the whole request has been sent.
+func (p *pump) finished() bool {
+	if !p.started {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.complete
+}
+
+// bodyError is a failure of the request body: the client's fault, never a
+// reason to retry.
+type bodyError struct{ err error }
+
+// Error implements error.
+func (e *bodyError) Error() string { return "request body: " + e.err.Error() }
+
+// Unwrap returns what the body said.
+func (e *bodyError) Unwrap() error { return e.err }

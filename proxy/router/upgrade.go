@@ -1,0 +1,228 @@
+package router
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/proxy/upstream"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+// tunnelKind is whether a request asks for a byte stream, and how it gets one.
+type tunnelKind uint8
+
+const (
+	noTunnel tunnelKind = iota
+	// upgrade is a websocket (or other) upgrade, in HTTP/1 form or as extended
+	// CONNECT.
+	upgrade
+	// connect is a CONNECT that goes on upstream as it is.
+	connect
+	// terminate is a CONNECT that ends here: its bytes go to a cluster.
+	terminate
+)
+
+// kindOf classifies s. HCM has refused what the configuration doesn't allow.
+func kindOf(s *filters.Stream, a *xdsresource.RouteAction) tunnelKind {
+	h := &s.Request
+	if h.Get(message.Method) == "CONNECT" {
+		if h.Has(message.Protocol) {
+			return upgrade
+		}
+		for i := range a.Upgrades {
+			if u := &a.Upgrades[i]; u.Type == "connect" && u.Connect {
+				return terminate
+			}
+		}
+		return connect
+	}
+	if h.Has("upgrade") && hasToken(h.Get("connection"), "upgrade") {
+		return upgrade
+	}
+	return noTunnel
+}
+
+func hasToken(list, token string) bool {
+	for list != "" {
+		var t string
+		t, list, _ = strings.Cut(list, ",")
+		if strings.EqualFold(strings.TrimSpace(t), token) {
+			return true
+		}
+	}
+	return false
+}
+
+// openEnded tells whether the head leaves the stream open for bytes. An HTTP/1
+// upgrade request is complete with its head; its bytes follow the 101.
+func (k tunnelKind) openEnded(st *upstream.Stream, h *message.Header) bool {
+	return st.Version() == message.HTTP2 || h.Get(message.Method) == "CONNECT"
+}
+
+// head is the request head as st's protocol wants it: upgrades have two forms
+// (RFC 8441 section 5).
+func (rq *request) head(st *upstream.Stream) *message.Header {
+	h := &rq.s.Request
+	if rq.kind != upgrade {
+		return h
+	}
+	extended := h.Has(message.Protocol)
+	if extended == (st.Version() == message.HTTP2) {
+		return h
+	}
+	u := &rq.upgraded
+	u.CopyFrom(h)
+	rq.converted = true
+	if extended {
+		proto := h.Get(message.Protocol)
+		u.Del(message.Protocol)
+		u.Set(message.Method, "GET")
+		u.Set("connection", "upgrade")
+		u.Set("upgrade", proto)
+		return u
+	}
+	proto := h.Get("upgrade")
+	u.Set(message.Method, "CONNECT")
+	u.Set(message.Protocol, proto)
+	for _, n := range [...]string{"upgrade", "connection", "content-length", "transfer-encoding"} {
+		u.Del(n)
+	}
+	return u
+}
+
+// accepted tells whether the response turns the stream into a tunnel.
+func (rq *request) accepted(st *upstream.Stream, status int) bool {
+	switch rq.kind {
+	case connect:
+		return status >= 200 && status < 300
+	case upgrade:
+		return status == 101 || st.Version() == message.HTTP2 && status >= 200 && status < 300
+	case noTunnel, terminate:
+	}
+	return false
+}
+
+// tunnelled makes the response that hands st's bytes over.
+func (rq *request) tunnelled(st *upstream.Stream) *filters.Response {
+	h := &rq.resp.Header
+	if rq.kind == upgrade {
+		downstream2 := rq.s.Request.Has(message.Protocol)
+		switch {
+		case downstream2 && st.Version() != message.HTTP2:
+			h.Set(message.Status, "200")
+			h.Del("upgrade")
+			h.Del("connection")
+		case !downstream2 && st.Version() == message.HTTP2:
+			h.Set(message.Status, "101")
+			h.Set("upgrade", rq.s.Request.Get("upgrade"))
+			h.Set("connection", "upgrade")
+		}
+	}
+	rq.finishHead(h)
+	rq.tryTimer.Stop()
+	rq.idleTimer.Stop()
+	rq.resp.Body = message.NoBody
+	rq.held = true
+	rq.resp.Tunnel = &joined{rq: rq, far: st.Tunnel()}
+	return rq.resp
+}
+
+// terminateConnect connects a CONNECT request to a host of its cluster.
+func (rq *request) terminateConnect() (*filters.Response, bool, error) {
+	var far netio.Conn
+	if !rq.c.CanTakeOver(rq.host) {
+		err := rq.blocking(func(ctx context.Context) (err error) {
+			far, err = rq.c.Connect(ctx, rq.host, &rq.opts)
+			return err
+		})
+		if err != nil {
+			return rq.failed(err)
+		}
+		rq.s.Info.Upstream.Local = far.LocalAddr()
+	}
+	s := rq.s
+	rq.resp = s.NewResponse()
+	rq.resp.Header.Add(message.Status, "200")
+	s.Info.Details, s.Info.ResponseCode = "via_upstream", 200
+	s.Info.FirstUpstreamRx = time.Now()
+	rq.c.CountCode(200)
+	rq.c.Status(rq.host, 200)
+	rq.retry.settle(rq.c, rq.high, true)
+	rq.route.FinalizeResponse(s, rq.resp)
+	rq.held = true
+	if far != nil {
+		rq.resp.Tunnel = &joined{rq: rq, far: far}
+	} else {
+		rq.resp.Tunnel = &handover{rq: rq}
+	}
+	return rq.resp, false, nil
+}
+
+// joined copies between downstream and far.
+type joined struct {
+	rq  *request
+	far netio.Conn
+}
+
+// TakeOver implements filters.Tunnel. It returns when the tunnel has ended.
+func (t *joined) TakeOver(c netio.Conn, done func()) {
+	g := &tunnelGuard{c, t.far}
+	o := netio.JoinOptions{}
+	if d := t.rq.action.IdleTimeout; d != nil {
+		o.IdleTimeout = *d
+	}
+	var err error
+	if err = t.rq.s.Guard(g); err != nil {
+		c.Reset()
+		t.far.Reset()
+	} else {
+		_, _, err = netio.Join(c, t.far, o)
+		t.rq.s.Unguard(g)
+	}
+	t.rq.s.Info.LastUpstreamRx = time.Now()
+	t.rq.drop(err == nil)
+	t.rq.release()
+	done()
+}
+
+// Abandon implements filters.Tunnel.
+func (t *joined) Abandon() {
+	t.far.Reset()
+	t.rq.drop(false)
+	t.rq.release()
+}
+
+// tunnelGuard ends a tunnel when its stream is interrupted.
+type tunnelGuard struct{ near, far netio.Conn }
+
+// Interrupt implements filters.Interrupter.
+func (g *tunnelGuard) Interrupt(cause error) {
+	g.near.Interrupt(cause)
+	g.far.Interrupt(cause)
+}
+
+// handover gives the downstream bytes to an internal listener.
+type handover struct{ rq *request }
+
+// TakeOver implements filters.Tunnel.
+func (t *handover) TakeOver(c netio.Conn, done func()) {
+	rq := t.rq
+	err := rq.c.TakeOver(rq.host, c, &rq.opts, func() {
+		rq.release()
+		done()
+	})
+	if err != nil {
+		rq.f.log.Warn("CONNECT can't be handed over", "cluster", rq.c.Name(), "host", rq.host.String(), "error", err)
+		rq.c.Failed(rq.host, upstream.FailureConnect)
+		c.Reset()
+		rq.release()
+		done()
+	}
+}
+
+// Abandon implements filters.Tunnel.
+func (t *handover) Abandon() { t.rq.release() }
