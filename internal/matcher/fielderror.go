@@ -1,6 +1,7 @@
 package matcher
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -20,6 +21,21 @@ func (e *fieldError) Unwrap() error { return e.err }
 // badField returns an error about field.
 func badField(field, format string, args ...any) error {
 	return &fieldError{field, fmt.Errorf(format, args...)}
+}
+
+// unsupportedError is a reason why something valid can't be executed.
+type unsupportedError string
+
+// Error returns the reason.
+func (e unsupportedError) Error() string { return string(e) }
+
+// Is makes the error an errors.ErrUnsupported.
+func (unsupportedError) Is(target error) bool { return target == errors.ErrUnsupported }
+
+// unsupported returns an error about a field that is valid but not supported;
+// errors.Is(err, errors.ErrUnsupported) holds.
+func unsupported(field, format string, args ...any) error {
+	return &fieldError{field, unsupportedError(fmt.Sprintf(format, args...))}
 }
 
 // within says that err happened inside field; nil stays nil.

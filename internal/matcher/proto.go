@@ -60,7 +60,7 @@ func stringFromProto(m stringMatcher, regex string) (String, error) {
 		s, err := newRegex(regex)
 		return s, within("safe_regex", err)
 	}
-	return String{}, badField(string(set.Name()), "this way to match is not supported")
+	return String{}, unsupported(string(set.Name()), "this way to match is not supported")
 }
 
 func newRegex(src string) (String, error) {
@@ -129,7 +129,7 @@ func HeaderFromProto(m *routev3pb.HeaderMatcher) (Header, error) {
 		field = "contains_match"
 		str, err = NewString(Contains, p.ContainsMatch, false)
 	default:
-		return Header{}, badField("header_match_specifier", "%T is not supported", p)
+		return Header{}, unsupported("header_match_specifier", "%T is not supported", p)
 	}
 	if err != nil {
 		return Header{}, within(field, err)
@@ -170,7 +170,7 @@ func QueryParameterFromProto(m *routev3pb.QueryParameterMatcher) (QueryParameter
 		}
 		return NewQueryParameter(m.GetName(), &s, true)
 	default:
-		return QueryParameter{}, badField("query_parameter_match_specifier", "%T is not supported", p)
+		return QueryParameter{}, unsupported("query_parameter_match_specifier", "%T is not supported", p)
 	}
 }
 
@@ -222,7 +222,7 @@ func valueFromProto(m *matcherv3pb.ValueMatcher, depth int) (Value, error) {
 		}
 		return OrValue(vs...), nil
 	}
-	return Value{}, badField("match_pattern", "none is set or it is not supported")
+	return Value{}, unsupported("match_pattern", "none is set or it is not supported")
 }
 
 // MetadataFromProto compiles a MetadataMatcher.
@@ -244,7 +244,7 @@ func MetadataKeyFromProto(m *metadatav3pb.MetadataKey) (ns string, path []string
 	for i, s := range m.GetPath() {
 		k, ok := s.GetSegment().(*metadatav3pb.MetadataKey_PathSegment_Key)
 		if !ok {
-			return "", nil, badField(fmt.Sprintf("path[%d]", i), "only keys are supported")
+			return "", nil, unsupported(fmt.Sprintf("path[%d]", i), "only keys are supported")
 		}
 		path = append(path, k.Key)
 	}
@@ -265,7 +265,7 @@ func FilterStateFromProto(m *matcherv3pb.FilterStateMatcher) (FilterState, error
 		return NewFilterState(m.GetKey(), s)
 	case *matcherv3pb.FilterStateMatcher_AddressMatch:
 		if p.AddressMatch.GetInvertMatch() {
-			return FilterState{}, badField("address_match.invert_match", "is not supported")
+			return FilterState{}, unsupported("address_match.invert_match", "is not supported")
 		}
 		ps, err := each(p.AddressMatch.GetRanges(), xdsCIDR)
 		if err != nil {
@@ -273,7 +273,7 @@ func FilterStateFromProto(m *matcherv3pb.FilterStateMatcher) (FilterState, error
 		}
 		return NewFilterStateAddress(m.GetKey(), NewCIDRSet(ps))
 	}
-	return FilterState{}, badField("matcher", "none is set or it is not supported")
+	return FilterState{}, unsupported("matcher", "none is set or it is not supported")
 }
 
 // CIDRFromProto returns the prefix with its host bits cleared. As in Envoy a
@@ -397,7 +397,7 @@ func branchesFromProto(s *TreeSpec, m *xdsmatcherv3pb.Matcher_MatcherTree, depth
 		}
 		return nil
 	}
-	return badField("tree_type", "none is set or it is not supported")
+	return unsupported("tree_type", "none is set or it is not supported")
 }
 
 func matchMap(m *xdsmatcherv3pb.Matcher_MatcherTree_MatchMap, depth int) (map[string]OnMatch, error) {
@@ -414,7 +414,7 @@ func matchMap(m *xdsmatcherv3pb.Matcher_MatcherTree_MatchMap, depth int) (map[st
 
 func onMatchFromProto(m *xdsmatcherv3pb.Matcher_OnMatch, depth int) (OnMatch, error) {
 	if m.GetKeepMatching() {
-		return OnMatch{}, badField("keep_matching", "is not supported")
+		return OnMatch{}, unsupported("keep_matching", "is not supported")
 	}
 	switch p := m.GetOnMatch().(type) {
 	case *xdsmatcherv3pb.Matcher_OnMatch_Matcher:
@@ -504,7 +504,7 @@ var connInputs = map[string]InputKind{
 func inputFromProto(a *anypb.Any) (Input, error) {
 	k, ok := connInputs[string(a.MessageName())]
 	if !ok {
-		return Input{}, badField("typed_config", "input %q is not supported", a.GetTypeUrl())
+		return Input{}, unsupported("typed_config", "input %q is not supported", a.GetTypeUrl())
 	}
 	in := Input{Kind: k}
 	if k == InputFilterState {
@@ -525,7 +525,7 @@ func name(m proto.Message) string { return string(m.ProtoReflect().Descriptor().
 // unpack decodes a into m, which must be of its type.
 func unpack(a *anypb.Any, m proto.Message) error {
 	if got, want := string(a.MessageName()), name(m); got != want {
-		return fmt.Errorf("type %q is not supported here, only %q", a.GetTypeUrl(), want)
+		return unsupportedError(fmt.Sprintf("type %q is not supported here, only %q", a.GetTypeUrl(), want))
 	}
 	return proto.Unmarshal(a.GetValue(), m)
 }

@@ -25,6 +25,9 @@ type templateToken struct {
 	kind tokenKind
 	lit  string // tokenLiteral
 	v    int    // tokenOpen, tokenClose: index of the variable
+	// tail, of an operator, is the length of what follows if that is literal
+	// only, else -1.
+	tail int
 }
 
 type tokenKind uint8
@@ -42,6 +45,15 @@ func NewURITemplate(src string) (*URITemplate, error) {
 	p := templateParser{t: &URITemplate{src: src}, rest: src}
 	if err := p.parse(); err != nil {
 		return nil, fmt.Errorf("uri template %q: %w", src, err)
+	}
+	tail := 0
+	for i := len(p.t.toks) - 1; i >= 0; i-- {
+		switch t := &p.t.toks[i]; {
+		case t.kind == tokenGlob || t.kind == tokenText:
+			t.tail, tail = tail, -1
+		case tail >= 0:
+			tail += len(t.lit)
+		}
 	}
 	return p.t, nil
 }
@@ -86,20 +98,12 @@ func (t *URITemplate) capture(path string) (captures, bool) {
 
 // globEnd returns where the operator t.toks[k], starting at path[i], ends.
 func (t *URITemplate) globEnd(path string, i, k int) (int, bool) {
-	tail, only := 0, true // length of the literals that follow, whether nothing else does
-	for _, tok := range t.toks[k+1:] {
-		if tok.kind == tokenGlob || tok.kind == tokenText {
-			only = false
-			break
-		}
-		tail += len(tok.lit)
-	}
 	text := t.toks[k].kind == tokenText
 	end := i
 	for end < len(path) && (isTemplateChar(path[end]) || text && path[end] == '/') {
 		end++
 	}
-	if only {
+	if tail := t.toks[k].tail; tail >= 0 {
 		// The rest has a fixed length, so the operator's end is known.
 		want := len(path) - tail
 		if want > end || want < i {
@@ -127,6 +131,9 @@ type templateParser struct {
 }
 
 func (p *templateParser) parse() error {
+	if len(p.rest) > MaxRegexBytes {
+		return fmt.Errorf("%d bytes exceed the limit of %d", len(p.rest), MaxRegexBytes)
+	}
 	for i := range len(p.rest) {
 		if c := p.rest[i]; c <= ' ' || c >= 0x7f {
 			return errors.New("invalid pattern: not printable")
