@@ -3,6 +3,10 @@ package builtin
 
 import (
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/http/alpn"
+	"github.com/fairlead-mesh/fairlead/filters/http/cors"
+	"github.com/fairlead-mesh/fairlead/filters/http/fault"
+	"github.com/fairlead-mesh/fairlead/filters/http/grpcstats"
 	"github.com/fairlead-mesh/fairlead/filters/http/istiostats"
 	"github.com/fairlead-mesh/fairlead/filters/http/peermetadata"
 	"github.com/fairlead-mesh/fairlead/filters/http/rbac"
@@ -35,5 +39,9 @@ func Registry() *filters.Registry {
 	r.RegisterNetwork(networkmetadataexchange.Factory{})
 	r.RegisterHTTP(istiostats.Factory{})
 	r.RegisterNetwork(networkistiostats.Factory{})
+	r.RegisterHTTP(grpcstats.Factory{})
+	r.RegisterHTTP(fault.Factory{})
+	r.RegisterHTTP(cors.Factory{})
+	r.RegisterHTTP(alpn.Factory{})
 	return r
 }
