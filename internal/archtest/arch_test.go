@@ -20,6 +20,7 @@ var layers = [][]string{
 	{"internal/matcher", "internal/format", "internal/identity", "internal/workload", "xdsclient"},
 	{"internal/accesslog", "internal/admin", "filters", "proxy/transport"},
 	{"filters/internal/*", "filters/http/*/*pb", "proxy/transport/*", "proxy/upstream/lb"},
+	{"filters/internal/istio/*"},
 	{"filters/http/*", "filters/network/*", "filters/listener/*", "xdsclient/xdsresource"},
 	{"filters/builtin", "routing", "proxy/hbone", "proxy/secret"},
 	{"proxy/tlscontext", "proxy/listener", "proxy/bootstrap"},

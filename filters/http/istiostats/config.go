@@ -4,7 +4,7 @@ import (
 	"errors"
 
 	"github.com/fairlead-mesh/fairlead/filters"
-	"github.com/fairlead-mesh/fairlead/filters/internal/istiometrics"
+	"github.com/fairlead-mesh/fairlead/filters/internal/istio/istiometrics"
 )
 
 // Decode implements filters.HTTPFactory.

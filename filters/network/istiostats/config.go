@@ -2,7 +2,7 @@ package istiostats
 
 import (
 	"github.com/fairlead-mesh/fairlead/filters"
-	"github.com/fairlead-mesh/fairlead/filters/internal/istiometrics"
+	"github.com/fairlead-mesh/fairlead/filters/internal/istio/istiometrics"
 )
 
 // Decode implements filters.NetworkFactory.

@@ -6,7 +6,7 @@ import (
 	"fmt"
 
 	"github.com/fairlead-mesh/fairlead/filters"
-	"github.com/fairlead-mesh/fairlead/filters/internal/istiometrics"
+	"github.com/fairlead-mesh/fairlead/filters/internal/istio/istiometrics"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
 
