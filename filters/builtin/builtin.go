@@ -5,6 +5,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/filters/http/alpn"
 	"github.com/fairlead-mesh/fairlead/filters/http/cors"
+	"github.com/fairlead-mesh/fairlead/filters/http/dlp"
 	"github.com/fairlead-mesh/fairlead/filters/http/fault"
 	"github.com/fairlead-mesh/fairlead/filters/http/grpcstats"
 	"github.com/fairlead-mesh/fairlead/filters/http/istiostats"
@@ -27,6 +28,7 @@ import (
 func Registry() *filters.Registry {
 	r := &filters.Registry{}
 	r.RegisterHTTP(rego.Factory{})
+	r.RegisterHTTP(dlp.Factory{})
 	r.RegisterHTTP(rbac.Factory{})
 	r.RegisterNetwork(networkrbac.Factory{})
 	r.RegisterHTTP(setfilterstate.Factory{})

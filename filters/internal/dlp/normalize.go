@@ -2,6 +2,7 @@ package dlp
 
 import (
 	"bytes"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -188,13 +189,33 @@ type Stream struct {
 // means a space. quote, if not nil, makes a replacement fit the syntax of the
 // stream. Free gives it back.
 func (e *Engine) NewStream(sink Sink, plus bool, quote func(tag string) string) *Stream {
-	return &Stream{sc: e.NewScanner(sink), norm: normalizer{plus: plus}, quote: quote}
+	s, ok := streams.Get().(*Stream)
+	if !ok {
+		s = &Stream{}
+	}
+	s.sc, s.quote, s.norm.plus = e.NewScanner(sink), quote, plus
+	s.norm.carry, s.held, s.pending = nil, s.held[:0], 0
+	return s
+}
+
+var streams = sync.Pool{New: func() any { return &Stream{} }}
+
+// Syntax changes what Stream was made with, for the next stream.
+func (s *Stream) Syntax(plus bool, quote func(tag string) string) {
+	s.Reset()
+	s.norm.plus, s.quote = plus, quote
 }
 
 // Free gives s back. It must not be used afterwards, nor what Write returned.
 func (s *Stream) Free() {
 	s.sc.Free()
-	s.sc = nil
+	s.sc, s.quote = nil, nil
+	if cap(s.out) > maxKept || cap(s.norm.out) > maxKept || cap(s.held) > 1024 || cap(s.norm.units) > 1024 {
+		*s = Stream{}
+	}
+	clear(s.out[:cap(s.out)])
+	clear(s.norm.out[:cap(s.norm.out)])
+	streams.Put(s)
 }
 
 // Reset makes s ready for another stream.

@@ -1,0 +1,234 @@
+package dlp
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/fairlead-mesh/fairlead/filters/internal/dlp"
+	"github.com/fairlead-mesh/fairlead/internal/message"
+)
+
+// pieceBytes bounds what is scanned at once, and so a scanner's buffer.
+const pieceBytes = 16 << 10
+
+// stopError ends a body that must not go on.
+type stopError struct{ details string }
+
+func (e *stopError) Error() string { return "dlp: " + e.details }
+
+// gate decides what happens when a request is stopped while its response may
+// have begun: before, the filter answers by itself; after, the stream ends.
+type gate struct{ state atomic.Int32 }
+
+const (
+	gateOpen     = iota // neither
+	gateAnswered        // the response went on first
+	gateStopped         // the request was stopped first
+)
+
+// answered reports false if the request was stopped.
+func (g *gate) answered() bool { return g.state.CompareAndSwap(gateOpen, gateAnswered) }
+
+// stopped reports false if the response went on already.
+func (g *gate) stopped() bool { return g.state.CompareAndSwap(gateOpen, gateStopped) }
+
+// source produces scanned pieces of a body. final comes with the last one. The
+// piece is valid until the next call.
+type source interface {
+	next() (piece []byte, final bool, err error)
+	held() int
+	free()
+}
+
+// body is an inspected message.Body.
+type body struct {
+	inner message.Body
+	src   source
+	in    *inspection
+	stop  func(error) // tells the stream; nil for responses
+
+	queue []byte // held in front
+	done  bool
+	err   error
+}
+
+func newBody(inner message.Body, src source, in *inspection, stop func(error)) *body {
+	return &body{inner: inner, src: src, in: in, stop: stop}
+}
+
+// hold pulls the body until it is complete or limit bytes are held, so that it
+// can still be answered cleanly.
+func (b *body) hold(limit int) {
+	for b.err == nil && !b.done && len(b.queue)+b.src.held() < limit {
+		p, ok := b.step()
+		if !ok {
+			return
+		}
+		b.queue = append(b.queue, p...)
+	}
+}
+
+// step scans once more. It reports false after an error.
+func (b *body) step() ([]byte, bool) {
+	b.in.place = inBody
+	p, final, err := b.src.next()
+	if err == nil && b.in.blocker != nil {
+		err = &stopError{b.in.details()}
+	}
+	if err != nil {
+		b.fail(err)
+		return nil, false
+	}
+	if final {
+		b.done = true
+		if t := b.inner.Trailers(); t != nil && b.in.set.looks[inTrailer] {
+			b.in.header(t, inTrailer)
+			if b.in.stopped() {
+				b.fail(&stopError{b.in.details()})
+				return nil, false
+			}
+		}
+		b.in.report()
+	}
+	return p, true
+}
+
+func (b *body) fail(err error) {
+	var un *uninspectableError
+	if errors.Is(err, dlp.ErrTooComplex) {
+		un = &uninspectableError{reason: "too_complex"}
+	} else {
+		errors.As(err, &un)
+	}
+	if un != nil {
+		// What was scanned has lost its original form: it can't pass.
+		b.in.uninspectable(un.reason)
+		b.in.refused = true
+		err = &stopError{b.in.details()}
+	}
+	b.err, b.queue = err, nil
+	b.in.report()
+	var s *stopError
+	if b.stop != nil && errors.As(err, &s) {
+		b.stop(err)
+	}
+}
+
+func (b *body) Next() ([]byte, bool, error) {
+	switch {
+	case b.err != nil:
+		return nil, false, b.err
+	case len(b.queue) > 0:
+		p := b.queue
+		b.queue = nil
+		return p, b.done, nil
+	case b.done:
+		return nil, true, nil
+	}
+	for {
+		p, ok := b.step()
+		if !ok {
+			return nil, false, b.err
+		}
+		if len(p) > 0 || b.done {
+			return p, b.done, nil
+		}
+	}
+}
+
+func (b *body) Ready() (int, bool) {
+	if b.err != nil {
+		return 0, false
+	}
+	return len(b.queue), b.done
+}
+
+func (b *body) Trailers() *message.Header { return b.inner.Trailers() }
+
+func (b *body) Close() {
+	b.in.report()
+	b.src.free()
+	b.inner.Close()
+	b.queue, b.err = nil, errClosed
+}
+
+var errClosed = errors.New("dlp: body read after it was closed")
+
+// plainSource scans the bytes of a body as they are.
+type plainSource struct {
+	inner  message.Body
+	stream *dlp.Stream
+	rest   []byte // of the chunk at hand
+	last   bool   // inner has returned last
+	in     *inspection
+	// sniffed is the beginning of the body.
+	sniffed []byte
+	// tee is set if no rule may change or stop the body: it passes at once,
+	// and is looked at on the way.
+	tee  bool
+	quit bool // scanning was given up
+}
+
+func newPlainSource(inner message.Body, in *inspection, plus bool) *plainSource {
+	return &plainSource{inner: inner, stream: in.set.engine.NewStream(in.found, plus, nil), in: in, sniffed: make([]byte, 0, sniffBytes)}
+}
+
+func (s *plainSource) next() ([]byte, bool, error) {
+	if len(s.rest) == 0 && !s.last {
+		var err error
+		if s.rest, s.last, err = s.inner.Next(); err != nil {
+			return nil, false, err
+		}
+	}
+	p := s.rest[:min(len(s.rest), pieceBytes)]
+	s.rest = s.rest[len(p):]
+	if len(s.sniffed) < sniffBytes {
+		s.sniffed = append(s.sniffed, p[:min(len(p), sniffBytes-len(s.sniffed))]...)
+		if reason := disguised(s.sniffed); reason != "" && s.in.reason == "" {
+			if s.in.uninspectable(reason); s.in.refused {
+				return nil, false, &uninspectableError{reason}
+			}
+		}
+	}
+	final := s.last && len(s.rest) == 0
+	if s.quit {
+		return p, final, nil
+	}
+	out, err := s.stream.Write(p, final)
+	if s.tee {
+		if err != nil {
+			s.quit = true
+			if s.in.uninspectable("too_complex"); s.in.refused {
+				return nil, false, err
+			}
+		}
+		return p, final, nil
+	}
+	return out, final, err
+}
+
+const sniffBytes = 4
+
+// disguised recognizes content that is not what detectors can read.
+func disguised(p []byte) string {
+	switch {
+	case len(p) >= 3 && p[0] == 0x1f && p[1] == 0x8b && p[2] == 8:
+		return "gzip_content"
+	case len(p) >= 4 && p[0] == 0x28 && p[1] == 0xb5 && p[2] == 0x2f && p[3] == 0xfd:
+		return "zstd_content"
+	case len(p) >= 2 && (p[0] == 0xfe && p[1] == 0xff || p[0] == 0xff && p[1] == 0xfe):
+		return "utf16_content"
+	}
+	return ""
+}
+
+func (s *plainSource) held() int { return s.stream.Held() }
+func (s *plainSource) free()     { s.stream.Free() }
+
+// uninspectableError ends a body that can't be looked at.
+type uninspectableError struct{ reason string }
+
+func (e *uninspectableError) Error() string {
+	return fmt.Sprintf("dlp: body can't be inspected: %s", e.reason)
+}

@@ -1,0 +1,335 @@
+// Package dlp finds sensitive data in requests and responses and reports,
+// masks, replaces or blocks it: in path, query, headers, bodies of any length
+// and trailers. Bodies are scanned as they stream; what is held back is what a
+// match may still extend over, and for blocking rules a window, so that small
+// messages can be answered cleanly.
+package dlp
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"strings"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/dlp"
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+)
+
+// Factory makes dlp filters.
+type Factory struct{}
+
+// TypeURLs returns the two types of the filter.
+func (Factory) TypeURLs() []string { return []string{TypeURL, PerRouteTypeURL} }
+
+// filter is the compiled filter of one route.
+type filter struct {
+	cfg                               *config
+	name                              string
+	key                               []byte
+	logger                            *slog.Logger
+	requestCounters, responseCounters [places][][4]*stats.Counter
+	uninspected                       map[string]*stats.Counter // by direction
+}
+
+// Compile builds the filter for one route.
+func (Factory) Compile(env *filters.Env, base, over filters.Config) (filters.HTTPFilter, error) {
+	cfg, ok := base.(*config)
+	if !ok {
+		return nil, fmt.Errorf("dlp: configuration of type %T", base)
+	}
+	if over != nil {
+		o, ok := over.(*override)
+		if !ok {
+			return nil, fmt.Errorf("dlp: per-route configuration of type %T", over)
+		}
+		if o.disabled {
+			return nil, nil
+		}
+		var err error
+		if cfg, err = cfg.with(o); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.request == nil && cfg.answer == nil {
+		return nil, nil // every rule is disabled on this route
+	}
+	f := &filter{cfg: cfg, name: cfg.name, logger: env.Logger, uninspected: map[string]*stats.Counter{}}
+	if f.name == "" {
+		f.name = env.Name
+	}
+	if f.logger == nil {
+		f.logger = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if f.key, err = cfg.key(); err != nil {
+		return nil, fmt.Errorf("dlp: %w", err)
+	}
+	f.requestCounters = f.counters(env.Stats, cfg.request, "request_")
+	f.responseCounters = f.counters(env.Stats, cfg.answer, "response_")
+	for _, dir := range []string{"request", "response"} {
+		f.uninspected[dir] = env.Stats.Counter("fairlead_dlp_uninspectable_total",
+			stats.Label{Name: "policy", Value: f.name}, stats.Label{Name: "direction", Value: dir})
+	}
+	return f, nil
+}
+
+// counters takes the handles of every finding that set can make.
+func (f *filter) counters(scope *stats.Scope, set *ruleSet, dir string) (out [places][][4]*stats.Counter) {
+	if set == nil {
+		return out
+	}
+	for p := range out {
+		out[p] = make([][4]*stats.Counter, len(set.engine.Types()))
+		for t, typ := range set.engine.Types() {
+			for _, i := range set.byType[t] {
+				if r := &set.rules[i]; r.places[p] {
+					for _, a := range []dlp.Action{dlp.Keep, r.action} {
+						out[p][t][a] = scope.Counter("fairlead_dlp_findings_total", stats.Label{Name: "policy", Value: f.name},
+							stats.Label{Name: "type", Value: typ}, stats.Label{Name: "place", Value: dir + placeNames[p]},
+							stats.Label{Name: "action", Value: actionNames[a]})
+					}
+				}
+			}
+		}
+	}
+	return out
+}
+
+// Do inspects the request, and the response on its way back.
+func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, error) {
+	var in *inspection
+	var g *gate
+	if f.cfg.request != nil {
+		in = f.inspect(f.cfg.request, "request")
+		in.identify(s)
+		g = &gate{}
+		if r, err := f.request(s, in, g); r != nil || err != nil {
+			return r, err
+		}
+	}
+	if f.cfg.answer != nil && f.cfg.answer.looks[inBody] && !f.cfg.dryRun {
+		prepareForResponse(&s.Request)
+	}
+	head := s.Request.Get(message.Method) == "HEAD"
+	r, err := next.Do(s)
+	if g != nil && !g.answered() {
+		// The request was stopped while its body was on the way up: whatever
+		// came of it, this is the answer.
+		discard(r)
+		return f.refuse(s, in, 415), nil
+	}
+	if err != nil || r == nil || r.Local || f.cfg.answer == nil {
+		return r, err
+	}
+	return f.response(s, r, head)
+}
+
+func discard(r *filters.Response) {
+	if r == nil {
+		return
+	}
+	r.Body.Close()
+	if r.Tunnel != nil {
+		r.Tunnel.Abandon()
+		r.Tunnel = nil
+	}
+}
+
+// refuse answers a message that must not go on.
+func (f *filter) refuse(s *filters.Stream, in *inspection, uninspectableStatus int) *filters.Response {
+	status := uninspectableStatus
+	if in.blocker != nil {
+		status = in.blocker.status
+	} else if status == 415 && in.reason == "decompression_limit" {
+		status = 413
+	}
+	return s.LocalReply(status, "", in.details(), 0)
+}
+
+// prepareForResponse asks for a response that can be inspected: whole, so that
+// no value is divided over two answers, and not encoded.
+func prepareForResponse(h *message.Header) {
+	h.Del("range")
+	h.Del("if-range")
+	if h.Has("accept-encoding") {
+		h.Set("accept-encoding", "identity")
+	}
+}
+
+// request inspects what is there of the request and wraps its body. A
+// response means: stop here.
+func (f *filter) request(s *filters.Stream, in *inspection, g *gate) (*filters.Response, error) {
+	in.head(&s.Request)
+	for _, h := range in.headers {
+		s.Request.Set(h[0], h[1])
+	}
+	if in.stopped() {
+		in.report()
+		return f.refuse(s, in, 415), nil
+	}
+	tunnel := s.Request.Get(message.Method) == "CONNECT" || s.Request.Has("upgrade")
+	switch {
+	case tunnel && in.set.looks[inBody]:
+		in.tunnel()
+	case !in.set.looks[inBody] && !in.set.looks[inTrailer], message.IsEmpty(s.Body), tunnel:
+	default:
+		b := f.wrap(&s.Request, s.Body, in, s.Info.IsGRPC, func(err error) {
+			if !g.stopped() {
+				s.Interrupt(err)
+			}
+		})
+		s.Body = b
+		n := len(in.headers)
+		f.hold(&s.Request, b)
+		for _, h := range in.headers[n:] {
+			s.Request.Set(h[0], h[1])
+		}
+		switch {
+		case in.stopped():
+			in.report()
+			return f.refuse(s, in, 415), nil
+		case b.err != nil:
+			return nil, b.err
+		}
+		return nil, nil // reports when the body ends
+	}
+	if in.refused {
+		in.report()
+		return f.refuse(s, in, 415), nil
+	}
+	in.report()
+	return nil, nil
+}
+
+// tunnel notes bytes that nobody will look at. They pass unless the
+// configuration says DENY.
+func (in *inspection) tunnel() {
+	in.uninspectable("tunnel")
+	in.refused = in.refused && in.f.cfg.deny == denyAlways
+}
+
+// response inspects r and wraps its body.
+func (f *filter) response(s *filters.Stream, r *filters.Response, head bool) (*filters.Response, error) {
+	in := f.inspect(f.cfg.answer, "response")
+	in.identify(s)
+	in.head(&r.Header)
+	body := !head && r.Status() != 204 && r.Status() != 304 && r.Tunnel == nil && !message.IsEmpty(r.Body) &&
+		(in.set.looks[inBody] || in.set.looks[inTrailer])
+	if r.Tunnel != nil && in.set.looks[inBody] {
+		in.tunnel()
+	}
+	if body && !in.stopped() {
+		b := f.wrap(&r.Header, r.Body, in, strings.HasPrefix(r.Header.Get("content-type"), "application/grpc"), nil)
+		r.Body = b
+		f.hold(&r.Header, b)
+		if b.err != nil && !in.stopped() {
+			return r, nil // broken by upstream: the codec will see it
+		}
+	} else {
+		in.report()
+	}
+	if in.stopped() {
+		in.report()
+		discard(r)
+		return f.refuse(s, in, 502), nil
+	}
+	for _, h := range in.headers {
+		r.Header.Set(h[0], h[1])
+	}
+	return r, nil
+}
+
+// wrap puts the inspection around a body and adapts the headers that describe
+// it. If the body can't be inspected, in says so and it is scanned as it is.
+func (f *filter) wrap(h *message.Header, inner message.Body, in *inspection, grpc bool, stop func(error)) *body {
+	list, known := codings(h)
+	if grpc && strings.Contains(h.Get("content-type"), "grpc-web-text") {
+		grpc = false // base64 of the framing
+		in.uninspectable("grpc_web_text")
+	}
+	if grpc {
+		if h.Has("grpc-encoding") { // messages go on uncompressed
+			h.Del("content-length")
+		}
+		return newBody(inner, newGRPCSource(inner, in, h.Get("grpc-encoding"), f.cfg.window), in, stop)
+	}
+	switch {
+	case !known:
+		in.uninspectable("content_encoding")
+	case opaqueCharset(h.Get("content-type")):
+		in.uninspectable("charset")
+	case len(list) > 0 && !f.cfg.dryRun:
+		inner = newDecodedBody(inner, list, f.cfg.ratio)
+		h.Del("content-encoding")
+		h.Del("content-length")
+		dropDigests(h)
+		h.Del("etag")
+	case len(list) > 0:
+		in.uninspectable("content_encoding") // a dry run changes nothing
+	}
+	form := strings.HasPrefix(strings.ToLower(h.Get("content-type")), "application/x-www-form-urlencoded")
+	src := newPlainSource(inner, in, form)
+	src.tee = f.cfg.dryRun || !in.set.blocks && !in.set.edits && !in.set.heads
+	return newBody(inner, src, in, stop)
+}
+
+// dropDigests removes what would be wrong of a changed body.
+func dropDigests(h *message.Header) {
+	for _, name := range []string{"content-md5", "digest", "content-digest", "repr-digest"} {
+		h.Del(name)
+	}
+}
+
+// opaqueCharset reports whether the text is in a form that detectors, which
+// read ASCII and UTF-8, can't see through.
+func opaqueCharset(contentType string) bool {
+	_, cs, ok := strings.Cut(strings.ToLower(contentType), "charset=")
+	cs = strings.Trim(cs, `"' `)
+	return ok && (strings.HasPrefix(cs, "utf-16") || strings.HasPrefix(cs, "utf-32") || strings.HasPrefix(cs, "utf-7") ||
+		strings.HasPrefix(cs, "utf16") || strings.HasPrefix(cs, "ucs-2") || strings.HasPrefix(cs, "ibm") || strings.HasPrefix(cs, "cp037"))
+}
+
+// holds reports whether the beginning of the body is awaited before the head
+// goes on: for rules that block or add a header, unless the message is meant
+// to be read as it comes.
+func (f *filter) holds(set *ruleSet, h *message.Header) bool {
+	if !set.blocks && !set.heads || f.cfg.dryRun {
+		return false
+	}
+	ct := strings.ToLower(h.Get("content-type"))
+	for _, streaming := range []string{"text/event-stream", "application/grpc", "multipart/x-mixed-replace", "application/x-ndjson", "application/stream+json", "application/connect+"} {
+		if strings.HasPrefix(ct, streaming) {
+			return false
+		}
+	}
+	return true
+}
+
+// hold awaits the beginning of a body where that is wanted, and makes the
+// headers fit what will be sent.
+func (f *filter) hold(h *message.Header, b *body) {
+	if f.holds(b.in.set, h) {
+		b.hold(f.cfg.window)
+	}
+	_, decoded := b.inner.(*decodedBody)
+	known := b.done && b.err == nil
+	changed := b.in.set.edits && !f.cfg.dryRun && (!known || b.in.body)
+	if changed {
+		dropDigests(h)
+		h.Del("etag")
+	}
+	switch {
+	case known && (changed || decoded) && b.inner.Trailers() == nil:
+		h.Set("content-length", strconv.Itoa(len(b.queue)))
+	case changed && b.in.set.replaces:
+		h.Del("content-length")
+	}
+}
+
+var _ io.Closer = (*filter)(nil)
+
+// Close does nothing: a filter holds nothing but memory.
+func (f *filter) Close() error { return nil }

@@ -1,0 +1,255 @@
+package dlp
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/binary"
+	"io"
+	"unicode/utf8"
+
+	"github.com/fairlead-mesh/fairlead/filters/internal/dlp"
+	"github.com/fairlead-mesh/fairlead/internal/message"
+)
+
+// grpcSource scans gRPC messages one by one. A message up to the window is
+// scanned whole, field by field, before any byte of it goes on; of a longer
+// one the payload is scanned as a stream. Lengths never change: replacing is
+// masking here.
+type grpcSource struct {
+	inner  message.Body
+	in     *inspection
+	stream *dlp.Stream
+	coding string // grpc-encoding
+	window int
+
+	rest []byte
+	last bool
+
+	msg   []byte // prefix and payload, as far as it was read
+	need  int    // length of the whole message with its prefix, 0 unknown
+	big   int    // payload bytes to come of a message beyond the window
+	ended bool
+	err   error
+}
+
+const prefixLen = 5
+
+func newGRPCSource(inner message.Body, in *inspection, coding string, window int) *grpcSource {
+	s := &grpcSource{inner: inner, in: in, coding: coding, window: window}
+	s.stream = in.set.engine.NewStream(func(f dlp.Finding, text []byte) dlp.Edit {
+		e := in.found(f, text)
+		if e.Action == dlp.Replace {
+			e.Action = dlp.Mask
+		}
+		return e
+	}, false, nil)
+	return s
+}
+
+func (s *grpcSource) held() int { return len(s.msg) + s.stream.Held() }
+func (s *grpcSource) free()     { s.stream.Free(); s.msg = nil }
+
+func (s *grpcSource) next() ([]byte, bool, error) {
+	if s.ended {
+		s.msg = s.msg[:0] // what was returned last is free again
+		s.ended = false
+	}
+	if len(s.rest) == 0 {
+		if s.last {
+			return nil, true, s.tornMessage()
+		}
+		var err error
+		if s.rest, s.last, err = s.inner.Next(); err != nil {
+			return nil, false, err
+		}
+	}
+	if s.big > 0 {
+		return s.payload()
+	}
+	s.take(prefixLen)
+	if len(s.msg) < prefixLen {
+		return nil, false, nil
+	}
+	if s.need == 0 {
+		n := int(binary.BigEndian.Uint32(s.msg[1:]))
+		if n > s.window {
+			return s.begin(n)
+		}
+		s.need = prefixLen + n
+	}
+	s.take(s.need)
+	if len(s.msg) < s.need {
+		return nil, false, nil
+	}
+	s.need = 0
+	out, err := s.whole()
+	s.ended = true
+	return out, s.last && len(s.rest) == 0, err
+}
+
+// tornMessage is nil if the body ended between messages.
+func (s *grpcSource) tornMessage() error {
+	if len(s.msg) > 0 || s.big > 0 {
+		return &uninspectableError{"torn_grpc_message"}
+	}
+	return nil
+}
+
+// take moves bytes into msg until it holds n.
+func (s *grpcSource) take(n int) {
+	k := min(max(n-len(s.msg), 0), len(s.rest))
+	s.msg = append(s.msg, s.rest[:k]...)
+	s.rest = s.rest[k:]
+}
+
+// begin lets the prefix of a message beyond the window go on.
+func (s *grpcSource) begin(n int) ([]byte, bool, error) {
+	if s.msg[0] != 0 {
+		if err := s.opaque("compressed_grpc_message"); err != nil {
+			return nil, false, err
+		}
+	}
+	s.big, s.ended = n, true
+	s.stream.Reset()
+	return s.msg, false, nil
+}
+
+func (s *grpcSource) payload() ([]byte, bool, error) {
+	p := s.rest[:min(len(s.rest), s.big, pieceBytes)]
+	s.rest = s.rest[len(p):]
+	s.big -= len(p)
+	out, err := s.stream.Write(p, s.big == 0)
+	return out, s.big == 0 && s.last && len(s.rest) == 0, err
+}
+
+// opaque notes a message that can't be read; the error stops it.
+func (s *grpcSource) opaque(reason string) error {
+	if s.in.uninspectable(reason); s.in.refused {
+		return &uninspectableError{reason}
+	}
+	return nil
+}
+
+// whole scans the message in s.msg and returns it, edited.
+func (s *grpcSource) whole() ([]byte, error) {
+	payload := s.msg[prefixLen:]
+	if s.msg[0]&1 != 0 {
+		plain, ok := s.decompress(payload)
+		if !ok {
+			return s.msg, s.opaque("compressed_grpc_message")
+		}
+		// It goes on uncompressed, which the flag says.
+		s.msg = append(s.msg[:prefixLen], plain...)
+		s.msg[0] = 0
+		binary.BigEndian.PutUint32(s.msg[1:], uint32(len(plain)))
+		payload = s.msg[prefixLen:]
+	}
+	s.in.track, s.in.seen = true, s.in.seen[:0]
+	defer func() { s.in.track, s.in.again = false, false }()
+	if !s.fields(payload, 0) {
+		return s.msg, s.scan(payload)
+	}
+	if s.err == nil && readable(payload) {
+		s.in.again = true
+		return s.msg, s.scan(payload)
+	}
+	return s.msg, s.err
+}
+
+// scan looks at b and masks it in place.
+func (s *grpcSource) scan(b []byte) error {
+	if s.in.blocker != nil {
+		return nil
+	}
+	s.stream.Reset()
+	at := 0
+	for p := b; ; {
+		n := min(len(p), pieceBytes)
+		out, err := s.stream.Write(p[:n], n == len(p))
+		if err != nil {
+			return err
+		}
+		at += copy(b[at:], out)
+		if n == len(p) {
+			return nil
+		}
+		p = p[n:]
+	}
+}
+
+func (s *grpcSource) decompress(p []byte) ([]byte, bool) {
+	if s.coding != "gzip" {
+		return nil, false
+	}
+	z, err := gzip.NewReader(bytes.NewReader(p))
+	if err != nil {
+		return nil, false
+	}
+	limit := int64(4 * s.window)
+	plain, err := io.ReadAll(io.LimitReader(z, limit+1))
+	return plain, err == nil && int64(len(plain)) <= limit
+}
+
+// maxNesting bounds recursion into nested messages.
+const maxNesting = 32
+
+// fields scans every length-delimited field of the protobuf message b that is
+// no message itself. It reports false, and scans nothing, if b is not
+// well-formed.
+func (s *grpcSource) fields(b []byte, depth int) bool {
+	if depth > maxNesting || len(b) == 0 || !walkWire(b, nil) {
+		return false
+	}
+	return walkWire(b, func(field []byte) bool {
+		nested := s.fields(field, depth+1)
+		if s.err == nil && (!nested || readable(field)) {
+			// Readable text may look like a nested message by chance, or
+			// by design: then both are tried.
+			s.in.again = nested
+			s.err = s.scan(field)
+			s.in.again = false
+		}
+		return s.err == nil && s.in.blocker == nil
+	})
+}
+
+// readable reports whether b may be meant as text.
+func readable(b []byte) bool {
+	return utf8.Valid(b) && !bytes.ContainsFunc(b, func(r rune) bool { return r < ' ' && r != '\n' && r != '\t' && r != '\r' })
+}
+
+// walkWire goes over the fields of b. It reports whether b is well-formed.
+func walkWire(b []byte, f func([]byte) bool) bool {
+	for len(b) > 0 {
+		tag, n := binary.Uvarint(b)
+		if n <= 0 || tag>>3 == 0 || tag>>3 > 1<<29-1 {
+			return false
+		}
+		b = b[n:]
+		switch tag & 7 {
+		case 0:
+			if _, n = binary.Uvarint(b); n <= 0 {
+				return false
+			}
+			b = b[n:]
+		case 1, 5:
+			n = 8 - int(tag&4)
+			if len(b) < n {
+				return false
+			}
+			b = b[n:]
+		case 2:
+			size, n := binary.Uvarint(b)
+			if n <= 0 || size > uint64(len(b)-n) {
+				return false
+			}
+			if f != nil && !f(b[n:n+int(size)]) {
+				return true
+			}
+			b = b[n+int(size):]
+		default:
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,238 @@
+package dlp
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/dlp"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+)
+
+// processKey is the hash key of configurations without one.
+var processKey = sync.OnceValue(func() []byte {
+	k := make([]byte, 32)
+	_, _ = rand.Read(k) // never fails, crypto/rand
+	return k
+})
+
+// maxReported bounds the kinds of findings of one message that are kept apart
+// in its report; maxHashes how many matches of a kind are hashed.
+const (
+	maxReported = 32
+	maxHashes   = 4
+)
+
+// tally is one kind of finding in one message. It holds nothing of the match.
+type tally struct {
+	typ, rule  int
+	place      place
+	field      string // header name
+	action     dlp.Action
+	likelihood dlp.Likelihood
+	count      int
+	bytes      int // of the longest
+	hashes     []string
+}
+
+// inspection is the examination of one message. It is used by one goroutine at
+// a time.
+type inspection struct {
+	f        *filter
+	set      *ruleSet
+	counters *[places][][4]*stats.Counter
+	dir      string
+
+	place    place
+	field    string
+	seen     []string // matches in the field at hand
+	track    bool     // seen is kept
+	again    bool     // the field is scanned again, in another reading
+	counts   []int
+	tallies  []tally
+	dropped  int // kinds of findings beyond maxReported
+	blocker  *rule
+	blocked  string // type of the finding that blocked
+	changed  bool
+	body     bool // and the body was
+	headers  [][2]string
+	reason   string // why the body can't be inspected, "" if it can
+	refused  bool   // and that this refuses the message
+	reported bool
+	fields   *dlp.Stream
+
+	requestID, traceID, route, principal string
+}
+
+func (f *filter) inspect(set *ruleSet, dir string) *inspection {
+	in := &inspection{f: f, set: set, dir: dir, counts: make([]int, len(set.rules))}
+	in.counters = &f.requestCounters
+	if dir == "response" {
+		in.counters = &f.responseCounters
+	}
+	return in
+}
+
+// identify keeps what a report says about the stream: the report may be
+// written by the goroutine that sends the body.
+func (in *inspection) identify(s *filters.Stream) {
+	in.requestID, in.traceID, in.route = s.Info.RequestID, s.Info.TraceID, s.Info.RouteName
+	if in.principal = s.Info.FilterState.GetString("io.istio.peer_principal"); in.principal == "" && s.Info.Conn != nil {
+		in.principal = s.Info.Conn.PeerURI()
+	}
+}
+
+// found is the sink of the scanners.
+func (in *inspection) found(fd dlp.Finding, text []byte) dlp.Edit {
+	var best dlp.Edit
+	if in.track {
+		if in.again && slices.Contains(in.seen, string(text)) {
+			return best
+		}
+		in.seen = append(in.seen, string(text))
+	}
+	for _, i := range in.set.byType[fd.Type] {
+		r := &in.set.rules[i]
+		if !r.places[in.place] || fd.Likelihood < r.min || r.allow.has(text) || in.f.cfg.allow.has(text) {
+			continue
+		}
+		in.counts[i]++
+		act := r.action
+		if in.counts[i] < r.count {
+			act = dlp.Keep
+		}
+		in.record(fd, i, act, text)
+		if in.f.cfg.dryRun || in.counts[i] < r.count {
+			continue
+		}
+		if r.header != "" {
+			in.headers = append(in.headers, [2]string{r.header, strings.ReplaceAll(r.value, "{TYPE}", in.set.engine.Types()[fd.Type])})
+		}
+		if act == dlp.Block && in.blocker == nil {
+			in.blocker, in.blocked = r, in.set.engine.Types()[fd.Type]
+		}
+		if act == dlp.Mask || act == dlp.Replace {
+			in.changed = true
+			in.body = in.body || in.place == inBody
+		}
+		if act > best.Action {
+			best = r.edit
+			best.Action = act
+			best.Tag = in.set.tags[i][fd.Type]
+		}
+	}
+	return best
+}
+
+func (in *inspection) record(fd dlp.Finding, ruleIndex int, act dlp.Action, text []byte) {
+	in.counters[in.place][fd.Type][act].Inc()
+	for i := range in.tallies {
+		t := &in.tallies[i]
+		if t.typ == fd.Type && t.rule == ruleIndex && t.place == in.place && t.field == in.field && t.action == act {
+			t.count++
+			t.bytes = max(t.bytes, len(text))
+			t.likelihood = max(t.likelihood, fd.Likelihood)
+			if len(t.hashes) < maxHashes {
+				t.hashes = append(t.hashes, in.f.hash(text))
+			}
+			return
+		}
+	}
+	if len(in.tallies) >= maxReported {
+		in.dropped++
+		return
+	}
+	in.tallies = append(in.tallies, tally{
+		typ: fd.Type, rule: ruleIndex, place: in.place, field: in.field, action: act, likelihood: fd.Likelihood, count: 1, bytes: len(text),
+		hashes: []string{in.f.hash(text)},
+	})
+}
+
+// hash is a keyed hash by which equal matches can be told to be equal.
+func (f *filter) hash(text []byte) string {
+	m := hmac.New(sha256.New, f.key)
+	m.Write(text)
+	return hex.EncodeToString(m.Sum(nil)[:8])
+}
+
+// uninspectable notes that the body can't be looked at.
+func (in *inspection) uninspectable(reason string) {
+	if in.reason != "" {
+		return
+	}
+	in.reason = reason
+	in.f.uninspected[in.dir].Inc()
+	switch in.f.cfg.deny {
+	case denyAlways:
+		in.refused = true
+	case denyAuto:
+		in.refused = in.set.blocks || in.set.edits
+	case denyNever:
+	}
+	in.refused = in.refused && !in.f.cfg.dryRun
+}
+
+// details is the response code details of a message that is stopped.
+func (in *inspection) details() string {
+	if in.blocker != nil {
+		return "dlp_blocked{" + in.blocked + "}"
+	}
+	return "dlp_uninspectable{" + in.reason + "}"
+}
+
+// stopped reports whether the message must not go on.
+func (in *inspection) stopped() bool { return in.blocker != nil || in.refused }
+
+// report writes the one event of the message, if there is anything to say.
+func (in *inspection) report() {
+	if in.fields != nil {
+		in.fields.Free()
+		in.fields = nil
+	}
+	if in.reported || len(in.tallies) == 0 && in.reason == "" {
+		return
+	}
+	in.reported = true
+	level, outcome := slog.LevelInfo, "reported"
+	switch {
+	case in.f.cfg.dryRun:
+		outcome = "dry_run"
+	case in.stopped():
+		level, outcome = slog.LevelWarn, "blocked"
+	case in.changed:
+		outcome = "changed"
+	}
+	attrs := []slog.Attr{
+		slog.String("policy", in.f.name), slog.String("direction", in.dir), slog.String("outcome", outcome),
+		slog.String("request_id", in.requestID), slog.String("trace_id", in.traceID), slog.String("route", in.route),
+		slog.String("source_principal", in.principal),
+	}
+	if in.reason != "" {
+		attrs = append(attrs, slog.String("uninspectable", in.reason))
+	}
+	types := in.set.engine.Types()
+	list := make([]any, 0, len(in.tallies))
+	for i := range in.tallies {
+		t := &in.tallies[i]
+		m := map[string]any{
+			"type": types[t.typ], "place": placeNames[t.place], "rule": in.set.rules[t.rule].name, "action": actionNames[t.action],
+			"likelihood": t.likelihood.String(), "count": t.count, "length": t.bytes, "hashes": t.hashes,
+		}
+		if t.field != "" {
+			m["field"] = t.field
+		}
+		list = append(list, m)
+	}
+	attrs = append(attrs, slog.Any("findings", list))
+	if in.dropped > 0 {
+		attrs = append(attrs, slog.Int("findings_not_listed", in.dropped))
+	}
+	in.f.logger.LogAttrs(context.Background(), level, "dlp findings", attrs...)
+}
