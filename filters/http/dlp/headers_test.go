@@ -28,3 +28,29 @@ func TestRangesAndEncodingsAreNotAskedFor(t *testing.T) {
 		t.Errorf("upstream got %v without a rule for responses", got.u.header)
 	}
 }
+
+func TestFindingsAreCounted(t *testing.T) {
+	x := compile(t, one("MASK"), "")
+	x.run(t, request{path: "/?c=" + card, body: &pieces{p: []string{card + ", " + card}}}, &upstream{response: [][2]string{{"x-m", "jane@example.com"}}})
+	var b strings.Builder
+	if err := x.reg.WritePrometheus(&b); err != nil {
+		t.Fatal(err)
+	}
+	for want, n := range map[string]string{
+		`type="CREDIT_CARD_NUMBER"` + `|place="request_query"` + `|action="mask"`: " 1",
+		`type="CREDIT_CARD_NUMBER"` + `|place="request_body"` + `|action="mask"`:  " 2",
+		`type="EMAIL_ADDRESS"` + `|place="response_header"` + `|action="mask"`:    " 1",
+	} {
+		found := false
+		for line := range strings.SplitSeq(b.String(), "\n") {
+			ok := strings.HasPrefix(line, "fairlead_dlp_findings_total{") && strings.HasSuffix(line, n)
+			for part := range strings.SplitSeq(want, "|") {
+				ok = ok && strings.Contains(line, part)
+			}
+			found = found || ok
+		}
+		if !found {
+			t.Errorf("no series with %s and value%s in\n%s", want, n, b.String())
+		}
+	}
+}

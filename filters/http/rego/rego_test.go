@@ -460,3 +460,23 @@ func TestPerRoute(t *testing.T) {
 type terminal func(s *filters.Stream) (*filters.Response, error)
 
 func (f terminal) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) { return f(s) }
+
+func TestDecisionsAreCounted(t *testing.T) {
+	reg := &stats.Registry{}
+	e := &filters.Env{Name: "authz", Stats: reg.Scope("")}
+	f := compileJSON(t, e, conf(v1allow), "")
+	run(t, f, request{}.stream())
+	run(t, f, request{}.stream())
+	var b strings.Builder
+	if err := reg.WritePrometheus(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`policy="authz"`, `result="denied"`} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %s in\n%s", want, b.String())
+		}
+	}
+	if !strings.Contains(b.String(), "fairlead_policy_evaluation_seconds_count{policy=\"authz\"} 2") {
+		t.Errorf("no latency in\n%s", b.String())
+	}
+}
