@@ -17,6 +17,8 @@ type Listener struct {
 	Internal bool
 	// Addresses are Address and additional_addresses.
 	Addresses []netip.AddrPort
+	// IPv4Compat makes "::" accept IPv4 clients, too.
+	IPv4Compat bool
 	// FreeBind, Transparent, ReusePort are socket options.
 	FreeBind, Transparent, ReusePort bool
 	BindToPort                       bool
@@ -48,6 +50,8 @@ type Listener struct {
 // ListenerFilter is one listener filter with its predicate.
 type ListenerFilter struct {
 	TypedConfig
+	// ConfigDiscovery, if not nil, is where the configuration comes from.
+	ConfigDiscovery *ExtensionConfigSource
 	// Disabled, if not nil, turns the filter off where it matches.
 	Disabled *ListenerFilterPredicate
 }
@@ -125,7 +129,10 @@ type ExtensionConfigSource struct {
 // ExtensionConfig is an ECDS resource (envoy.config.core.v3.TypedExtensionConfig).
 type ExtensionConfig struct {
 	Resource
+	// TypedConfig is the configuration as an HTTP filter's. Network and
+	// Listener are set if the type is known as such a filter, too.
 	TypedConfig
+	Network, Listener *TypedConfig
 }
 
 // Codec is HttpConnectionManager.codec_type.
@@ -205,7 +212,7 @@ type HTTPConnectionManager struct {
 	XFFNumTrustedHops            uint32
 	SkipXFFAppend                bool
 	Via                          string
-	InternalCIDRs                []netip.Prefix // internal_address_config; RFC 1918 by default as Envoy ≥ 1.33 does
+	InternalCIDRs                []netip.Prefix // internal_address_config; none by default, as in Envoy since 1.33
 	UnixSocketsInternal          bool
 	GenerateRequestID            bool // default true
 	PreserveExternalRequestID    bool

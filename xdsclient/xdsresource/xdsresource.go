@@ -29,6 +29,10 @@ type TypedConfig struct {
 	TypeURL string
 	Config  filters.Config
 	Digest  Digest
+	// Wrapper is the type URL that the configuration arrived as if that was a
+	// Wasm plugin standing for a native filter, else "". It is what
+	// ExtensionConfigSource.TypeURLs names.
+	Wrapper string
 	// Unknown is set when no factory knows TypeURL or its configuration could
 	// not be decoded: the reason. The chain that holds it must fail closed
 	// unless the extension is marked optional.
