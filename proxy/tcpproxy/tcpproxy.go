@@ -1,0 +1,338 @@
+// Package tcpproxy is the terminal network filter for opaque bytes: it joins a
+// downstream connection with a connection to a host of a cluster, or with a
+// CONNECT stream on one (tunneling_config, how HBONE leaves a proxy).
+package tcpproxy
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/format"
+	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/internal/timer"
+	"github.com/fairlead-mesh/fairlead/proxy/transport"
+	"github.com/fairlead-mesh/fairlead/proxy/upstream"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+// Clusters finds running clusters. *upstream.Manager implements it.
+type Clusters interface {
+	Cluster(name string) *upstream.Cluster
+}
+
+// AccessLogger writes one line. *accesslog.Logger implements it.
+type AccessLogger interface {
+	Log(c *format.Context)
+}
+
+// Deps is what a Filter works with. Only Clusters is needed.
+type Deps struct {
+	Clusters   Clusters
+	AccessLogs []AccessLogger
+	// Stats is the scope of this filter's counters ("envoy_tcp_" with its
+	// stat_prefix as label).
+	Stats  *stats.Scope
+	Logger *slog.Logger
+}
+
+// Filter is a compiled tcp_proxy. It is immutable and serves all connections
+// of its chain.
+type Filter struct {
+	cfg   *xdsresource.TCPProxy
+	d     Deps
+	log   *slog.Logger
+	total uint64
+
+	cxTotal, cxNoRoute, cxTx, cxRx, idleTimeout, maxDuration *stats.Counter
+	cxActive                                                 *stats.Gauge
+}
+
+// New compiles cfg. The error says what can't be executed; the chain must then
+// refuse its connections.
+func New(cfg *xdsresource.TCPProxy, d Deps) (filters.TerminalFilter, error) {
+	f := &Filter{cfg: cfg, d: d, log: d.Logger}
+	if f.log == nil {
+		f.log = slog.New(slog.DiscardHandler)
+	}
+	for i := range cfg.Weighted {
+		f.total += uint64(cfg.Weighted[i].Weight)
+	}
+	switch {
+	case cfg.Cluster == "" && len(cfg.Weighted) == 0:
+		return nil, errors.New("tcp_proxy: neither cluster nor weighted_clusters is set")
+	case cfg.Cluster == "" && f.total == 0:
+		return nil, errors.New("tcp_proxy: weighted_clusters: the weights add up to 0")
+	case cfg.Tunneling != nil && cfg.Tunneling.Hostname == nil:
+		return nil, errors.New("tcp_proxy: tunneling_config: hostname is missing")
+	}
+	c := d.Stats.Counter
+	f.cxTotal, f.cxNoRoute, f.cxTx, f.cxRx = c("downstream_cx_total"), c("downstream_cx_no_route"), c("downstream_cx_tx_bytes_total"), c("downstream_cx_rx_bytes_total")
+	f.idleTimeout, f.maxDuration = c("idle_timeout"), c("max_downstream_connection_duration")
+	f.cxActive = d.Stats.Gauge("downstream_cx_active")
+	return f, nil
+}
+
+// Serve implements filters.TerminalFilter. It returns when the connection has
+// ended.
+func (f *Filter) Serve(c *filters.Connection, done func()) {
+	defer done()
+	f.cxTotal.Inc()
+	f.cxActive.Add(1)
+	s := session{f: f, c: c, info: c.Info}
+	s.run()
+	f.cxActive.Add(-1)
+	c.Info.End = time.Now()
+	s.log()
+}
+
+// session is one connection.
+type session struct {
+	f       *Filter
+	c       *filters.Connection
+	info    *streaminfo.Info
+	cluster *upstream.Cluster
+	host    *upstream.Host
+	stream  *upstream.Stream // of a tunnel
+	expired atomic.Bool
+	// bytesUp and bytesDown are the progress that periodic log lines show.
+	bytesUp, bytesDown atomic.Uint64
+	duration           timer.Timer
+}
+
+func (s *session) run() {
+	f, info := s.f, s.info
+	name, match := f.route(info)
+	if s.cluster = f.d.Clusters.Cluster(name); s.cluster == nil {
+		f.cxNoRoute.Inc()
+		f.log.Warn("tcp_proxy: no such cluster", "cluster", name, "listener", info.Conn.ListenerName, "chain", info.Conn.FilterChainName)
+		info.Flags |= streaminfo.NoClusterFound
+		s.c.Conn.Close()
+		return
+	}
+	u := &info.Upstream
+	u.Cluster, u.ClusterRaw, u.ClusterMetadata = s.cluster.StatName(), s.cluster.Name(), &s.cluster.Spec().Metadata
+	far, err := s.connect(match)
+	if err != nil {
+		f.log.Debug("tcp_proxy: no connection", "cluster", name, "flags", info.Flags.String(), "error", err)
+		s.c.Conn.Close()
+		return
+	}
+	info.FirstUpstreamRx = time.Now()
+	if f.cfg.FlushOnConnected {
+		s.log()
+	}
+	s.join(far)
+}
+
+// route chooses the cluster: one named by a filter, the only one, or by weight.
+func (f *Filter) route(info *streaminfo.Info) (name string, match map[string]any) {
+	if n := info.FilterState.GetString("envoy.tcp_proxy.cluster"); n != "" {
+		return n, f.cfg.MetadataMatch
+	}
+	if f.cfg.Cluster != "" {
+		return f.cfg.Cluster, f.cfg.MetadataMatch
+	}
+	x := rand.Uint64N(f.total)
+	for i := range f.cfg.Weighted {
+		w := &f.cfg.Weighted[i]
+		if x < uint64(w.Weight) {
+			if w.MetadataMatch != nil {
+				return w.Name, w.MetadataMatch
+			}
+			return w.Name, f.cfg.MetadataMatch
+		}
+		x -= uint64(w.Weight)
+	}
+	return "", nil // not reached: x is less than the sum
+}
+
+// connect makes up to max_connect_attempts.
+func (s *session) connect(match map[string]any) (netio.Conn, error) {
+	info := s.info
+	p := upstream.PickContext{Conn: info.Conn, Info: info, MetadataMatch: match}
+	p.Hash, p.HasHash = s.f.hash(info)
+	o := upstream.ConnectOptions{Conn: info.Conn, Info: info, FilterState: &info.FilterState}
+	o.SNI = info.FilterState.GetString("envoy.network.upstream_server_name")
+	o.VerifyName = info.FilterState.GetString("envoy.network.upstream_subject_alt_names")
+	attempts := max(1, int(s.f.cfg.MaxConnectAttempts))
+	for {
+		host, err := s.cluster.Pick(&p)
+		if err != nil {
+			info.Flags |= streaminfo.NoHealthyUpstream
+			if errors.Is(err, upstream.ErrDNS) {
+				info.Flags = info.Flags&^streaminfo.NoHealthyUpstream | streaminfo.DNSResolutionFailed
+			}
+			return nil, err
+		}
+		info.AttemptCount++
+		s.describe(host)
+		far, err := s.dial(host, &o)
+		if err == nil {
+			s.cluster.Status(host, 200)
+			return far, nil
+		}
+		if transport.ReasonOf(err) == transport.Overflow {
+			info.Flags |= streaminfo.UpstreamOverflow
+			return nil, err
+		}
+		s.cluster.Failed(host, upstream.FailureConnect)
+		var re *transport.ResetError
+		if errors.As(err, &re) {
+			info.Upstream.TransportFailureReason = strings.ReplaceAll(re.Detail, " ", "_")
+		}
+		if info.AttemptCount >= attempts {
+			info.Flags |= streaminfo.UpstreamConnectionFailure | streaminfo.UpstreamRetryLimitExceeded
+			s.cluster.Count(upstream.EventConnectAttemptsExceeded)
+			return nil, err
+		}
+	}
+}
+
+func (s *session) describe(h *upstream.Host) {
+	s.host = h
+	u := &s.info.Upstream
+	u.Host, u.Address, u.Locality, u.HostMetadata = h.String(), h.Address(), h.Locality, &h.Endpoint.Metadata
+	u.Local, u.TLS, u.TransportFailureReason = netip.AddrPort{}, nil, ""
+}
+
+// hash is hash_policy: the client's address, or a filter-state object.
+func (f *Filter) hash(info *streaminfo.Info) (uint64, bool) {
+	switch {
+	case f.cfg.HashSourceIP:
+		a := info.Conn.Remote.Addr()
+		if !a.IsValid() {
+			return 0, false
+		}
+		return xxhash.Sum64String(a.Unmap().String()), true
+	case f.cfg.HashFilterStateKey != "":
+		if v := info.FilterState.Get(f.cfg.HashFilterStateKey); v != nil {
+			return xxhash.Sum64String(v.Serialize()), true
+		}
+	}
+	return 0, false
+}
+
+// dial opens the byte stream to host: a connection, or a tunnel on one.
+func (s *session) dial(host *upstream.Host, o *upstream.ConnectOptions) (netio.Conn, error) {
+	if s.f.cfg.Tunneling != nil {
+		return s.tunnel(host, o)
+	}
+	far, err := s.cluster.Connect(context.Background(), host, o)
+	if err != nil {
+		return nil, err
+	}
+	s.info.Upstream.Local = far.LocalAddr()
+	return far, nil
+}
+
+var errMaxDuration = errors.New("tcpproxy: max connection duration reached")
+
+// join copies both ways until both have ended.
+func (s *session) join(far netio.Conn) {
+	f, info := s.f, s.info
+	near := s.c.Conn
+	if d := f.cfg.MaxConnectionDuration; d > 0 {
+		s.duration.Arm(d, func() {
+			s.expired.Store(true)
+			near.Interrupt(errMaxDuration)
+			far.Interrupt(errMaxDuration)
+		})
+	}
+	stop := s.flushLogs()
+	up, down, err := netio.Join(near, far, netio.JoinOptions{IdleTimeout: f.cfg.IdleTimeout, OnBytes: s.progress()})
+	stop()
+	s.duration.Stop()
+	info.LastUpstreamRx = time.Now()
+	info.BytesReceived, info.BytesSent = up, down
+	f.cxRx.Add(up)
+	f.cxTx.Add(down)
+	if s.stream != nil {
+		if err != nil {
+			s.stream.Reset()
+		}
+		s.stream.Release()
+		s.stream = nil
+	}
+	switch {
+	case s.expired.Load():
+		f.maxDuration.Inc()
+		info.Flags |= streaminfo.DurationTimeout
+		info.ConnectionTerminationDetails = "max_connection_duration_reached"
+	case isTimeout(err):
+		f.idleTimeout.Inc()
+		info.ConnectionTerminationDetails = "tcp_session_idle_timeout"
+	}
+}
+
+// isTimeout reports whether err says that the join's idle timeout expired.
+func isTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// progress keeps the record's byte counts current where somebody reads them
+// before the end.
+func (s *session) progress() func(up, down uint64) {
+	if s.f.cfg.AccessLogFlushInterval <= 0 {
+		return nil
+	}
+	return func(up, down uint64) {
+		s.bytesUp.Store(up)
+		s.bytesDown.Store(down)
+	}
+}
+
+// flushLogs writes an access-log line each access_log_flush_interval. The
+// function it returns ends that.
+func (s *session) flushLogs() (stop func()) {
+	d := s.f.cfg.AccessLogFlushInterval
+	if d <= 0 || len(s.f.d.AccessLogs) == 0 {
+		return func() {}
+	}
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		t := time.NewTicker(d)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				// A copy: the session's own record is read by others meanwhile.
+				info := *s.info
+				info.BytesReceived, info.BytesSent = s.bytesUp.Load(), s.bytesDown.Load()
+				s.logInfo(&info)
+			case <-quit:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(quit)
+		<-done
+	}
+}
+
+func (s *session) log() { s.logInfo(s.info) }
+
+func (s *session) logInfo(info *streaminfo.Info) {
+	if len(s.f.d.AccessLogs) == 0 {
+		return
+	}
+	ctx := format.Context{Info: info}
+	for _, l := range s.f.d.AccessLogs {
+		l.Log(&ctx)
+	}
+}
+
+var _ filters.TerminalFilter = (*Filter)(nil)
