@@ -1,6 +1,9 @@
 package hcm
 
-import "github.com/fairlead-mesh/fairlead/internal/message"
+import (
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/message"
+)
 
 // requestBody is the codec's body with the record kept: bytes, completion, idle
 // timer.
@@ -42,6 +45,14 @@ func (r *requestBody) Ready() (int, bool) { return r.b.Ready() }
 
 // Trailers implements message.Body.
 func (r *requestBody) Trailers() *message.Header { return r.b.Trailers() }
+
+// Interrupt implements filters.Interrupter: a Next that waits for the client,
+// on whatever goroutine, fails with cause. Codecs' bodies can do that.
+func (r *requestBody) Interrupt(cause error) {
+	if i, ok := r.b.(filters.Interrupter); ok {
+		i.Interrupt(cause)
+	}
+}
 
 // Close implements message.Body.
 func (r *requestBody) Close() {

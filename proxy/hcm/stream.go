@@ -106,6 +106,8 @@ func (st *stream) begin(cn *conn, ss transport.ServerStream) {
 	if st.in.b == message.NoBody {
 		s.Body = message.NoBody
 		info.RequestComplete = info.Start
+	} else {
+		_ = s.Guard(&st.in) // a fresh stream; filters that wrap the body need not pass interruptions on
 	}
 	ss.OnReset(st.onReset)
 }
@@ -293,8 +295,8 @@ func (st *stream) release() {
 	st.headersSent, st.tunnelled, st.internal, st.selfStarted = false, false, false, false
 	st.idleTimeout = 0
 	st.out = countingWriter{}
+	st.s.Reset() // before st.in: a late interruption must not meet it
 	st.in = requestBody{}
-	st.s.Reset()
 	st.m.pool.Put(st)
 }
 
