@@ -81,6 +81,8 @@ func TestFilters(t *testing.T) {
 		{"runtime 1", accesslog.Runtime(1), request(200, 0), true},
 		{"grpc status", must(accesslog.GRPCStatus([]string{"UNAVAILABLE"}, false)), grpc, true},
 		{"grpc status excluded", must(accesslog.GRPCStatus([]string{"UNAVAILABLE"}, true)), grpc, false},
+		{"grpc status from HTTP", must(accesslog.GRPCStatus([]string{"UNAVAILABLE"}, false)), request(503, 0), true},
+		{"no grpc status is unknown", must(accesslog.GRPCStatus([]string{"UNKNOWN"}, false)), request(0, 0), true},
 		{"CEL", must(accesslog.CEL("response.code >= 500 && !connection.mtls")), request(503, 0), true},
 		{"CEL false", must(accesslog.CEL("response.code >= 500")), request(404, 0), false},
 		{"CEL error", must(accesslog.CEL("request.headers['nope'] == 'x'")), request(404, 0), false},
@@ -92,6 +94,9 @@ func TestFilters(t *testing.T) {
 	}
 	if _, err := accesslog.CEL("response.code >="); err == nil {
 		t.Error("a broken CEL expression compiles")
+	}
+	if _, err := accesslog.GRPCStatus([]string{"XX"}, false); err == nil {
+		t.Error("an unknown status is accepted")
 	}
 	if _, err := accesslog.ResponseFlags([]string{"XX"}); err == nil {
 		t.Error("an unknown flag is accepted")

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/format"
@@ -119,23 +117,25 @@ func ResponseFlags(names []string) (*Filter, error) {
 }
 
 // GRPCStatus matches responses whose gRPC status is one of names
-// ("UNAVAILABLE", as in GrpcStatusFilter), or none of them with exclude.
+// ("UNAVAILABLE", as in GrpcStatusFilter), or none of them with exclude. As in
+// Envoy, the status of any response is derived from HTTP if need be, and is
+// UNKNOWN if there is none.
 func GRPCStatus(names []string, exclude bool) (*Filter, error) {
-	s, err := format.Compile("%GRPC_STATUS(SNAKE_STRING)%")
-	if err != nil {
-		return nil, err
-	}
-	want := make(map[string]bool, len(names))
+	var want [17]bool
 	for _, n := range names {
-		want[strings.Replace(strings.ToUpper(n), "CANCELED", "CANCELLED", 1)] = true
-	}
-	return &Filter{func(c *format.Context) bool {
-		var buf [32]byte
-		v := s.AppendHeader(buf[:0], c)
-		if len(v) == 0 { // no gRPC request: Envoy derives the status from HTTP
-			v = strconv.AppendInt(v, -1, 10)
+		i, ok := format.ParseGRPCStatus(n)
+		if !ok {
+			return nil, fmt.Errorf("grpc_status_filter: statuses: unknown status %q", n)
 		}
-		return want[string(v)] != exclude
+		want[i] = true
+	}
+	const unknown = 2
+	return &Filter{func(c *format.Context) bool {
+		n, ok := format.GRPCStatus(c)
+		if !ok {
+			n = unknown
+		}
+		return (n >= 0 && n < int64(len(want)) && want[n]) != exclude
 	}}, nil
 }
 

@@ -77,6 +77,10 @@ func (e *CEL) Append(dst []byte, c *Context) ([]byte, bool) {
 		return append(dst, v...), true
 	case types.Bytes:
 		return append(dst, v...), true
+	case types.Timestamp:
+		return v.UTC().AppendFormat(dst, time.RFC3339Nano), true
+	case types.Duration:
+		return append(strconv.AppendFloat(dst, v.Seconds(), 'f', -1, 64), 's'), true
 	}
 	return appendCELJSON(dst, v)
 }

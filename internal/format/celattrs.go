@@ -129,19 +129,11 @@ var celResponse = map[string]celAttribute{
 		return types.Int(int64(c.Info.BytesSent) + headerBytes(c.Response) + headerBytes(c.Trailers)) //nolint:gosec // far below 2^63
 	},
 	"grpc_status": func(c *Context) ref.Val {
-		for _, h := range []*message.Header{c.Trailers, c.Response} {
-			if v, ok := lookup(h, "grpc-status", ""); ok {
-				n, err := strconv.ParseUint(v, 10, 32)
-				if err != nil {
-					return types.Int(-1)
-				}
-				return types.Int(n) //nolint:gosec // 32 bits
-			}
-		}
-		if c.Info == nil || c.Info.ResponseCode == 0 {
+		n, ok := GRPCStatus(c)
+		if !ok {
 			return nil
 		}
-		return types.Int(grpcFromHTTP(c.Info.ResponseCode))
+		return types.Int(n)
 	},
 	"backend_latency": info(func(i *streaminfo.Info) ref.Val {
 		if i.Upstream.ServiceTime == 0 {

@@ -109,6 +109,7 @@ func TestOperatorsRenderLikeEnvoy(t *testing.T) {
 		{"%LOCAL_REPLY_BODY% %ACCESS_LOG_TYPE% %VIRTUAL_CLUSTER_NAME% %VIRTUAL_HOST_NAME%", "no healthy\nupstream NotSet - vh"},
 		{"%CEL(connection.mtls)% %CEL(request.headers['user-agent'])% %CEL(response.code + 1)% %CEL(request.headers['none'])%", "true curl/8 504 -"},
 		{"%CEL((1 + 2) * 2)% %CEL('x' in filter_state ? filter_state['x']: r'10.96.7.1:9080')% %CEL(filter_state['conn'])%", "6 10.96.7.1:9080 c1"},
+		{"%CEL(duration('1500ms'))% %CEL(timestamp('2020-01-01T00:00:00Z'))% %CEL(2.50)%", "1.5s 2020-01-01T00:00:00Z 2.5"},
 		{istioDefault, `[2026-03-07T09:05:03.042Z] "GET /a/b?x=1%202&y HTTP/1.1" 503 UF,URX via_upstream - "delayed connect error: 111" 10 20 1234 17 "-" "curl/8" "id-1" "host.example:80" "10.1.1.1:80" outbound|80||x 10.0.0.1:41000 10.0.0.1:8080 10.0.0.9:5555 sni.example r1` + "\n"},
 	} {
 		s, err := format.Compile(c.src)
@@ -216,6 +217,17 @@ func TestJSONKeepsTypesAndSortsKeys(t *testing.T) {
 		if !json.Valid([]byte(got)) {
 			t.Error("not JSON")
 		}
+	}
+}
+
+func TestJSONShowsBytesThatAreNoText(t *testing.T) {
+	j, err := format.CompileJSON(map[string]any{"a": "%REQ(x)%", "b": "x%REQ(x)%"}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := string(j.Append(nil, &format.Context{Request: header("x", "\xe9\"\\\t\u00e9\x01")}))
+	if want := "{\"a\":\"\\u00e9\\\"\\\\\\t\u00e9\\u0001\",\"b\":\"x\\u00e9\\\"\\\\\\t\u00e9\\u0001\"}"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
 

@@ -216,12 +216,18 @@ var grpcNames = [...][2]string{
 	{"DataLoss", "DATA_LOSS"}, {"Unauthenticated", "UNAUTHENTICATED"},
 }
 
-// grpcStatus returns the gRPC status of a gRPC request: from the trailers,
-// else from the headers, else from the HTTP status.
+// grpcStatus returns the gRPC status of a gRPC request.
 func grpcStatus(x *Context) (int64, bool) {
 	if x.Info == nil || !x.Info.IsGRPC {
 		return 0, false
 	}
+	return GRPCStatus(x)
+}
+
+// GRPCStatus returns the gRPC status of any response, as Envoy derives it: from
+// the trailers, else from the headers, else from the HTTP status. A malformed
+// one is -1.
+func GRPCStatus(x *Context) (int64, bool) {
 	for _, h := range []*message.Header{x.Trailers, x.Response} {
 		if v, ok := lookup(h, "grpc-status", ""); ok {
 			n, err := strconv.ParseUint(v, 10, 32)
@@ -231,10 +237,23 @@ func grpcStatus(x *Context) (int64, bool) {
 			return int64(n), true
 		}
 	}
-	if x.Info.ResponseCode == 0 {
+	if x.Info == nil || x.Info.ResponseCode == 0 {
 		return 0, false
 	}
 	return int64(grpcFromHTTP(x.Info.ResponseCode)), true
+}
+
+// ParseGRPCStatus returns the number of a status by its name, "UNAVAILABLE".
+func ParseGRPCStatus(name string) (int64, bool) {
+	if name == "CANCELED" {
+		return 1, true
+	}
+	for i, n := range grpcNames {
+		if n[1] == name {
+			return int64(i), true
+		}
+	}
+	return 0, false
 }
 
 func grpcFromHTTP(status int) int {

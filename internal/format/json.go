@@ -197,7 +197,8 @@ func escapeTail(dst []byte, from int) []byte {
 	return dst
 }
 
-// AppendJSONString appends s as a JSON string. Invalid UTF-8 is replaced.
+// AppendJSONString appends s as a JSON string. A byte that is no UTF-8 becomes
+// \u00XX.
 func AppendJSONString(dst []byte, s string) []byte {
 	return append(appendEscaped(append(dst, '"'), s), '"')
 }
@@ -208,7 +209,11 @@ func appendEscaped(dst []byte, s string) []byte {
 		c := s[i]
 		if c >= utf8.RuneSelf {
 			r, n := utf8.DecodeRuneInString(s[i:])
-			dst = utf8.AppendRune(dst, r)
+			if r == utf8.RuneError && n == 1 { // as Envoy shows a byte that is no UTF-8
+				dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+			} else {
+				dst = append(dst, s[i:i+n]...)
+			}
 			i += n
 			continue
 		}

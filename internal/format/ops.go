@@ -103,7 +103,7 @@ var numOps = map[string]numFunc{
 	"DOWNSTREAM_WIRE_BYTES_RECEIVED": func(x *Context) (int64, bool) { return int64(x.Info.WireBytesReceived), true },
 	"DOWNSTREAM_WIRE_BYTES_SENT":     func(x *Context) (int64, bool) { return int64(x.Info.WireBytesSent), true },
 	"UPSTREAM_REQUEST_ATTEMPT_COUNT": func(x *Context) (int64, bool) { return int64(x.Info.AttemptCount), true },
-	"DURATION":                       func(x *Context) (int64, bool) { return between(x.Info.Start, x.Info.End, time.Millisecond) },
+	"DURATION":                       duration,
 	"REQUEST_DURATION":               func(x *Context) (int64, bool) { return between(x.Info.Start, x.Info.RequestComplete, time.Millisecond) },
 	"RESPONSE_DURATION":              func(x *Context) (int64, bool) { return between(x.Info.Start, x.Info.FirstUpstreamRx, time.Millisecond) },
 	"RESPONSE_TX_DURATION":           func(x *Context) (int64, bool) { return between(x.Info.FirstUpstreamRx, x.Info.End, time.Millisecond) },
@@ -117,6 +117,15 @@ var numOps = map[string]numFunc{
 	"RESPONSE_HEADERS_BYTES":  func(x *Context) (int64, bool) { return headerBytes(x.Response), true },
 	"RESPONSE_TRAILERS_BYTES": func(x *Context) (int64, bool) { return headerBytes(x.Trailers), true },
 	"GRPC_STATUS_NUMBER":      grpcStatus,
+}
+
+// duration is the stream's duration, so far if it hasn't ended.
+func duration(x *Context) (int64, bool) {
+	end := x.Info.End
+	if end.IsZero() {
+		end = time.Now()
+	}
+	return between(x.Info.Start, end, time.Millisecond)
 }
 
 // between returns to-from in units; false if one of them is not known.

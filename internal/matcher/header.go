@@ -51,7 +51,11 @@ func NewHeader(s HeaderSpec) (Header, error) {
 	if s.Name == "" {
 		return Header{}, errors.New("name: a header matcher needs a header name")
 	}
-	m := Header{Name: lowerASCII(s.Name), invert: s.Invert, asText: s.TreatMissingAsEmpty}
+	name := lowerASCII(s.Name)
+	if name == "host" {
+		name = message.Authority // what HTTP/1's Host is called here
+	}
+	m := Header{Name: name, invert: s.Invert, asText: s.TreatMissingAsEmpty}
 	set := 0
 	if s.String != nil {
 		m.kind, m.str = headerString, *s.String
@@ -73,11 +77,22 @@ func NewHeader(s HeaderSpec) (Header, error) {
 	return m, nil
 }
 
-// Match reports whether h matches. A repeated header is matched as its values
-// joined by ",", as in Envoy; only that allocates.
+// Match reports whether h matches. Of a repeated header one value must match
+// (with Invert, none may), as in Envoy since 1.36; values are not joined.
 func (m *Header) Match(h *message.Header) bool {
-	v, ok := h.Joined(m.Name)
-	return m.MatchValue(v, ok)
+	found, ok := false, false
+	for i := range h.Len() {
+		if f := h.At(i); f.Name == m.Name {
+			found = true
+			if ok = m.matchOne(f.Value); ok {
+				break
+			}
+		}
+	}
+	if !found {
+		return m.MatchValue("", false)
+	}
+	return ok != m.invert
 }
 
 // MatchValue matches one value, present tells whether it is there.
@@ -92,19 +107,22 @@ func (m *Header) MatchValue(v string, present bool) bool {
 		}
 		return false
 	}
-	var ok bool
+	return m.matchOne(v) != m.invert
+}
+
+// matchOne matches a value that is there, without inversion.
+func (m *Header) matchOne(v string) bool {
 	switch m.kind {
 	case headerPresent:
-		ok = true
-	case headerAbsent:
-		ok = false
+		return true
 	case headerString:
-		ok = m.str.Match(v)
+		return m.str.Match(v)
 	case headerRange:
 		n, err := strconv.ParseInt(v, 10, 64)
-		ok = err == nil && n >= m.rng.Start && n < m.rng.End
+		return err == nil && n >= m.rng.Start && n < m.rng.End
+	case headerAbsent:
 	}
-	return ok != m.invert
+	return false
 }
 
 // MatchHeaders reports whether every matcher of ms holds.
