@@ -41,8 +41,6 @@ type request struct {
 	freeTries int
 	sent      bool
 	numBuf    [24]byte
-	upgraded  message.Header // the head for upstream if its form differs, see convertUpgrade
-	converted bool
 	mirrors   []pendingMirror
 	body      source
 	pump      pump
@@ -436,10 +434,6 @@ func (rq *request) release() {
 	rq.opts, rq.pick, rq.t, rq.retry = upstream.ConnectOptions{}, upstream.PickContext{}, timeouts{}, retryState{}
 	rq.attempts, rq.tried, rq.freeTries, rq.sent, rq.cookie, rq.timerArmed = 0, rq.tried[:0], 0, false, "", false
 	rq.received, rq.ended, rq.grpcLater, rq.held = nil, false, false, false
-	if rq.converted {
-		rq.upgraded.Reset()
-		rq.converted = false
-	}
 	rq.body = source{}
 	rq.pump.reset()
 	rq.cause, rq.tryCause, rq.cancel, rq.completed, rq.tryDeadline = nil, nil, nil, time.Time{}, time.Time{}

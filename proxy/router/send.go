@@ -48,13 +48,13 @@ func (b *source) begin(s *filters.Stream, k tunnelKind) {
 
 // send writes the request on st; of a streaming body, what is there already.
 func (rq *request) send(st *upstream.Stream) error {
-	h := rq.head(st)
+	h := &rq.s.Request
 	if rq.body.err != nil {
 		return rq.body.err
 	}
 	rq.sent = true
 	switch {
-	case rq.kind != noTunnel && rq.kind.openEnded(st, h):
+	case rq.kind != noTunnel:
 		if err := st.WriteHeaders(h, false); err != nil {
 			return err
 		}

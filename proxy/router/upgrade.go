@@ -17,8 +17,8 @@ type tunnelKind uint8
 
 const (
 	noTunnel tunnelKind = iota
-	// upgrade is a websocket (or other) upgrade, in HTTP/1 form or as extended
-	// CONNECT.
+	// upgrade is a websocket (or other) upgrade. Codecs show it in HTTP/1 form,
+	// whatever the version.
 	upgrade
 	// connect is a CONNECT that goes on upstream as it is.
 	connect
@@ -30,9 +30,6 @@ const (
 func kindOf(s *filters.Stream, a *xdsresource.RouteAction) tunnelKind {
 	h := &s.Request
 	if h.Get(message.Method) == "CONNECT" {
-		if h.Has(message.Protocol) {
-			return upgrade
-		}
 		for i := range a.Upgrades {
 			if u := &a.Upgrades[i]; u.Type == "connect" && u.Connect {
 				return terminate
@@ -57,50 +54,13 @@ func hasToken(list, token string) bool {
 	return false
 }
 
-// openEnded tells whether the head leaves the stream open for bytes. An HTTP/1
-// upgrade request is complete with its head; its bytes follow the 101.
-func (k tunnelKind) openEnded(st *upstream.Stream, h *message.Header) bool {
-	return st.Version() == message.HTTP2 || h.Get(message.Method) == "CONNECT"
-}
-
-// head is the request head as st's protocol wants it: upgrades have two forms
-// (RFC 8441 section 5).
-func (rq *request) head(st *upstream.Stream) *message.Header {
-	h := &rq.s.Request
-	if rq.kind != upgrade {
-		return h
-	}
-	extended := h.Has(message.Protocol)
-	if extended == (st.Version() == message.HTTP2) {
-		return h
-	}
-	u := &rq.upgraded
-	u.CopyFrom(h)
-	rq.converted = true
-	if extended {
-		proto := h.Get(message.Protocol)
-		u.Del(message.Protocol)
-		u.Set(message.Method, "GET")
-		u.Set("connection", "upgrade")
-		u.Set("upgrade", proto)
-		return u
-	}
-	proto := h.Get("upgrade")
-	u.Set(message.Method, "CONNECT")
-	u.Set(message.Protocol, proto)
-	for _, n := range [...]string{"upgrade", "connection", "content-length", "transfer-encoding"} {
-		u.Del(n)
-	}
-	return u
-}
-
 // accepted tells whether the response turns the stream into a tunnel.
-func (rq *request) accepted(st *upstream.Stream, status int) bool {
+func (rq *request) accepted(status int) bool {
 	switch rq.kind {
 	case connect:
 		return status >= 200 && status < 300
 	case upgrade:
-		return status == 101 || st.Version() == message.HTTP2 && status >= 200 && status < 300
+		return status == 101
 	case noTunnel, terminate:
 	}
 	return false
@@ -108,21 +68,7 @@ func (rq *request) accepted(st *upstream.Stream, status int) bool {
 
 // tunnelled makes the response that hands st's bytes over.
 func (rq *request) tunnelled(st *upstream.Stream) *filters.Response {
-	h := &rq.resp.Header
-	if rq.kind == upgrade {
-		downstream2 := rq.s.Request.Has(message.Protocol)
-		switch {
-		case downstream2 && st.Version() != message.HTTP2:
-			h.Set(message.Status, "200")
-			h.Del("upgrade")
-			h.Del("connection")
-		case !downstream2 && st.Version() == message.HTTP2:
-			h.Set(message.Status, "101")
-			h.Set("upgrade", rq.s.Request.Get("upgrade"))
-			h.Set("connection", "upgrade")
-		}
-	}
-	rq.finishHead(h)
+	rq.finishHead(&rq.resp.Header)
 	rq.tryTimer.Stop()
 	rq.idleTimer.Stop()
 	rq.resp.Body = message.NoBody
