@@ -54,8 +54,10 @@ func (s *scope) accessLogger(l *AccessLog, m *accesslogv3pb.AccessLog, a *anypb.
 		s.classify(&file)
 		l.File = s.fileLog(&file)
 	case s.unpack(a, &stdout):
+		s.classify(&stdout)
 		l.File = s.streamLog("/dev/stdout", stdout.GetLogFormat())
 	case s.unpack(a, &stderr):
+		s.classify(&stderr)
 		l.File = s.streamLog("/dev/stderr", stderr.GetLogFormat())
 	default:
 		s.unsupported("", "access logger %s is not supported", extensionType(a))

@@ -58,9 +58,6 @@ func (s *scope) cluster(m *clusterv3pb.Cluster) *Cluster {
 	c.Filters = mapEach(m.GetFilters(), func(i int, f *clusterv3pb.Filter) TypedConfig {
 		s.pushIndex("filters", i)
 		defer s.pop()
-		if f.GetConfigDiscovery() != nil {
-			s.unsupported("config_discovery", "is not supported for upstream filters")
-		}
 		return s.plugin(f.GetName(), f.GetTypedConfig(), s.networkDecoder)
 	})
 	c.Broken = s.takeClosed(mark)
@@ -92,9 +89,6 @@ func (s *scope) discoveryType(c *Cluster, m *clusterv3pb.Cluster) {
 			c.Discovery = DiscoveryDynamicForwardProxy
 			c.DNS.CacheName = d.GetDnsCacheConfig().GetName()
 			c.DNS.AllowInsecureClusterOptions = d.GetAllowInsecureClusterOptions()
-			if d.GetSubClustersConfig() != nil {
-				s.unsupported("sub_clusters_config", "is not supported: use dns_cache_config")
-			}
 		} else {
 			s.unsupported("", "cluster type %q is not supported", t.ClusterType.GetName())
 		}

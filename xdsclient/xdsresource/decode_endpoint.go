@@ -34,9 +34,6 @@ func (s *scope) locality(m *endpointv3pb.ClusterLoadAssignment, l *endpointv3pb.
 		Region: l.GetLocality().GetRegion(), Zone: l.GetLocality().GetZone(), SubZone: l.GetLocality().GetSubZone(),
 		Priority: l.GetPriority(), Weight: l.GetLoadBalancingWeight().GetValue(),
 	}
-	if l.GetLedsClusterLocalityConfig() != nil {
-		s.errorf("leds_cluster_locality_config", "is not supported")
-	}
 	eps := l.GetLbEndpoints()
 	if list := l.GetLoadBalancerEndpoints(); list != nil { //nolint:staticcheck // deprecated, still valid
 		eps = list.GetLbEndpoints()

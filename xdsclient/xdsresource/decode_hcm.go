@@ -67,9 +67,6 @@ func (s *scope) connectionManager(m *hcmv3pb.HttpConnectionManager) *HTTPConnect
 	h.Upgrades = mapEach(m.GetUpgradeConfigs(), func(i int, u *hcmv3pb.HttpConnectionManager_UpgradeConfig) Upgrade {
 		s.pushIndex("upgrade_configs", i)
 		defer s.pop()
-		if len(u.GetFilters()) > 0 {
-			s.unsupported("filters", "a filter chain of its own for upgrades is not supported")
-		}
 		return Upgrade{Type: strings.ToLower(u.GetUpgradeType()), Enabled: boolean(u.GetEnabled(), true)}
 	})
 	if m.GetLocalReplyConfig() != nil {
@@ -166,8 +163,6 @@ func (s *scope) hcmRoutes(h *HTTPConnectionManager, m *hcmv3pb.HttpConnectionMan
 		h.RouteConfig = s.routeConfiguration(r.RouteConfig)
 		h.RouteConfig.Digest = digest(r.RouteConfig)
 		s.pop()
-	default:
-		s.unsupported("route_specifier", "only rds and route_config are supported")
 	}
 }
 

@@ -41,8 +41,6 @@ func (s *scope) upstreamHTTP(m *clusterv3pb.Cluster) HTTPProtocol {
 		case *httpv3pb.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions:
 			out.Version = UpstreamHTTP2
 			s.client(&out, nil, e.Http2ProtocolOptions)
-		default:
-			s.unsupported("explicit_http_config", "only HTTP/1.1 and HTTP/2 are supported")
 		}
 	case *httpv3pb.HttpProtocolOptions_UseDownstreamProtocolConfig:
 		out.Version = UpstreamDownstreamProtocol

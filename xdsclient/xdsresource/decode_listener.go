@@ -43,9 +43,6 @@ func (s *scope) listener(m *listenerv3pb.Listener) *Listener {
 		l.Direction = "outbound"
 	case corev3pb.TrafficDirection_UNSPECIFIED:
 	}
-	if m.GetUseOriginalDst().GetValue() {
-		s.errorf("use_original_dst", "handing connections to other listeners is not supported")
-	}
 	s.listenerAddresses(l, m)
 	if l.Name == "" && len(l.Addresses) > 0 {
 		l.Name = l.Addresses[0].String()
@@ -212,9 +209,6 @@ func (s *scope) filterChain(m *listenerv3pb.FilterChain, byMatcher bool) *Filter
 		c.Match = s.chainMatch(m.GetFilterChainMatch())
 		s.pop()
 	}
-	if m.GetUseProxyProto().GetValue() { //nolint:staticcheck // deprecated, still sent
-		s.unsupported("use_proxy_proto", "is not supported: use the proxy_protocol listener filter")
-	}
 	if ts := m.GetTransportSocket(); ts != nil {
 		s.push("transport_socket")
 		c.TransportSocket = s.downstreamSocket(ts)
@@ -242,9 +236,6 @@ func (c *FilterChain) breakBecause(reason string) {
 func (s *scope) chainMatch(m *listenerv3pb.FilterChainMatch) *FilterChainMatch {
 	if m == nil {
 		return &FilterChainMatch{}
-	}
-	if m.GetAddressSuffix() != "" || m.GetSuffixLen() != nil {
-		s.errorf("", "address_suffix and suffix_len are not implemented, by Envoy neither")
 	}
 	out := &FilterChainMatch{
 		DestinationPort:      m.GetDestinationPort().GetValue(),

@@ -148,8 +148,6 @@ func (s *scope) route(m *routev3pb.Route, rc *RouteConfiguration) *Route {
 		s.pop()
 	case *routev3pb.Route_NonForwardingAction:
 		r.NonForwarding = true
-	default:
-		s.unsupported("action", "only route, redirect and direct_response are supported")
 	}
 	r.breakBecause(s.takeClosed(mark))
 	return r

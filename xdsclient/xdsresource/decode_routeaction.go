@@ -69,8 +69,6 @@ func (s *scope) routeCluster(a *RouteAction, m *routev3pb.RouteAction) {
 		s.push("weighted_clusters")
 		s.weightedClusters(a, c.WeightedClusters)
 		s.pop()
-	default:
-		s.unsupported("cluster_specifier", "cluster specifier plugins are not supported")
 	}
 }
 
@@ -142,8 +140,6 @@ func (s *scope) hostRewrite(a *RouteAction, m *routev3pb.RouteAction) {
 		a.HostRewrite.Header = strings.ToLower(h.HostRewriteHeader)
 	case *routev3pb.RouteAction_HostRewritePathRegex:
 		a.HostRewrite.PathRegex = s.regexRewrite("host_rewrite_path_regex", h.HostRewritePathRegex)
-	default:
-		s.unsupported("host_rewrite", "is not supported: use host_rewrite_literal or host_rewrite_header")
 	}
 }
 

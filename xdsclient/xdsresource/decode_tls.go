@@ -54,9 +54,6 @@ func (s *scope) downstreamSocket(ts *corev3pb.TransportSocket) *DownstreamTLS {
 	if len(t.Certificates) == 0 {
 		s.unsupported("common_tls_context", "there is no certificate")
 	}
-	if m.GetOcspStaplePolicy() != tlsv3pb.DownstreamTlsContext_LENIENT_STAPLING {
-		s.unsupported("ocsp_staple_policy", "only LENIENT_STAPLING is supported")
-	}
 	t.Unknown = s.takeClosed(mark)
 	return t
 }
@@ -192,9 +189,6 @@ func (s *scope) commonTLS(m *tlsv3pb.CommonTlsContext) CommonTLS {
 		s.pop()
 		s.validationSDS(t.Validation, "validation_context_sds_secret_config", v.CombinedValidationContext.GetValidationContextSdsSecretConfig())
 		s.pop()
-	default:
-		t.Validation = &Validation{}
-		s.unsupported("validation_context_type", "certificate providers are not supported")
 	}
 	return t
 }
@@ -253,9 +247,6 @@ func (s *scope) tlsParams(m *tlsv3pb.TlsParameters) TLSParams {
 	if len(m.GetCipherSuites()) > 0 && len(p.CipherSuites) == 0 && p.MinVersion < tls.VersionTLS13 {
 		s.unsupported("cipher_suites", "none of the suites is available")
 	}
-	if len(m.GetCompliancePolicies()) > 0 {
-		s.unsupported("compliance_policies", "are not supported")
-	}
 	return p
 }
 
@@ -274,8 +265,7 @@ func (s *scope) certificate(m *tlsv3pb.TlsCertificate) Certificate {
 	c.Password = string(s.data("password", m.GetPassword()))
 	c.OCSP = s.data("ocsp_staple", m.GetOcspStaple())
 	switch {
-	case m.GetPkcs12() != nil:
-		s.unsupported("pkcs12", "is not supported: use certificate_chain and private_key")
+	case m.GetPkcs12() != nil: // closed
 	case m.GetPrivateKeyProvider() != nil && !m.GetPrivateKeyProvider().GetFallback():
 		s.unsupported("private_key_provider", "is not supported, and fallback isn't set")
 	case m.GetCertificateChain() == nil:
@@ -314,12 +304,6 @@ func (s *scope) validation(m *tlsv3pb.CertificateValidationContext) *Validation 
 		v.SPKI = append(v.SPKI, p)
 	}
 	s.sans(v, m)
-	if m.GetCustomValidatorConfig() != nil {
-		s.unsupported("custom_validator_config", "validator %q is not supported", m.GetCustomValidatorConfig().GetName())
-	}
-	if m.GetRequireSignedCertificateTimestamp().GetValue() {
-		s.unsupported("require_signed_certificate_timestamp", "is not supported")
-	}
 	return v
 }
 
@@ -354,26 +338,23 @@ func (s *scope) sans(v *Validation, m *tlsv3pb.CertificateValidationContext) {
 }
 
 func (s *scope) secret(m *tlsv3pb.Secret) *Secret {
+	s.classify(m)
 	x := &Secret{Resource: Resource{Name: m.GetName()}}
 	switch t := m.GetType().(type) {
 	case *tlsv3pb.Secret_TlsCertificate:
 		s.push("tls_certificate")
-		s.classify(t.TlsCertificate)
 		c := s.certificate(t.TlsCertificate)
 		x.Certificate = &c
 		s.pop()
 	case *tlsv3pb.Secret_ValidationContext:
 		s.push("validation_context")
-		s.classify(t.ValidationContext)
 		x.Validation = s.validation(t.ValidationContext)
 		s.pop()
 	case *tlsv3pb.Secret_GenericSecret:
 		x.Generic = s.data("generic_secret.secret", t.GenericSecret.GetSecret())
-		if len(t.GenericSecret.GetSecrets()) > 0 {
-			s.errorf("generic_secret.secrets", "is not supported: use secret")
-		}
-	default:
-		s.errorf("type", "only tls_certificate, validation_context and generic_secret are supported")
+	}
+	if m.GetType() == nil {
+		s.errorf("type", "none is set")
 	}
 	// A secret can't fail closed by itself: what is missing in it rejects it.
 	if reason := s.takeClosed(0); reason != "" {

@@ -25,7 +25,6 @@ func (s *scope) tracing(m *hcmv3pb.HttpConnectionManager_Tracing) *Tracing {
 		a := p.GetTypedConfig()
 		t.Provider = &TypedConfig{Name: p.GetName(), TypeURL: typePrefix + extensionType(a), Digest: digest(p)}
 		t.Provider.Unknown = "tracer " + extensionType(a) + " is not supported"
-		s.ignore("provider", "no spans are exported: "+t.Provider.Unknown)
 	}
 	return t
 }

@@ -240,6 +240,11 @@ func TestIstiodDumpsDecodeWhole(t *testing.T) {
 			for u := range f.unknown {
 				unknown[u] = true
 			}
+			for _, ig := range sorted(f.ignored) {
+				if strings.Contains(ig, "not known to this version") {
+					t.Error(ig)
+				}
+			}
 			for _, b := range f.broken {
 				t.Errorf("broken: %s", b)
 			}

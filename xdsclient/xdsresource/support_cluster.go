@@ -1,0 +1,258 @@
+package xdsresource
+
+const (
+	goResolver = "names are resolved by the system's resolver configuration"
+	noHealth   = "active health checks are not executed; endpoints count as healthy"
+)
+
+var clusterTable = []message{
+	{
+		name: "envoy.config.cluster.v3.Cluster", root: true,
+		supported: `transport_socket_matches name alt_stat_name type cluster_type eds_cluster_config connect_timeout
+			per_connection_buffer_limit_bytes lb_policy load_assignment max_requests_per_connection circuit_breakers
+			upstream_http_protocol_options common_http_protocol_options http_protocol_options http2_protocol_options
+			typed_extension_protocol_options dns_refresh_rate dns_jitter respect_dns_ttl dns_lookup_family
+			outlier_detection cleanup_interval upstream_bind_config ring_hash_lb_config maglev_lb_config
+			original_dst_lb_config least_request_lb_config round_robin_lb_config common_lb_config transport_socket
+			metadata protocol_selection upstream_connection_options ignore_health_on_host_removal filters
+			load_balancing_policy`,
+		moot: notes{
+			"typed_dns_resolver_config": goResolver,
+			"track_timeout_budgets":     "timeout budgets are not counted",
+			"track_cluster_stats":       "timeout budgets and sizes are not counted",
+			"wait_for_warm_on_init":     "clusters serve as soon as they have endpoints",
+		},
+		ignored: notes{
+			"stats_matcher": "statistics can't be selected for a cluster",
+			"per_connection_buffer_high_watermark_timeout": "connections with full buffers wait for their peer; idle timeouts apply",
+			"health_checks":                             noHealth,
+			"dns_failure_refresh_rate":                  "a failed resolution is retried at dns_refresh_rate",
+			"dns_resolvers":                             goResolver,
+			"use_tcp_for_dns_lookups?":                  goResolver,
+			"dns_resolution_config":                     goResolver,
+			"close_connections_on_host_health_failure?": "connections to an unhealthy endpoint end with their requests",
+			"lrs_server":                                "load is not reported",
+			"lrs_report_endpoint_metrics":               "load is not reported",
+			"preconnect_policy":                         "connections are made when they are needed",
+			"queuing_policies":                          "requests wait in the order of their arrival",
+		},
+		closed: notes{
+			"transport_socket_matcher":                   "use transport_socket_matches",
+			"lb_subset_config":                           "subset load balancing is not supported; requests could reach endpoints outside of the subset",
+			"upstream_config":                            "upstream extensions are not supported",
+			"connection_pool_per_downstream_connection?": "connections are shared",
+		},
+	},
+	{name: "envoy.config.cluster.v3.Cluster.TransportSocketMatch", supported: `name match transport_socket`},
+	{name: "envoy.config.cluster.v3.Cluster.CustomClusterType", supported: `name typed_config`},
+	{name: "envoy.config.cluster.v3.Cluster.EdsClusterConfig", supported: `eds_config service_name`},
+	{name: "envoy.config.cluster.v3.Cluster.SlowStartConfig", supported: `slow_start_window aggression min_weight_percent`},
+	{name: "envoy.config.cluster.v3.Cluster.RoundRobinLbConfig", supported: `slow_start_config`},
+	{name: "envoy.config.cluster.v3.Cluster.LeastRequestLbConfig", supported: `choice_count active_request_bias slow_start_config`},
+	{
+		name: "envoy.config.cluster.v3.Cluster.RingHashLbConfig", supported: `minimum_ring_size maximum_ring_size`,
+		ignored: notes{"hash_function": "the ring is built with xxHash"},
+	},
+	{name: "envoy.config.cluster.v3.Cluster.MaglevLbConfig", supported: `table_size`},
+	{
+		name:      "envoy.config.cluster.v3.Cluster.OriginalDstLbConfig",
+		supported: `use_http_header http_header_name upstream_port_override metadata_key`,
+	},
+	{
+		name:      "envoy.config.cluster.v3.Cluster.CommonLbConfig",
+		supported: `healthy_panic_threshold locality_weighted_lb_config consistent_hashing_lb_config`,
+		moot: notes{
+			"update_merge_window":             "an update is applied at once",
+			"ignore_new_hosts_until_first_hc": noHealth,
+		},
+		ignored: notes{
+			"zone_aware_lb_config":                  "zone-aware routing is not executed; the control plane's priorities and weights are",
+			"close_connections_on_host_set_change?": "connections to endpoints that are gone end with their requests",
+			"override_host_status":                  "an override host must be healthy or degraded",
+		},
+	},
+	{name: "envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig"},
+	{
+		name:      "envoy.config.cluster.v3.Cluster.CommonLbConfig.ConsistentHashingLbConfig",
+		supported: `use_hostname_for_hashing`,
+		ignored:   notes{"hash_balance_factor": "load is not bounded by endpoint"},
+	},
+	{
+		name: "envoy.config.cluster.v3.CircuitBreakers", supported: `thresholds`,
+		ignored: notes{"per_host_thresholds": "limits are the cluster's"},
+	},
+	{
+		name:      "envoy.config.cluster.v3.CircuitBreakers.Thresholds",
+		supported: `priority max_connections max_pending_requests max_requests max_retries retry_budget track_remaining max_connection_pools`,
+	},
+	{
+		name: "envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget", supported: `budget_percent min_retry_concurrency`,
+		ignored: notes{"budget_interval": "the budget is a share of the requests in flight"},
+	},
+	{
+		name: "envoy.config.cluster.v3.OutlierDetection",
+		supported: `consecutive_5xx interval base_ejection_time max_ejection_percent enforcing_consecutive_5xx
+			enforcing_success_rate success_rate_minimum_hosts success_rate_request_volume success_rate_stdev_factor
+			consecutive_gateway_failure enforcing_consecutive_gateway_failure split_external_local_origin_errors
+			consecutive_local_origin_failure enforcing_consecutive_local_origin_failure failure_percentage_threshold
+			enforcing_failure_percentage failure_percentage_minimum_hosts failure_percentage_request_volume
+			max_ejection_time max_ejection_time_jitter always_eject_one_host`,
+		moot: notes{
+			"successful_active_health_check_uneject_host": noHealth,
+		},
+		ignored: notes{
+			"enforcing_local_origin_success_rate?":       "success rates count all failures",
+			"enforcing_failure_percentage_local_origin?": "failure percentages count all failures",
+			"monitors":               "extensions don't take part in outlier detection",
+			"detect_degraded_hosts?": "only the control plane marks endpoints degraded",
+		},
+	},
+	{
+		name: "envoy.config.cluster.v3.UpstreamConnectionOptions", supported: `tcp_keepalive`,
+		ignored: notes{
+			"set_local_interface_name_on_upstream_connections?": "the interface is not recorded",
+			"happy_eyeballs_config":                             "an endpoint has one address",
+		},
+	},
+	{name: "envoy.config.cluster.v3.Filter", supported: `name typed_config`, closed: notes{"config_discovery": "is not supported for upstream filters"}},
+	{name: "envoy.config.cluster.v3.LoadBalancingPolicy", supported: `policies`},
+	{name: "envoy.config.cluster.v3.LoadBalancingPolicy.Policy", supported: `typed_extension_config`},
+	{name: "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin", root: true, supported: `slow_start_config locality_lb_config`},
+	{
+		name: "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest", root: true,
+		supported: `choice_count active_request_bias slow_start_config locality_lb_config`,
+		ignored: notes{
+			"enable_full_scan?": "endpoints are compared by random choices",
+			"selection_method":  "endpoints are compared by random choices",
+		},
+	},
+	{name: "envoy.extensions.load_balancing_policies.random.v3.Random", root: true, supported: `locality_lb_config`},
+	{
+		name: "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash", root: true,
+		supported: `minimum_ring_size maximum_ring_size consistent_hashing_lb_config locality_weighted_lb_config`,
+		ignored: notes{
+			"hash_function":            "the ring is built with xxHash",
+			"use_hostname_for_hashing": "use consistent_hashing_lb_config",
+			"hash_balance_factor":      "load is not bounded by endpoint",
+		},
+	},
+	{
+		name: "envoy.extensions.load_balancing_policies.maglev.v3.Maglev", root: true,
+		supported: `table_size consistent_hashing_lb_config locality_weighted_lb_config`,
+	},
+	{
+		name: "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost", root: true,
+		supported: `override_host_sources fallback_policy`,
+		ignored:   notes{"selected_host_key": "the chosen host is not written to metadata"},
+	},
+	{
+		name:      "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost.OverrideHostSource",
+		supported: `header`,
+		ignored:   notes{"metadata": "only headers choose the host"},
+	},
+	{
+		name:      "envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig",
+		supported: `locality_weighted_lb_config`,
+		ignored:   notes{"zone_aware_lb_config": "zone-aware routing is not executed; the control plane's priorities and weights are"},
+	},
+	{name: "envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.LocalityWeightedLbConfig"},
+	{name: "envoy.extensions.load_balancing_policies.common.v3.SlowStartConfig", supported: `slow_start_window aggression min_weight_percent`},
+	{
+		name:      "envoy.extensions.load_balancing_policies.common.v3.ConsistentHashingLbConfig",
+		supported: `use_hostname_for_hashing`,
+		ignored: notes{
+			"hash_balance_factor": "load is not bounded by endpoint",
+			"hash_policy":         "the route's hash_policy decides",
+		},
+	},
+	{
+		name: "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig", root: true,
+		supported: `dns_cache_config allow_insecure_cluster_options`,
+		ignored:   notes{"allow_coalesced_connections?": "each host has its own connections"},
+		closed:    notes{"sub_clusters_config": "use dns_cache_config"},
+	},
+	{
+		name:      "envoy.extensions.common.dynamic_forward_proxy.v3.DnsCacheConfig",
+		supported: `name dns_lookup_family dns_refresh_rate`,
+		moot:      notes{"typed_dns_resolver_config": goResolver},
+		ignored: notes{
+			"dns_min_refresh_rate":            "names are resolved again at dns_refresh_rate",
+			"host_ttl":                        "unused names are forgotten by default",
+			"max_hosts":                       "the number of names has its default bound",
+			"disable_dns_refresh_on_failure?": "a failed resolution is retried at dns_refresh_rate",
+			"dns_failure_refresh_rate":        "a failed resolution is retried at dns_refresh_rate",
+			"dns_cache_circuit_breaker":       "waiting requests are bounded by the cluster's circuit breaker",
+			"use_tcp_for_dns_lookups?":        goResolver,
+			"dns_resolution_config":           goResolver,
+			"preresolve_hostnames":            "names are resolved when they are needed",
+			"dns_query_timeout":               "the cluster's connect_timeout applies",
+			"key_value_config":                "names are not kept over restarts",
+		},
+		closed: notes{"resolved_address_filter": "addresses are not filtered"},
+	},
+	{
+		name: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions", root: true,
+		supported: `common_http_protocol_options upstream_http_protocol_options explicit_http_config
+			use_downstream_protocol_config auto_config http_filters`,
+		moot: notes{"header_validation_config": "the built-in header checks always apply"},
+		ignored: notes{
+			"outlier_detection":       "5xx responses and connection failures count",
+			"request_mirror_policies": "the route's policies decide",
+			"hash_policy":             "the route's policies decide",
+			"retry_policy":            "the route's policies decide",
+		},
+	},
+	{
+		name:      "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig",
+		supported: `http_protocol_options http2_protocol_options`,
+		closed:    notes{"http3_protocol_options": "HTTP/3 is not supported"},
+	},
+	{
+		name:      "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig",
+		supported: `http_protocol_options http2_protocol_options`,
+		moot:      notes{"http3_protocol_options": "HTTP/3 is not served"},
+	},
+	{
+		name:      "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig",
+		supported: `http_protocol_options http2_protocol_options`,
+		ignored: notes{
+			"http3_protocol_options":            "HTTP/3 is not supported; HTTP/2 or HTTP/1.1 is chosen by ALPN",
+			"alternate_protocols_cache_options": "HTTP/3 is not supported; HTTP/2 or HTTP/1.1 is chosen by ALPN",
+		},
+	},
+	{name: "envoy.config.core.v3.UpstreamHttpProtocolOptions", supported: `auto_sni auto_san_validation override_auto_sni_header`},
+}
+
+var endpointTable = []message{
+	{
+		name: "envoy.config.endpoint.v3.ClusterLoadAssignment", root: true,
+		supported: `cluster_name endpoints named_endpoints policy`,
+	},
+	{
+		name: "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy", supported: `drop_overloads overprovisioning_factor`,
+		ignored: notes{
+			"endpoint_stale_after":      "endpoints stay until the control plane removes them",
+			"weighted_priority_health?": "the health of a priority is the share of healthy endpoints",
+		},
+	},
+	{name: "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy.DropOverload", supported: `category drop_percentage`},
+	{
+		name:      "envoy.config.endpoint.v3.LocalityLbEndpoints",
+		supported: `locality lb_endpoints load_balancer_endpoints load_balancing_weight priority`,
+		ignored: notes{
+			"metadata":  "metadata of localities is not read",
+			"proximity": "proximity is not used by Envoy's balancers either",
+		},
+		rejected: notes{"leds_cluster_locality_config": "locality endpoint discovery is not supported"},
+	},
+	{name: "envoy.config.endpoint.v3.LocalityLbEndpoints.LbEndpointList", supported: `lb_endpoints`},
+	{name: "envoy.config.endpoint.v3.LbEndpoint", supported: `endpoint endpoint_name health_status metadata load_balancing_weight`},
+	{
+		name: "envoy.config.endpoint.v3.Endpoint", supported: `address hostname`,
+		moot: notes{"health_check_config": noHealth},
+		ignored: notes{
+			"additional_addresses": "an endpoint has one address",
+			"observability_name":   "an endpoint is named by its address",
+		},
+	},
+}
