@@ -2,6 +2,7 @@ package routing
 
 import (
 	"math/bits"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -114,7 +115,7 @@ func hashCookie(c *xdsresource.HashCookie, s *filters.Stream) (uint64, bool, str
 		return 0, false, ""
 	}
 	conn := s.Info.Conn
-	v = strconv.FormatUint(xxhash.Sum64String(conn.Remote.String()+conn.Local.String()), 16)
+	v = strconv.FormatUint(xxhash.Sum64String(addressText(conn.Remote)+addressText(conn.Local)), 16)
 	v = strings.Repeat("0", 16-len(v)) + v
 	var b strings.Builder
 	b.WriteString(c.Name + `="` + v + `"`)
@@ -132,4 +133,9 @@ func hashCookie(c *xdsresource.HashCookie, s *filters.Stream) (uint64, bool, str
 	}
 	b.WriteString("; HttpOnly")
 	return xxhash.Sum64String(v), true, b.String()
+}
+
+// addressText is "ip:port", with an IPv4-mapped address as IPv4.
+func addressText(a netip.AddrPort) string {
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String()
 }

@@ -184,7 +184,7 @@ func (m *routeMatch) conditions(q *request) bool {
 	}
 	for i := range spec.Cookies {
 		v, ok := cookie(&s.Request, spec.Cookies[i].Name)
-		if !spec.Cookies[i].MatchValue(v, ok) {
+		if !spec.Cookies[i].MatchCookie(v, ok) {
 			return false
 		}
 	}

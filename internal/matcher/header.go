@@ -110,6 +110,12 @@ func (m *Header) MatchValue(v string, present bool) bool {
 	return m.matchOne(v) != m.invert
 }
 
+// MatchCookie is MatchValue for cookies: a missing one doesn't match, and hence
+// matches if inverted.
+func (m *Header) MatchCookie(v string, present bool) bool {
+	return (present && m.matchOne(v)) != m.invert
+}
+
 // matchOne matches a value that is there, without inversion.
 func (m *Header) matchOne(v string) bool {
 	switch m.kind {
