@@ -3,7 +3,9 @@ package format
 import (
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -174,11 +176,16 @@ func appendCELList(dst []byte, l traits.Lister) ([]byte, bool) {
 	return append(dst, ']'), true
 }
 
+// appendCELMap writes a map with sorted keys.
 func appendCELMap(dst []byte, m traits.Mapper) ([]byte, bool) {
+	var keys []ref.Val
+	for it := m.Iterator(); it.HasNext() == types.True; {
+		keys = append(keys, it.Next())
+	}
+	slices.SortFunc(keys, func(a, b ref.Val) int { return strings.Compare(fmt.Sprint(a.Value()), fmt.Sprint(b.Value())) })
 	dst = append(dst, '{')
 	first := true
-	for it := m.Iterator(); it.HasNext() == types.True; {
-		k := it.Next()
+	for _, k := range keys {
 		v, ok := m.Find(k)
 		if !ok {
 			continue
