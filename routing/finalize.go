@@ -16,9 +16,12 @@ const (
 	originalHost = "x-envoy-original-host"
 )
 
-// mutations are the header edits of one level: removals first, then, with
-// values computed before any of them takes effect, overwrites, then additions.
-type mutations struct {
+// Mutations are the compiled header edits of one level: removals first, then,
+// with values computed before any of them takes effect, overwrites, then
+// additions; that is Envoy's order. Values that are empty are left out unless
+// keep_empty_value is set. A nil *Mutations does nothing. It is immutable and
+// safe for concurrent use.
+type Mutations struct {
 	remove []string
 	add    []mutation
 	// dynamic is set if a value refers to the stream.
@@ -32,12 +35,12 @@ type mutation struct {
 	keepEmpty bool
 }
 
-// compileMutations returns nil if there is nothing to do.
-func compileMutations(m *xdsresource.HeaderMutations) *mutations {
+// CompileMutations compiles m; it returns nil if there is nothing to do.
+func CompileMutations(m *xdsresource.HeaderMutations) *Mutations {
 	if len(m.Add)+len(m.Remove) == 0 {
 		return nil
 	}
-	c := &mutations{}
+	c := &Mutations{}
 	for _, n := range m.Remove {
 		c.remove = append(c.remove, headerName(n))
 	}
@@ -66,8 +69,12 @@ type edit struct {
 
 const maxInline = 16
 
-// apply edits h; c may be nil if m isn't dynamic.
-func (m *mutations) apply(h *message.Header, c *format.Context) {
+// Apply edits h; c may be nil if no value refers to the stream. c is passed to
+// functions: one that is not pooled costs its caller an allocation.
+func (m *Mutations) Apply(h *message.Header, c *format.Context) {
+	if m == nil {
+		return
+	}
 	for _, n := range m.remove {
 		h.Del(n)
 	}
@@ -107,7 +114,7 @@ func (m *mutations) apply(h *message.Header, c *format.Context) {
 var contexts = sync.Pool{New: func() any { return new(format.Context) }}
 
 // applyAll runs the levels of edits on h.
-func applyAll(levels []*mutations, h *message.Header, s *filters.Stream, resp *message.Header) {
+func applyAll(levels []*Mutations, h *message.Header, s *filters.Stream, resp *message.Header) {
 	var c *format.Context
 	for _, m := range levels {
 		if m.dynamic && c == nil {
@@ -117,7 +124,7 @@ func applyAll(levels []*mutations, h *message.Header, s *filters.Stream, resp *m
 				c.RouteMetadata = s.Route.Metadata()
 			}
 		}
-		m.apply(h, c)
+		m.Apply(h, c)
 	}
 	if c != nil {
 		*c = format.Context{}

@@ -20,7 +20,7 @@ type Route struct {
 	// request and response are header edits in the order of execution; nil
 	// entries are left out. weightedRequest is the weighted cluster's, which
 	// runs before its host rewrite.
-	request, response []*mutations
+	request, response []*Mutations
 	retry             *xdsresource.RetryPolicy
 	mirrors           []xdsresource.Mirror
 	metadataMatch     map[string]any
@@ -70,8 +70,8 @@ func (r *Route) levels(l levels, mostSpecificWins bool) {
 	r.request, r.response = order(l.request, mostSpecificWins), order(l.response, mostSpecificWins)
 }
 
-func order(l [4]*mutations, reverse bool) []*mutations {
-	var out []*mutations
+func order(l [4]*Mutations, reverse bool) []*Mutations {
+	var out []*Mutations
 	for i := range l {
 		if reverse {
 			i = len(l) - 1 - i

@@ -44,8 +44,8 @@ func Compile(rc *xdsresource.RouteConfiguration, o Options) (*Table, []error) {
 		c.chain = func([]xdsresource.Overrides) ([]filters.HTTPFilter, error) { return nil, nil }
 	}
 	t := &Table{config: rc}
-	c.rcRequest = compileMutations(&rc.RequestHeaders)
-	c.rcResponse = compileMutations(&rc.ResponseHeaders)
+	c.rcRequest = CompileMutations(&rc.RequestHeaders)
+	c.rcResponse = CompileMutations(&rc.ResponseHeaders)
 	for _, spec := range rc.VirtualHosts {
 		vh := c.virtualHost(spec)
 		for _, d := range spec.Domains {
@@ -62,7 +62,7 @@ func Compile(rc *xdsresource.RouteConfiguration, o Options) (*Table, []error) {
 type compiler struct {
 	rc                    *xdsresource.RouteConfiguration
 	chain                 ChainBuilder
-	rcRequest, rcResponse *mutations
+	rcRequest, rcResponse *Mutations
 	errs                  []error
 }
 
@@ -94,8 +94,8 @@ type entry struct {
 func (c *compiler) virtualHost(spec *xdsresource.VirtualHost) *virtualHost {
 	vh := &virtualHost{spec: spec, tls: spec.RequireTLS, routes: make([]entry, len(spec.Routes))}
 	parent := levels{
-		request:  [...]*mutations{nil, nil, compileMutations(&spec.RequestHeaders), c.rcRequest},
-		response: [...]*mutations{nil, nil, compileMutations(&spec.ResponseHeaders), c.rcResponse},
+		request:  [...]*Mutations{nil, nil, CompileMutations(&spec.RequestHeaders), c.rcRequest},
+		response: [...]*Mutations{nil, nil, CompileMutations(&spec.ResponseHeaders), c.rcResponse},
 	}
 	if spec.RequireTLS != xdsresource.TLSNone {
 		vh.secure = c.secureRedirect(spec)
@@ -109,11 +109,11 @@ func (c *compiler) virtualHost(spec *xdsresource.VirtualHost) *virtualHost {
 
 // levels are header edits from the most specific to the least: weighted
 // cluster, route, virtual host, route configuration.
-type levels struct{ request, response [4]*mutations }
+type levels struct{ request, response [4]*Mutations }
 
 func (c *compiler) route(vh *xdsresource.VirtualHost, spec *xdsresource.Route, i int, l levels) entry {
 	what := fmt.Sprintf("routes[%d] %s", i, spec.Name)
-	l.request[1], l.response[1] = compileMutations(&spec.RequestHeaders), compileMutations(&spec.ResponseHeaders)
+	l.request[1], l.response[1] = CompileMutations(&spec.RequestHeaders), CompileMutations(&spec.ResponseHeaders)
 	e := entry{match: compileMatch(&spec.Match)}
 	a := spec.Action
 	if spec.Broken != "" {
@@ -150,7 +150,7 @@ func (c *compiler) weighted(e *entry, vh *xdsresource.VirtualHost, spec *xdsreso
 	e.header = a.WeightedRandomHeader
 	for i := range a.Weighted {
 		w := &a.Weighted[i]
-		l.request[0], l.response[0] = compileMutations(&w.RequestHeaders), compileMutations(&w.ResponseHeaders)
+		l.request[0], l.response[0] = CompileMutations(&w.RequestHeaders), CompileMutations(&w.ResponseHeaders)
 		r := &Route{
 			Config: spec, VirtualHost: vh, Weighted: w, name: spec.Name, cluster: w.Name, clusterHeader: w.ClusterHeader,
 			metadataMatch: mergeMatch(a.MetadataMatch, w.MetadataMatch),
