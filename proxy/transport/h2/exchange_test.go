@@ -1,0 +1,444 @@
+package h2
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/proxy/transport"
+)
+
+func roundTrip(cc transport.ClientConn, h *message.Header, reqBody string) (*message.Header, string, error) {
+	cs, err := cc.NewStream()
+	if err != nil {
+		return nil, "", err
+	}
+	defer cs.Release()
+	if err := cs.WriteHeaders(h, reqBody == ""); err != nil {
+		return nil, "", err
+	}
+	if reqBody != "" {
+		if err := cs.WriteData([]byte(reqBody), true); err != nil {
+			return nil, "", err
+		}
+	}
+	var resp message.Header
+	if _, _, err := cs.ReadHeaders(&resp); err != nil {
+		return nil, "", err
+	}
+	b := cs.Body()
+	defer b.Close()
+	out, err := readBody(b)
+	return &resp, out, err
+}
+
+func TestARequestIsAnswered(t *testing.T) {
+	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, echo)
+	for i := range 5 {
+		path := fmt.Sprintf("/%d", i)
+		h, body, err := roundTrip(cc, postHead(path), "hello")
+		if err != nil || body != "hello" || h.Get("x-path") != path || h.Get(":status") != "200" {
+			t.Fatal(h, body, err)
+		}
+	}
+	h, body, err := roundTrip(cc, getHead("/"), "")
+	if err != nil || body != "" || h.Get("x-path") != "/" {
+		t.Fatal(h, body, err)
+	}
+}
+
+func TestManyStreamsAtOnce(t *testing.T) {
+	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{MaxConcurrentStreams: 1000}, echo)
+	var wg sync.WaitGroup
+	for i := range 100 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			want := strings.Repeat(fmt.Sprint(i), 1+i*200)
+			for range 5 {
+				_, body, err := roundTrip(cc, postHead("/"), want)
+				if err != nil || body != want {
+					t.Errorf("%d: %d octets, %v", i, len(body), err)
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	if n := cc.Active(); n != 0 {
+		t.Errorf("%d active", n)
+	}
+}
+
+func TestALargeBodyGoesBothWays(t *testing.T) {
+	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, echo)
+	want := strings.Repeat("0123456789abcdef", 1<<18) // 4 MiB
+	cs, err := cc.NewStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cs.Release()
+	go func() {
+		_ = cs.WriteHeaders(postHead("/"), false)
+		_ = cs.WriteData([]byte(want), true)
+	}()
+	var resp message.Header
+	time.Sleep(time.Millisecond) // ReadHeaders may come before WriteHeaders too
+	if _, _, err := cs.ReadHeaders(&resp); err != nil {
+		t.Fatal(err)
+	}
+	got, err := readBody(cs.Body())
+	if err != nil || got != want {
+		t.Fatal(len(got), err)
+	}
+}
+
+func TestTrailersGoBothWays(t *testing.T) {
+	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, echo)
+	cs, err := cc.NewStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cs.Release()
+	_ = cs.WriteHeaders(postHead("/"), false)
+	_ = cs.WriteData([]byte("x"), false)
+	if err := cs.WriteTrailers(header("grpc-status", "0", "connection", "close")); err != nil {
+		t.Fatal(err)
+	}
+	var resp message.Header
+	if _, _, err := cs.ReadHeaders(&resp); err != nil {
+		t.Fatal(err)
+	}
+	b := cs.Body()
+	got, err := readBody(b)
+	if err != nil || got != "x" || b.Trailers() == nil || b.Trailers().Get("grpc-status") != "0" || b.Trailers().Len() != 1 {
+		t.Fatal(got, err, b.Trailers())
+	}
+	b.Close()
+}
+
+func TestInformationalHeadsArePassedOn(t *testing.T) {
+	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, func(s transport.ServerStream) {
+		for i := range 3 {
+			_ = s.WriteInformational(header(":status", "103", "x-n", fmt.Sprint(i)))
+		}
+		_ = s.WriteHeaders(header(":status", "204"), true)
+	})
+	cs, err := cc.NewStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cs.Release()
+	_ = cs.WriteHeaders(getHead("/"), true)
+	var h message.Header
+	for i := range 3 {
+		status, end, err := cs.ReadHeaders(&h)
+		if status != 103 || end || err != nil || h.Get("x-n") != fmt.Sprint(i) {
+			t.Fatal(status, end, err, h)
+		}
+	}
+	if status, end, err := cs.ReadHeaders(&h); status != 204 || !end || err != nil {
+		t.Fatal(status, end, err)
+	}
+}
+
+// connect opens a tunnel.
+func connect(t testing.TB, cc transport.ClientConn) netio.Conn {
+	t.Helper()
+	cs, err := cc.NewStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cs.WriteHeaders(header(":method", "CONNECT", ":authority", "10.1.2.3:80"), false); err != nil {
+		t.Fatal(err)
+	}
+	if err := cs.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	var h message.Header
+	status, _, err := cs.ReadHeaders(&h)
+	if err != nil || status != 200 {
+		t.Fatal(status, err)
+	}
+	tun := cs.Tunnel()
+	cs.Release()
+	return tun
+}
+
+// tunnelHandler accepts CONNECT and gives the tunnel to f on its goroutine.
+func tunnelHandler(f func(netio.Conn)) func(transport.ServerStream) {
+	return func(s transport.ServerStream) {
+		var h message.Header
+		s.ReadHeaders(&h)
+		if err := s.WriteHeaders(header(":status", "200"), false); err != nil {
+			return
+		}
+		f(s.Tunnel())
+	}
+}
+
+func TestATunnelHalfClosesFromTheServerFirst(t *testing.T) {
+	got := make(chan string, 1)
+	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, tunnelHandler(func(c netio.Conn) {
+		go func() {
+			_, _ = c.Write([]byte("bye"))
+			_ = c.CloseWrite()
+			b, err := io.ReadAll(c)
+			got <- fmt.Sprint(len(b), err)
+			_ = c.Close()
+		}()
+	}))
+	tun := connect(t, cc)
+	if b, err := io.ReadAll(tun); string(b) != "bye" || err != nil {
+		t.Fatal(string(b), err)
+	}
+	// The server has ended its side; a MiB still goes the other way.
+	if n, err := tun.Write(make([]byte, 1<<20)); n != 1<<20 || err != nil {
+		t.Fatal(n, err)
+	}
+	if err := tun.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if g := <-got; g != "1048576 <nil>" {
+		t.Error(g)
+	}
+	_ = tun.Close()
+	waitFor(t, func() bool { return cc.Active() == 0 })
+}
+
+func TestATunnelHalfClosesFromTheClientFirst(t *testing.T) {
+	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, tunnelHandler(func(c netio.Conn) {
+		b, _ := io.ReadAll(c)
+		_, _ = c.Write(bytes.Repeat(b, 1000))
+		_ = c.Close()
+	}))
+	tun := connect(t, cc)
+	_, _ = tun.Write([]byte("0123456789"))
+	_ = tun.CloseWrite()
+	if b, err := io.ReadAll(tun); len(b) != 10_000 || err != nil {
+		t.Fatal(len(b), err)
+	}
+	if _, err := tun.Write([]byte("x")); !errors.Is(err, netio.ErrClosed) {
+		t.Error(err)
+	}
+	_ = tun.Close()
+}
+
+func TestResetOfATunnelReachesThePeer(t *testing.T) {
+	ends := make(chan netio.Conn, 1)
+	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, tunnelHandler(func(c netio.Conn) { ends <- c }))
+	tun := connect(t, cc)
+	srv := <-ends
+	srv.Reset()
+	if _, err := tun.Read(make([]byte, 1)); !errors.Is(err, netio.ErrReset) || transport.ReasonOf(err) != transport.RemoteReset {
+		t.Error(err)
+	}
+	if _, err := tun.Write([]byte("x")); !errors.Is(err, netio.ErrReset) {
+		t.Error(err)
+	}
+	if _, err := srv.Read(make([]byte, 1)); !errors.Is(err, netio.ErrClosed) {
+		t.Error(err)
+	}
+	_ = tun.Close()
+	_ = srv.Close()
+}
+
+func TestAParkedTunnelCallsBack(t *testing.T) {
+	ends := make(chan netio.Conn, 1)
+	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, tunnelHandler(func(c netio.Conn) { ends <- c }))
+	tun := connect(t, cc)
+	srv := <-ends
+	for _, wake := range []func(){
+		func() { _, _ = tun.Write([]byte("x")) },
+		func() { _ = tun.CloseWrite() },
+		func() { tun.Reset() },
+	} {
+		called := make(chan struct{})
+		if _, err := srv.TryRead(make([]byte, 8)); !errors.Is(err, netio.ErrWouldBlock) {
+			t.Fatal(err)
+		}
+		if !srv.Park(func() { close(called) }) {
+			t.Fatal("did not park")
+		}
+		wake()
+		<-called
+		n, err := srv.TryRead(make([]byte, 8))
+		if errors.Is(err, netio.ErrWouldBlock) {
+			t.Fatal("woken for nothing", n)
+		}
+		if errors.Is(err, io.EOF) {
+			break // CloseWrite
+		}
+	}
+	_ = srv.Close()
+	_ = tun.Close()
+}
+
+func TestInterruptUnblocksATunnel(t *testing.T) {
+	ends := make(chan netio.Conn, 1)
+	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, tunnelHandler(func(c netio.Conn) { ends <- c }))
+	tun := connect(t, cc)
+	srv := <-ends
+	cause := errors.New("enough")
+	errs := make(chan error, 2)
+	go func() { _, err := tun.Read(make([]byte, 1)); errs <- err }()
+	go func() { _, err := tun.Write(make([]byte, 8<<20)); errs <- err }()
+	time.Sleep(20 * time.Millisecond)
+	tun.Interrupt(cause)
+	for range 2 {
+		if err := <-errs; !errors.Is(err, cause) {
+			t.Error(err)
+		}
+	}
+	_ = tun.Close()
+	_ = srv.Close()
+}
+
+func waitFor(t testing.TB, f func() bool) {
+	t.Helper()
+	for range 500 {
+		if f() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("timed out")
+}
+
+func TestASlowStreamDoesNotStallOthers(t *testing.T) {
+	release := make(chan struct{})
+	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, func(s transport.ServerStream) {
+		var h message.Header
+		s.ReadHeaders(&h)
+		if h.Get(":path") == "/slow" {
+			<-release
+		}
+		b := s.Body()
+		defer b.Close()
+		got, _ := readBody(b)
+		_ = s.WriteHeaders(header(":status", "200"), false)
+		_ = s.WriteData([]byte(fmt.Sprint(len(got))), true)
+	})
+	// Eight stalled streams fill twice the connection's window of 1 MiB.
+	var slow sync.WaitGroup
+	for range 8 {
+		slow.Add(1)
+		go func() {
+			defer slow.Done()
+			_, body, err := roundTrip(cc, postHead("/slow"), strings.Repeat("s", 300<<10))
+			if err != nil || body != "307200" {
+				t.Error(body, err)
+			}
+		}()
+	}
+	time.Sleep(50 * time.Millisecond)
+	for range 20 {
+		_, body, err := roundTrip(cc, postHead("/fast"), strings.Repeat("f", 300<<10))
+		if err != nil || body != "307200" {
+			t.Fatal(body, err)
+		}
+	}
+	close(release)
+	slow.Wait()
+}
+
+func TestAResponseThatIsNotReadHoldsItsWriterBack(t *testing.T) {
+	var sent sync.Map
+	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, func(s transport.ServerStream) {
+		_ = s.WriteHeaders(header(":status", "200"), false)
+		n := 0
+		for range 100 {
+			if s.WriteData(make([]byte, 64<<10), false) != nil {
+				break
+			}
+			n += 64 << 10
+			sent.Store("n", n)
+		}
+	})
+	cs, err := cc.NewStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = cs.WriteHeaders(getHead("/"), true)
+	time.Sleep(100 * time.Millisecond)
+	if n, _ := sent.Load("n"); n.(int) > 256<<10 {
+		t.Errorf("%d octets were sent into a window of 256 KiB", n)
+	}
+	cs.Release()
+}
+
+func TestTheClientsResetReachesTheHandler(t *testing.T) {
+	causes := make(chan error, 2)
+	started := make(chan struct{})
+	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, func(s transport.ServerStream) {
+		s.OnReset(func(err error) { causes <- err })
+		close(started)
+		_, err := readBody(s.Body())
+		causes <- err
+	})
+	cs, err := cc.NewStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = cs.WriteHeaders(postHead("/"), false)
+	_ = cs.Flush()
+	<-started
+	cs.Reset()
+	for range 2 {
+		if err := <-causes; transport.ReasonOf(err) != transport.RemoteReset {
+			t.Error(err)
+		}
+	}
+	cs.Release()
+}
+
+func TestAHandlerThatPanicsLosesItsStreamOnly(t *testing.T) {
+	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, func(s transport.ServerStream) {
+		var h message.Header
+		s.ReadHeaders(&h)
+		if h.Get(":path") == "/panic" {
+			panic("as asked")
+		}
+		_ = s.WriteHeaders(header(":status", "200"), true)
+	})
+	if _, _, err := roundTrip(cc, getHead("/panic"), ""); transport.ReasonOf(err) != transport.RemoteReset {
+		t.Error(err)
+	}
+	if _, _, err := roundTrip(cc, getHead("/"), ""); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDrainServesWhatIsInFlightAndCloses(t *testing.T) {
+	release := make(chan struct{})
+	closed := make(chan error, 1)
+	cc, s := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{OnClose: func(_ transport.ClientConn, err error) { closed <- err }},
+		func(s transport.ServerStream) {
+			<-release
+			_ = s.WriteHeaders(header(":status", "200"), true)
+		})
+	cs, err := cc.NewStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = cs.WriteHeaders(getHead("/"), true)
+	waitFor(t, func() bool { return s.Active() == 1 })
+	s.Drain()
+	waitFor(t, func() bool { return cc.Available() == 0 })
+	if _, err := cc.NewStream(); transport.ReasonOf(err) != transport.RemoteRefused {
+		t.Error(err)
+	}
+	close(release)
+	var h message.Header
+	if status, _, err := cs.ReadHeaders(&h); status != 200 || err != nil {
+		t.Error(status, err)
+	}
+	cs.Release()
+	<-closed
+}
