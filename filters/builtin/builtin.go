@@ -9,6 +9,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters/http/fault"
 	"github.com/fairlead-mesh/fairlead/filters/http/grpcstats"
 	"github.com/fairlead-mesh/fairlead/filters/http/istiostats"
+	"github.com/fairlead-mesh/fairlead/filters/http/jwtauthn"
 	"github.com/fairlead-mesh/fairlead/filters/http/peermetadata"
 	"github.com/fairlead-mesh/fairlead/filters/http/rbac"
 	"github.com/fairlead-mesh/fairlead/filters/http/rego"
@@ -45,5 +46,6 @@ func Registry() *filters.Registry {
 	r.RegisterHTTP(fault.Factory{})
 	r.RegisterHTTP(cors.Factory{})
 	r.RegisterHTTP(alpn.Factory{})
+	r.RegisterHTTP(jwtauthn.Factory{})
 	return r
 }
