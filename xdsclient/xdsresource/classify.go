@@ -1,6 +1,7 @@
 package xdsresource
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -8,6 +9,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/fairlead-mesh/fairlead/filters"
 )
 
 // class is what happens to a field that is set.
@@ -72,7 +75,7 @@ const reasonNew = "not known to this version"
 // tables returns all classified messages, in the order of the documentation.
 func tables() []message {
 	var out []message
-	for _, t := range [][]message{listenerTable, httpTable, routeTable, clusterTable, endpointTable, tlsTable, coreTable} {
+	for _, t := range [][]message{listenerTable, httpTable, routeTable, clusterTable, endpointTable, tlsTable, coreTable, bootstrapTable} {
 		out = append(out, t...)
 	}
 	return out
@@ -151,6 +154,18 @@ func (s *scope) classify(m proto.Message) {
 	if t := bound(r.Descriptor()); t != nil {
 		s.walk(r, t)
 	}
+}
+
+// Classify reports what a message that is decoded elsewhere (a bootstrap) sets
+// without effect. The error lists fields that are rejected.
+func Classify(m proto.Message) ([]filters.Ignored, error) {
+	s := &scope{}
+	s.validate(m)
+	s.classify(m)
+	for _, c := range s.closed {
+		s.errs = append(s.errs, errors.New(c))
+	}
+	return s.ignored.Ignored(), errors.Join(s.errs...)
 }
 
 func (s *scope) walk(r protoreflect.Message, t *compiledMessage) {

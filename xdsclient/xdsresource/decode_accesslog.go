@@ -26,7 +26,7 @@ func (s *scope) accessLogs(field string, ms []*accesslogv3pb.AccessLog) []*Acces
 			if inner, err := unwrapStruct(a); err == nil {
 				a = inner
 			}
-			if t := extensionType(a); t != "" {
+			if t := ExtensionType(a); t != "" {
 				l.TypeURL = typePrefix + t
 			}
 			s.accessLogger(l, m, a)
@@ -60,7 +60,7 @@ func (s *scope) accessLogger(l *AccessLog, m *accesslogv3pb.AccessLog, a *anypb.
 		s.classify(&stderr)
 		l.File = s.streamLog("/dev/stderr", stderr.GetLogFormat())
 	default:
-		s.unsupported("", "access logger %s is not supported", extensionType(a))
+		s.unsupported("", "access logger %s is not supported", ExtensionType(a))
 	}
 }
 
@@ -122,13 +122,13 @@ func (s *scope) jsonFormat(field string, spec map[string]any, omitEmpty bool) *a
 // formatters checks formatter extensions; those that are known are built in.
 func (s *scope) formatters(ms []*corev3pb.TypedExtensionConfig) {
 	for i, m := range ms {
-		switch extensionType(m.GetTypedConfig()) {
+		switch ExtensionType(m.GetTypedConfig()) {
 		case "envoy.extensions.formatter.cel.v3.Cel",
 			"envoy.extensions.formatter.metadata.v3.Metadata",
 			"envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery":
 		default:
 			s.pushIndex("formatters", i)
-			s.unsupported("", "formatter %s is not supported", extensionType(m.GetTypedConfig()))
+			s.unsupported("", "formatter %s is not supported", ExtensionType(m.GetTypedConfig()))
 			s.pop()
 		}
 	}
@@ -188,7 +188,7 @@ func (s *scope) logFilter(m *accesslogv3pb.AccessLogFilter, depth int) *accesslo
 		field = "extension_filter.typed_config"
 		var e celv3pb.ExpressionFilter
 		if !s.unpack(f.ExtensionFilter.GetTypedConfig(), &e) {
-			s.unsupported(field, "filter %s is not supported", extensionType(f.ExtensionFilter.GetTypedConfig()))
+			s.unsupported(field, "filter %s is not supported", ExtensionType(f.ExtensionFilter.GetTypedConfig()))
 			return nil
 		}
 		out, err = accesslog.CEL(e.GetExpression())

@@ -28,7 +28,7 @@ func (s *scope) upstreamHTTP(m *clusterv3pb.Cluster) HTTPProtocol {
 	defer s.pop()
 	var o httpv3pb.HttpProtocolOptions
 	if !s.unpackStruct(a, &o) {
-		s.unsupported("", "type %s is not supported", extensionType(a))
+		s.unsupported("", "type %s is not supported", ExtensionType(a))
 		return HTTPProtocol{}
 	}
 	s.classify(&o)

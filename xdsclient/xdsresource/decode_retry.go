@@ -111,10 +111,10 @@ func (s *scope) retryHosts(p *RetryPolicy, m *routev3pb.RetryPolicy) {
 	for i, h := range m.GetRetryHostPredicate() {
 		s.pushIndex("retry_host_predicate", i)
 		switch {
-		case extensionType(h.GetTypedConfig()) == "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
+		case ExtensionType(h.GetTypedConfig()) == "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
 			h.GetTypedConfig() == nil && h.GetName() == "envoy.retry_host_predicates.previous_hosts":
 			p.PreviousHosts = true
-		case extensionType(h.GetTypedConfig()) == "envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate",
+		case ExtensionType(h.GetTypedConfig()) == "envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate",
 			h.GetTypedConfig() == nil && h.GetName() == "envoy.retry_host_predicates.omit_canary_hosts":
 			p.OmitCanary = true
 		default:

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"strings"
 
 	corev3pb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -40,7 +41,7 @@ func (s *scope) downstreamSocket(ts *corev3pb.TransportSocket) *DownstreamTLS {
 	s.push("typed_config")
 	defer s.pop()
 	if !s.unpack(a, &m) {
-		t.Unknown = "transport socket " + ts.GetName() + " (" + extensionType(a) + ") is not supported"
+		t.Unknown = "transport socket " + ts.GetName() + " (" + ExtensionType(a) + ") is not supported"
 		return t
 	}
 	mark := len(s.closed)
@@ -110,7 +111,7 @@ func (s *scope) upstreamSocketAt(ts *corev3pb.TransportSocket, depth int) Transp
 			out.ProxyProtocol = 2
 		}
 	default:
-		s.unsupported("", "transport socket %q (%s) is not supported", ts.GetName(), extensionType(a))
+		s.unsupported("", "transport socket %q (%s) is not supported", ts.GetName(), ExtensionType(a))
 	}
 	if reason := s.takeClosed(mark); reason != "" && out.Unknown == "" {
 		out.Unknown = reason
@@ -358,11 +359,7 @@ func (s *scope) secret(m *tlsv3pb.Secret) *Secret {
 	}
 	// A secret can't fail closed by itself: what is missing in it rejects it.
 	if reason := s.takeClosed(0); reason != "" {
-		s.errs = append(s.errs, errorString(reason))
+		s.errs = append(s.errs, errors.New(reason))
 	}
 	return x
 }
-
-type errorString string
-
-func (e errorString) Error() string { return string(e) }

@@ -23,8 +23,8 @@ func (s *scope) tracing(m *hcmv3pb.HttpConnectionManager_Tracing) *Tracing {
 	}
 	if p := m.GetProvider(); p != nil {
 		a := p.GetTypedConfig()
-		t.Provider = &TypedConfig{Name: p.GetName(), TypeURL: typePrefix + extensionType(a), Digest: digest(p)}
-		t.Provider.Unknown = "tracer " + extensionType(a) + " is not supported"
+		t.Provider = &TypedConfig{Name: p.GetName(), TypeURL: typePrefix + ExtensionType(a), Digest: digest(p)}
+		t.Provider.Unknown = "tracer " + ExtensionType(a) + " is not supported"
 	}
 	return t
 }

@@ -33,9 +33,9 @@ func isType(a *anypb.Any, m proto.Message) bool {
 	return a.MessageName() == m.ProtoReflect().Descriptor().FullName()
 }
 
-// extensionType returns the full name of the message that a holds, inside a
+// ExtensionType returns the full name of the message that a holds, inside a
 // TypedStruct if it is one.
-func extensionType(a *anypb.Any) string {
+func ExtensionType(a *anypb.Any) string {
 	url := a.GetTypeUrl()
 	if inner, _, err := typedStruct(a); err == nil && inner != "" {
 		url = inner

@@ -57,11 +57,26 @@ func (s *scope) reject(field string, err error) {
 	if len(s.errs) == maxErrors {
 		err, field = errors.New("… and more"), ""
 	}
-	if p := s.at(field); p != "" {
-		err = fmt.Errorf("%s: %w", p, err)
-	}
-	s.errs = append(s.errs, err)
+	s.errs = append(s.errs, &FieldError{s.at(field), err})
 }
+
+// FieldError is what is wrong with one field.
+type FieldError struct {
+	// Path is "" for the resource as a whole.
+	Path string
+	Err  error
+}
+
+// Error returns "path: reason".
+func (e *FieldError) Error() string {
+	if e.Path == "" {
+		return e.Err.Error()
+	}
+	return e.Path + ": " + e.Err.Error()
+}
+
+// Unwrap returns the reason.
+func (e *FieldError) Unwrap() error { return e.Err }
 
 // unsupported closes the nearest part that can fail closed.
 func (s *scope) unsupported(field, format string, args ...any) {

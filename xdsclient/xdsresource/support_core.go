@@ -1,7 +1,5 @@
 package xdsresource
 
-const grpcOnlyTarget = "only the cluster or target is used"
-
 var tlsTable = []message{
 	{name: "envoy.config.core.v3.TransportSocket", supported: `name typed_config`},
 	{
@@ -180,36 +178,43 @@ var coreTable = []message{
 		},
 	},
 	{
-		name: "envoy.config.core.v3.GrpcService", supported: `envoy_grpc google_grpc`,
-		ignored: notes{
-			"timeout":          grpcOnlyTarget,
-			"initial_metadata": grpcOnlyTarget,
-			"retry_policy":     grpcOnlyTarget,
+		name: "envoy.config.core.v3.GrpcService", supported: `envoy_grpc google_grpc initial_metadata`,
+		moot:    notes{"timeout": "streams have no timeout"},
+		ignored: notes{"retry_policy": "a stream is opened again with its own back-off"},
+	},
+	{
+		name: "envoy.config.core.v3.GrpcService.EnvoyGrpc", supported: `cluster_name authority`,
+		moot: notes{
+			"max_receive_message_length": "messages of any size are accepted",
+			"skip_envoy_headers":         "no such headers are sent",
+		},
+		ignored: notes{"retry_policy": "a stream is opened again with its own back-off"},
+	},
+	{
+		name: "envoy.config.core.v3.GrpcService.GoogleGrpc", supported: `target_uri channel_credentials`,
+		moot: notes{
+			"stat_prefix":                   "the client has statistics of its own",
+			"per_stream_buffer_limit_bytes": "messages of any size are accepted",
+		},
+		ignored: notes{"channel_args": "the channel has its default arguments"},
+		rejected: notes{
+			"channel_credentials_plugin": "use channel_credentials",
+			"call_credentials":           "use initial_metadata",
+			"call_credentials_plugin":    "use initial_metadata",
+			"credentials_factory_name":   "use channel_credentials",
+			"config":                     "use channel_credentials",
 		},
 	},
 	{
-		name: "envoy.config.core.v3.GrpcService.EnvoyGrpc", supported: `cluster_name`,
-		ignored: notes{
-			"authority":                  grpcOnlyTarget,
-			"retry_policy":               grpcOnlyTarget,
-			"max_receive_message_length": grpcOnlyTarget,
-			"skip_envoy_headers?":        grpcOnlyTarget,
-		},
+		name: "envoy.config.core.v3.GrpcService.GoogleGrpc.ChannelCredentials", strict: true,
+		supported: `ssl_credentials local_credentials`,
+		rejected:  notes{"google_default": "use ssl_credentials"},
 	},
 	{
-		name: "envoy.config.core.v3.GrpcService.GoogleGrpc", supported: `target_uri`,
-		moot: notes{"stat_prefix": grpcOnlyTarget},
-		ignored: notes{
-			"channel_credentials":           grpcOnlyTarget,
-			"channel_credentials_plugin":    grpcOnlyTarget,
-			"call_credentials":              grpcOnlyTarget,
-			"call_credentials_plugin":       grpcOnlyTarget,
-			"credentials_factory_name":      grpcOnlyTarget,
-			"config":                        grpcOnlyTarget,
-			"per_stream_buffer_limit_bytes": grpcOnlyTarget,
-			"channel_args":                  grpcOnlyTarget,
-		},
+		name: "envoy.config.core.v3.GrpcService.GoogleGrpc.SslCredentials", strict: true,
+		supported: `root_certs private_key cert_chain`,
 	},
+	{name: "envoy.config.core.v3.GrpcService.GoogleGrpc.GoogleLocalCredentials"},
 	{
 		name:      "envoy.config.core.v3.ExtensionConfigSource",
 		supported: `config_source default_config apply_default_config_without_warming type_urls`,

@@ -169,11 +169,12 @@ func (s *scope) apiCluster(c *corev3pb.ApiConfigSource) string {
 		return ""
 	}
 	g := c.GetGrpcServices()[0]
-	if u := g.GetGoogleGrpc().GetTargetUri(); u != "" {
-		return u
+	if g.GetEnvoyGrpc() == nil {
+		s.errorf("grpc_services[0]", "only envoy_grpc is supported")
+		return ""
 	}
-	if g.GetEnvoyGrpc().GetClusterName() == "" {
-		s.errorf("grpc_services[0]", "names neither a cluster nor a target")
+	if len(g.GetInitialMetadata()) > 0 || g.GetEnvoyGrpc().GetAuthority() != "" {
+		s.ignore("grpc_services[0]", "only the name of the cluster is used")
 	}
 	return g.GetEnvoyGrpc().GetClusterName()
 }

@@ -2,6 +2,7 @@ package xdsresource
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -9,10 +10,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/reflect/protoregistry"
 )
-
-const typedStructURL = typePrefix + "xds.type.v3.TypedStruct"
 
 // Problem is one thing that is wrong with a document.
 type Problem struct {
@@ -54,248 +52,201 @@ func (e *ParseError) Error() string {
 // "@type" is not linked in becomes a TypedStruct, so that configuration of
 // native filters needs no proto.
 func Unmarshal(doc []byte, m proto.Message) error {
-	root, err := parseTree(doc)
+	d, err := ParseDocument(doc)
 	if err != nil {
 		return err
 	}
-	return unmarshalNode(root, m, "")
+	return d.Into(m)
 }
 
-func unmarshalNode(root *node, m proto.Message, path string) error {
+// Document is a parsed YAML or JSON document that remembers its lines. It is
+// read-only.
+type Document struct{ root *node }
+
+// ParseDocument parses doc.
+func ParseDocument(doc []byte) (*Document, error) {
+	root, err := parseTree(doc)
+	if err != nil {
+		return nil, &ParseError{[]Problem{{Message: err.Error()}}}
+	}
+	return &Document{root}, nil
+}
+
+// Into converts the document into m; see Unmarshal.
+func (d *Document) Into(m proto.Message) error { return d.into(d.root, m, "") }
+
+func (d *Document) into(n *node, m proto.Message, path string) error {
 	c := checker{}
-	v := c.message(root, m.ProtoReflect().Descriptor(), path)
+	v := c.message(n, m.ProtoReflect().Descriptor(), path)
 	if len(c.problems) > 0 {
 		return &ParseError{c.problems}
 	}
 	j, err := json.Marshal(v)
-	if err != nil {
-		return err
+	if err == nil {
+		err = protojson.Unmarshal(j, m)
 	}
-	if err := protojson.Unmarshal(j, m); err != nil {
-		return &ParseError{[]Problem{{Path: path, Message: err.Error()}}}
+	if err != nil {
+		return &ParseError{[]Problem{{path, n.line, strings.TrimPrefix(err.Error(), "proto: ")}}}
 	}
 	return nil
 }
 
-// FromYAML decodes one resource of the given type from YAML or JSON.
+// Line returns the line of the field at path, or of the nearest part of the
+// path that exists.
+func (d *Document) Line(path string) int {
+	n, line := d.root, d.root.line
+	for path != "" && n != nil {
+		var key string
+		if path[0] == '[' {
+			end := strings.IndexByte(path, ']')
+			if end < 0 {
+				break
+			}
+			key, path = path[1:end], path[end+1:]
+			if i, err := strconv.Atoi(key); err == nil {
+				if n.kind != listNode || i < 0 || i >= len(n.values) {
+					break
+				}
+				n = n.values[i]
+			} else if k, err := strconv.Unquote(key); err == nil {
+				n = n.get(k)
+			}
+		} else {
+			path = strings.TrimPrefix(path, ".")
+			end := strings.IndexAny(path, ".[")
+			if end < 0 {
+				end = len(path)
+			}
+			key, path = path[:end], path[end:]
+			n = n.field(key)
+		}
+		if n != nil && n.line > 0 {
+			line = n.line
+		}
+	}
+	return line
+}
+
+// Problems lists what err says, with lines of d. Paths in err are relative to
+// path.
+func (d *Document) Problems(path string, err error) []Problem {
+	var pe *ParseError
+	var fe *FieldError
+	switch joined, isJoin := err.(interface{ Unwrap() []error }); { //nolint:errorlint // a join is taken apart
+	case err == nil:
+		return nil
+	case errors.As(err, &pe):
+		return pe.Problems
+	case isJoin:
+		var out []Problem
+		for _, e := range joined.Unwrap() {
+			out = append(out, d.Problems(path, e)...)
+		}
+		return out
+	case errors.As(err, &fe):
+		at := fe.Path
+		if path != "" && at != "" {
+			at = join(path, at)
+		} else if at == "" {
+			at = path
+		}
+		return []Problem{{at, d.Line(at), fe.Err.Error()}}
+	}
+	return []Problem{{path, d.Line(path), err.Error()}}
+}
+
+// FromYAML decodes one resource of the given type from YAML or JSON. The error
+// is a *ParseError.
 func (d *Decoder) FromYAML(typeURL string, doc []byte) (any, error) {
 	m := newMessage(typeURL)
 	if m == nil {
 		return nil, fmt.Errorf("resource type %q is not supported", typeURL)
 	}
-	if err := Unmarshal(doc, m); err != nil {
+	parsed, err := ParseDocument(doc)
+	if err != nil {
 		return nil, err
 	}
-	return d.Message(m)
+	if err := parsed.Into(m); err != nil {
+		return nil, err
+	}
+	v, err := d.Message(m)
+	if err != nil {
+		return nil, &ParseError{parsed.Problems("", err)}
+	}
+	return v, nil
 }
 
-// checker walks a document along the descriptors of a message.
-type checker struct{ problems []Problem }
-
-func (c *checker) problem(n *node, path, format string, args ...any) {
-	if len(c.problems) < 100 {
-		c.problems = append(c.problems, Problem{path, n.line, fmt.Sprintf(format, args...)})
-	}
+// RawResource is one resource of a file.
+type RawResource struct {
+	TypeURL, Name string
+	// Path is the place in the file.
+	Path string
+	// Message is a message of type TypeURL; it can be passed to
+	// Decoder.Message, or be serialized.
+	Message proto.Message
 }
 
-func join(path, field string) string {
-	if path == "" {
-		return field
-	}
-	return path + "." + field
-}
-
-// message returns what protojson is to read for n.
-func (c *checker) message(n *node, md protoreflect.MessageDescriptor, path string) any {
-	switch {
-	case n.kind == scalarNode && n.scalar == nil:
-		return nil
-	case md.FullName() == "google.protobuf.Any":
-		return c.any(n, path)
-	case md.ParentFile().Package() == "google.protobuf":
-		return n.plain()
-	case n.kind != mapNode:
-		c.problem(n, path, "want a mapping with the fields of %s", md.FullName())
-		return nil
-	}
-	out := make(map[string]any, len(n.keys))
-	oneofs := map[protoreflect.Name]string{}
-	for i, key := range n.keys {
-		c.field(out, oneofs, n.values[i], md, key, path)
-	}
-	return out
-}
-
-func (c *checker) field(out map[string]any, oneofs map[protoreflect.Name]string, v *node, md protoreflect.MessageDescriptor, key, path string) {
-	fd := md.Fields().ByTextName(key)
-	if fd == nil {
-		fd = md.Fields().ByJSONName(key)
-	}
-	at := join(path, key)
-	if fd == nil {
-		hint := ""
-		if s := closest(snake(key), fieldNames(md)); s != "" {
-			hint = fmt.Sprintf(": did you mean %s?", s)
+// Resources reads resources from a document that is a list of resources, or
+// has one under "resources" (a DiscoveryResponse, as in files that
+// path_config_source names). Each resource has an "@type" of a type that
+// Decoder knows; a name must be unique within its type.
+func (d *Document) Resources() ([]RawResource, error) {
+	list, path := d.root, ""
+	if list.kind == mapNode {
+		path = "resources"
+		if list = d.root.get("resources"); list == nil {
+			return nil, &ParseError{[]Problem{{Path: path, Line: d.root.line, Message: "is missing"}}}
 		}
-		c.problem(v, at, "%s has no such field%s", md.Name(), hint)
-		return
 	}
-	name := string(fd.Name())
-	if _, dup := out[name]; dup {
-		c.problem(v, at, "is set twice")
-		return
+	if list.kind != listNode {
+		return nil, &ParseError{[]Problem{{Path: path, Line: list.line, Message: "want a list of resources"}}}
 	}
-	if v.kind == scalarNode && v.scalar == nil {
-		return
-	}
-	if o := fd.ContainingOneof(); o != nil && !o.IsSynthetic() {
-		if other := oneofs[o.Name()]; other != "" {
-			c.problem(v, at, "only one of %s and %s may be set", other, name)
+	var out []RawResource
+	var problems []Problem
+	seen := map[[2]string]bool{}
+	for i, n := range list.values {
+		at := path + "[" + strconv.Itoa(i) + "]"
+		r, err := d.resource(n, at)
+		if err != nil {
+			problems = append(problems, d.Problems(at, err)...)
+			continue
 		}
-		oneofs[o.Name()] = name
-	}
-	switch {
-	case fd.IsMap():
-		out[name] = c.mapField(v, fd, at)
-	case fd.IsList():
-		out[name] = c.listField(v, fd, at)
-	default:
-		out[name] = c.single(v, fd, at)
-	}
-}
-
-func fieldNames(md protoreflect.MessageDescriptor) []string {
-	fs := md.Fields()
-	names := make([]string, 0, fs.Len())
-	for i := range fs.Len() {
-		names = append(names, string(fs.Get(i).Name()))
-	}
-	return names
-}
-
-func (c *checker) mapField(v *node, fd protoreflect.FieldDescriptor, at string) any {
-	if v.kind != mapNode {
-		c.problem(v, at, "want a mapping")
-		return nil
-	}
-	m := make(map[string]any, len(v.keys))
-	for i, k := range v.keys {
-		if _, dup := m[k]; dup {
-			c.problem(v.values[i], at, "key %q is set twice", k)
+		key := [2]string{r.TypeURL, r.Name}
+		if seen[key] {
+			problems = append(problems, Problem{at, n.line, fmt.Sprintf("%q is there twice", r.Name)})
 		}
-		m[k] = c.single(v.values[i], fd.MapValue(), at+"["+strconv.Quote(k)+"]")
+		seen[key] = true
+		out = append(out, *r)
 	}
-	return m
+	if len(problems) > 0 {
+		return nil, &ParseError{problems}
+	}
+	return out, nil
 }
 
-func (c *checker) listField(v *node, fd protoreflect.FieldDescriptor, at string) any {
-	if v.kind != listNode {
-		c.problem(v, at, "want a list")
-		return nil
-	}
-	l := make([]any, 0, len(v.values))
-	for i, e := range v.values {
-		l = append(l, c.single(e, fd, at+"["+strconv.Itoa(i)+"]"))
-	}
-	return l
-}
-
-func (c *checker) single(v *node, fd protoreflect.FieldDescriptor, at string) any {
-	if md := fd.Message(); md != nil {
-		return c.message(v, md, at)
-	}
-	if v.kind != scalarNode {
-		c.problem(v, at, "want a single value (%s)", fd.Kind())
-		return nil
-	}
-	switch fd.Kind() {
-	case protoreflect.EnumKind:
-		c.enum(v, fd.Enum(), at)
-	case protoreflect.StringKind, protoreflect.BytesKind:
-		if _, ok := v.scalar.(string); !ok {
-			c.problem(v, at, "want a string: put %v in quotes", v.scalar)
-		}
-	case protoreflect.BoolKind:
-		if _, ok := v.scalar.(bool); !ok {
-			c.problem(v, at, "want true or false, not %q", fmt.Sprint(v.scalar))
-		}
-	default:
-		c.number(v, fd, at)
-	}
-	return v.scalar
-}
-
-func (c *checker) enum(v *node, ed protoreflect.EnumDescriptor, at string) {
-	s, ok := v.scalar.(string)
-	if !ok || ed.Values().ByName(protoreflect.Name(s)) != nil {
-		return
-	}
-	names := make([]string, 0, ed.Values().Len())
-	for i := range ed.Values().Len() {
-		names = append(names, string(ed.Values().Get(i).Name()))
-	}
-	c.problem(v, at, "%q is none of %s", s, strings.Join(names, ", "))
-}
-
-func (c *checker) number(v *node, fd protoreflect.FieldDescriptor, at string) {
-	text := fmt.Sprint(v.scalar)
-	if _, ok := v.scalar.(bool); ok {
-		text = "?"
-	}
-	var err error
-	switch fd.Kind() {
-	case protoreflect.DoubleKind, protoreflect.FloatKind:
-		_, err = strconv.ParseFloat(text, 64)
-	case protoreflect.Uint32Kind, protoreflect.Fixed32Kind:
-		_, err = strconv.ParseUint(text, 10, 32)
-	case protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
-		_, err = strconv.ParseUint(text, 10, 64)
-	case protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Sfixed32Kind:
-		_, err = strconv.ParseInt(text, 10, 32)
-	default:
-		_, err = strconv.ParseInt(text, 10, 64)
-	}
-	if err != nil && !strings.ContainsAny(text, ".eE") {
-		c.problem(v, at, "want a number (%s), not %q", fd.Kind(), fmt.Sprint(v.scalar))
-	}
-}
-
-// any checks an Any by its "@type".
-func (c *checker) any(n *node, path string) any {
-	if n.kind != mapNode {
-		c.problem(n, path, `want a mapping with "@type"`)
-		return nil
-	}
+func (d *Document) resource(n *node, at string) (*RawResource, error) {
 	t := n.get("@type")
 	if t == nil {
-		if len(n.keys) > 0 {
-			c.problem(n, path, `"@type" is missing`)
+		return nil, errors.New(`"@type" is missing`)
+	}
+	url, _ := t.scalar.(string)
+	m := newMessage(url)
+	if m == nil {
+		return nil, fmt.Errorf("resource type %q is not supported", url)
+	}
+	if err := d.into(n.without("@type"), m, at); err != nil {
+		return nil, err
+	}
+	return &RawResource{TypeURL: url, Name: ResourceName(m), Path: at, Message: m}, nil
+}
+
+// ResourceName returns the name that xDS knows a resource message by.
+func ResourceName(m proto.Message) string {
+	r := m.ProtoReflect()
+	for _, f := range []protoreflect.Name{"name", "cluster_name"} {
+		if fd := r.Descriptor().Fields().ByName(f); fd != nil && fd.Kind() == protoreflect.StringKind {
+			return r.Get(fd).String()
 		}
-		return map[string]any{}
 	}
-	url, ok := t.scalar.(string)
-	if !ok || !strings.Contains(url, "/") {
-		c.problem(t, join(path, "@type"), "want a type URL like %senvoy.…", typePrefix)
-		return nil
-	}
-	body := &node{line: n.line, kind: mapNode}
-	for i, k := range n.keys {
-		if k != "@type" {
-			body.keys, body.values = append(body.keys, k), append(body.values, n.values[i])
-		}
-	}
-	mt, err := protoregistry.GlobalTypes.FindMessageByURL(url)
-	if err != nil {
-		return map[string]any{"@type": typedStructURL, "type_url": url, "value": body.plain()}
-	}
-	md := mt.Descriptor()
-	if md.ParentFile().Package() == "google.protobuf" {
-		return n.plain()
-	}
-	out, _ := c.message(body, md, path).(map[string]any)
-	if out == nil {
-		out = map[string]any{}
-	}
-	out["@type"] = url
-	return out
+	return ""
 }

@@ -219,6 +219,30 @@ func (n *node) get(key string) *node {
 	return nil
 }
 
+// field is get for a field name in either form.
+func (n *node) field(name string) *node {
+	if v := n.get(name); v != nil || n.kind != mapNode {
+		return v
+	}
+	for i, k := range n.keys {
+		if snake(k) == name {
+			return n.values[i]
+		}
+	}
+	return nil
+}
+
+// without returns a copy of a map without one key.
+func (n *node) without(key string) *node {
+	out := &node{line: n.line, kind: n.kind}
+	for i, k := range n.keys {
+		if k != key {
+			out.keys, out.values = append(out.keys, k), append(out.values, n.values[i])
+		}
+	}
+	return out
+}
+
 // closest returns the candidate most like word, "" if none is near.
 func closest(word string, candidates []string) string {
 	best, bestDist := "", 1+max(2, len(word)/3)
