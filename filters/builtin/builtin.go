@@ -8,8 +8,10 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters/http/dlp"
 	"github.com/fairlead-mesh/fairlead/filters/http/fault"
 	"github.com/fairlead-mesh/fairlead/filters/http/grpcstats"
+	"github.com/fairlead-mesh/fairlead/filters/http/headermutation"
 	"github.com/fairlead-mesh/fairlead/filters/http/istiostats"
 	"github.com/fairlead-mesh/fairlead/filters/http/jwtauthn"
+	"github.com/fairlead-mesh/fairlead/filters/http/localratelimit"
 	"github.com/fairlead-mesh/fairlead/filters/http/peermetadata"
 	"github.com/fairlead-mesh/fairlead/filters/http/rbac"
 	"github.com/fairlead-mesh/fairlead/filters/http/rego"
@@ -47,5 +49,7 @@ func Registry() *filters.Registry {
 	r.RegisterHTTP(cors.Factory{})
 	r.RegisterHTTP(alpn.Factory{})
 	r.RegisterHTTP(jwtauthn.Factory{})
+	r.RegisterHTTP(headermutation.Factory{})
+	r.RegisterHTTP(localratelimit.Factory{})
 	return r
 }

@@ -1,0 +1,232 @@
+package localratelimit
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+)
+
+const all = `{"defaultValue":{"numerator":100}}`
+
+func config(bucket, more string) string {
+	return `{"statPrefix":"x","tokenBucket":` + bucket + `,"filterEnabled":` + all + `,"filterEnforced":` + all + more + `}`
+}
+
+type upstream struct{ seen message.Header }
+
+func (u *upstream) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
+	u.seen.CopyFrom(&s.Request)
+	r := s.NewResponse()
+	r.Header.Add(message.Status, "200")
+	return r, nil
+}
+
+func compile(t *testing.T, base, override string, env *filters.Env) filters.HTTPFilter {
+	t.Helper()
+	c, err := Factory{}.Decode(filters.Any{TypeURL: typeURL, JSON: true, Value: []byte(base)}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var o filters.Config
+	if override != "" {
+		if o, err = (Factory{}).DecodeOverride(filters.Any{TypeURL: typeURL, JSON: true, Value: []byte(override)}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := Factory{}.Compile(env, c, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func run(t *testing.T, f filters.HTTPFilter, edit func(s *filters.Stream)) (*filters.Stream, *filters.Response, *upstream) {
+	t.Helper()
+	s := &filters.Stream{}
+	s.Reset()
+	s.Info.Conn = &streaminfo.Conn{ID: 1, ListenerName: "l", FilterChainName: "c"}
+	if edit != nil {
+		edit(s)
+	}
+	u := &upstream{}
+	s.SetChain([]filters.HTTPFilter{f, u})
+	r, err := filters.Start(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, r, u
+}
+
+func status(t *testing.T, f filters.HTTPFilter, edit func(s *filters.Stream)) int {
+	t.Helper()
+	_, r, _ := run(t, f, edit)
+	return r.Status()
+}
+
+func TestBucketIsFilledStepByStep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := compile(t, config(`{"maxTokens":3,"tokensPerFill":2,"fillInterval":"10s"}`, ""), "", nil)
+		take := func() (n int) {
+			for status(t, f, nil) == 200 {
+				n++
+			}
+			return n
+		}
+		for i, step := range []struct {
+			wait time.Duration
+			want int
+		}{{0, 3}, {9 * time.Second, 0}, {time.Second, 2}, {25 * time.Second, 3}, {5 * time.Second, 2}, {1000 * time.Hour, 3}} {
+			time.Sleep(step.wait)
+			if got := take(); got != step.want {
+				t.Errorf("step %d: %d tokens, want %d", i, got, step.want)
+			}
+		}
+	})
+}
+
+func TestAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := compile(t, config(`{"maxTokens":1,"fillInterval":"60s"}`, `,"responseHeadersToAdd":[{"header":{"key":"x-limited","value":"yes"}}],"enableXRatelimitHeaders":"DRAFT_VERSION_03","enableRetryAfterHeader":true`), "", nil)
+		_, r, _ := run(t, f, nil)
+		if r.Status() != 200 || r.Header.Get("x-ratelimit-limit") != "1" || r.Header.Get("x-ratelimit-remaining") != "0" {
+			t.Errorf("%+v", r.Header)
+		}
+		time.Sleep(500 * time.Millisecond)
+		s, r, _ := run(t, f, nil)
+		b, _, _ := r.Body.Next()
+		if r.Status() != 429 || string(b) != "local_rate_limited" || s.Info.Flags != streaminfo.RateLimited || s.Info.Details != "local_rate_limited" {
+			t.Errorf("%d %q %v %q", r.Status(), b, s.Info.Flags, s.Info.Details)
+		}
+		for k, want := range map[string]string{"x-limited": "yes", "x-ratelimit-reset": "60", "retry-after": "60"} {
+			if got := r.Header.Get(k); got != want {
+				t.Errorf("%s = %q", k, got)
+			}
+		}
+		_, r, _ = run(t, f, func(s *filters.Stream) { s.Info.IsGRPC = true })
+		if r.Header.Get("grpc-status") != "14" {
+			t.Errorf("%+v", r.Header)
+		}
+	})
+}
+
+func TestNotEnforced(t *testing.T) {
+	f := compile(t, `{"statPrefix":"x","tokenBucket":{"maxTokens":1,"fillInterval":"60s"},"filterEnabled":`+all+`,"requestHeadersToAddWhenNotEnforced":[{"header":{"key":"x-over","value":"1"}}]}`, "", nil)
+	run(t, f, nil)
+	if _, r, u := run(t, f, nil); r.Status() != 200 || u.seen.Get("x-over") != "1" {
+		t.Errorf("%d %+v", r.Status(), u.seen)
+	}
+}
+
+func TestEachPlaceHasItsOwnLimit(t *testing.T) {
+	bucket := `{"maxTokens":1,"fillInterval":"60s"}`
+	chain := func(name string) func(*filters.Stream) {
+		return func(s *filters.Stream) { s.Info.Conn.FilterChainName = name }
+	}
+	route := func(name string) func(*filters.Stream) {
+		return func(s *filters.Stream) { s.Info.RouteName = name }
+	}
+	conn := func(id uint64) func(*filters.Stream) { return func(s *filters.Stream) { s.Info.Conn.ID = id } }
+	f := compile(t, config(bucket, ""), "", nil)
+	if status(t, f, chain("a")) != 200 || status(t, f, chain("b")) != 200 || status(t, f, chain("a")) != 429 {
+		t.Error("filter chains share a bucket")
+	}
+	if status(t, f, route("r1")) != 200 || status(t, f, route("r2")) != 429 {
+		t.Error("routes without a configuration of their own do not share a bucket")
+	}
+	f = compile(t, `{"statPrefix":"x"}`, config(bucket, ""), nil)
+	if status(t, f, route("r1")) != 200 || status(t, f, route("r2")) != 200 || status(t, f, route("r1")) != 429 {
+		t.Error("routes share a bucket")
+	}
+	f = compile(t, config(bucket, `,"localRateLimitPerDownstreamConnection":true`), "", nil)
+	if status(t, f, conn(1)) != 200 || status(t, f, conn(2)) != 200 || status(t, f, conn(1)) != 429 {
+		t.Error("connections share a bucket")
+	}
+}
+
+func TestANewSnapshotGoesOnCounting(t *testing.T) {
+	env := &filters.Env{Name: "n", Shared: &filters.Shared{}}
+	c := config(`{"maxTokens":1,"fillInterval":"60s"}`, "")
+	old := compile(t, c, "", env)
+	if status(t, old, nil) != 200 {
+		t.Fatal("refused")
+	}
+	next := compile(t, c, "", env)
+	if err := old.(*filter).Close(); err != nil {
+		t.Fatal(err)
+	}
+	if status(t, next, nil) != 429 {
+		t.Error("the new filter has a fresh bucket")
+	}
+}
+
+func TestOff(t *testing.T) {
+	for _, c := range []string{`{"statPrefix":"x"}`, `{"statPrefix":"x","tokenBucket":{"maxTokens":1,"fillInterval":"60s"}}`} {
+		if f := compile(t, c, "", nil); f != nil {
+			t.Errorf("%s: a filter that does nothing", c)
+		}
+	}
+}
+
+func TestDecode(t *testing.T) {
+	for _, bad := range []string{`{}`, config(`{}`, ""), config(`{"maxTokens":1,"fillInterval":"0.01s"}`, ""), config(`{"maxTokens":1,"tokensPerFill":0,"fillInterval":"1s"}`, "")} {
+		if _, err := (Factory{}).Decode(filters.Any{JSON: true, Value: []byte(bad)}, nil); err == nil {
+			t.Errorf("%s was accepted", bad)
+		}
+	}
+	d := &filters.Decoding{}
+	// What an EnvoyFilter in istiod's documentation carries, and descriptors.
+	c := `{"filterEnabled":{"defaultValue":{"numerator":100},"runtimeKey":"local_rate_limit_enabled"},"filterEnforced":{"defaultValue":{"numerator":100},"runtimeKey":"local_rate_limit_enforced"},"statPrefix":"http_local_rate_limiter","tokenBucket":{"fillInterval":"60s","maxTokens":10,"tokensPerFill":10},"descriptors":[{"entries":[{"key":"a"}],"tokenBucket":{"maxTokens":1,"fillInterval":"60s"}}]}`
+	if _, err := (Factory{}).Decode(filters.Any{JSON: true, Value: []byte(c)}, d); err != nil || len(d.Ignored()) != 3 {
+		t.Errorf("%v %v", err, d.Ignored())
+	}
+}
+
+func TestPassingDoesNotAllocate(t *testing.T) {
+	f := compile(t, config(`{"maxTokens":4000000000,"fillInterval":"60s"}`, ""), "", nil)
+	s := &filters.Stream{}
+	s.Reset()
+	s.Info.Conn = &streaminfo.Conn{}
+	u := &upstream{}
+	s.SetChain([]filters.HTTPFilter{f, u})
+	if a := testing.AllocsPerRun(100, func() {
+		if _, err := filters.Start(s); err != nil {
+			t.Fatal(err)
+		}
+	}); a != 0 {
+		t.Errorf("%v allocations", a)
+	}
+}
+
+func FuzzBucket(f *testing.F) {
+	f.Add(uint32(3), uint32(2), uint16(100), uint32(12345))
+	f.Fuzz(func(t *testing.T, size, fill uint32, interval uint16, wait uint32) {
+		c := Bucket{Max: size%1000 + 1, Fill: fill%1000 + 1, Interval: time.Duration(interval)*time.Millisecond + 50*time.Millisecond}
+		start := time.Unix(0, 0)
+		b := newBucket(c, start)
+		for range c.Max {
+			if ok, _, _ := b.take(start); !ok {
+				t.Fatal("a full bucket is empty")
+			}
+		}
+		now := start.Add(time.Duration(wait) * time.Millisecond)
+		want := min(uint64(c.Max), uint64(now.Sub(start)/c.Interval)*uint64(c.Fill))
+		var got uint64
+		for {
+			ok, _, next := b.take(now)
+			if next <= 0 || next > c.Interval {
+				t.Fatalf("next tokens in %v", next)
+			}
+			if !ok {
+				break
+			}
+			got++
+		}
+		if got != want {
+			t.Errorf("%d tokens after %dms, want %d: %+v", got, wait, want, c)
+		}
+	})
+}
