@@ -1,0 +1,88 @@
+package netio
+
+// The interfaces in this file are implemented by some connections only. A
+// caller asks with a type assertion, and the connection wrappers of this
+// package (TLS, WithPrefix) pass them through if what they wrap has them.
+
+// Looper runs a reader inside the runtime's poller callback. It saves the
+// system call by which Read and Park must find out that nothing is there yet:
+// readiness is told once, and a short read proves that the socket is empty.
+type Looper interface {
+	// Loop calls f at once and again whenever the connection may have become
+	// readable, until f returns false. f must TryRead until ErrWouldBlock or
+	// an error before it returns true. Inside f, Write, Close, Reset and
+	// Interrupt are allowed; Read, Peek, Park and WriteRead are not. Loop
+	// returns nil when f ended it, and the cause when the connection was
+	// closed or interrupted while it waited. Closing a connection inside its
+	// loop releases the socket only when the loop ends.
+	Loop(f func() (wait bool)) error
+}
+
+// Prober tells without blocking, and without reading, what a connection has
+// for its reader.
+type Prober interface {
+	// Probe reports whether a read would return now (bytes, an end or an
+	// error), and whether the peer has ended its direction or reset the
+	// connection, with or without unread bytes before that.
+	Probe() (readable, ended bool)
+}
+
+// Exchanger joins a request and the wait for its answer.
+type Exchanger interface {
+	// WriteRead writes all of out and blocks until it has read at least one
+	// byte into in, in one visit to the poller. wrote reports that all of out
+	// was handed to the transport. Nothing may be unread before the call.
+	WriteRead(out, in []byte) (n int, wrote bool, err error)
+}
+
+// PartsWriter writes several pieces in one system call, record run or frame.
+type PartsWriter interface {
+	// WriteParts is Write of a, b and c joined; each may be empty.
+	WriteParts(a, b, c []byte) error
+}
+
+// Unparker is implemented by connections whose Park calls back.
+type Unparker interface {
+	// Unpark cancels a Park. It reports whether resume was prevented; false
+	// means that it has been or is being called, or that nothing was parked.
+	Unpark() bool
+}
+
+// WriteParts writes a, b and c to c0 in order, joined in one write if the
+// connection can do so or if they are small.
+func WriteParts(c0 Conn, a, b, c []byte) error {
+	if w, ok := c0.(PartsWriter); ok {
+		return w.WriteParts(a, b, c)
+	}
+	total := len(a) + len(b) + len(c)
+	if total <= MediumBuffer {
+		buf := GetBuffer(total)
+		n := copy(*buf, a)
+		n += copy((*buf)[n:], b)
+		n += copy((*buf)[n:], c)
+		_, err := c0.Write((*buf)[:n])
+		PutBuffer(buf)
+		return err
+	}
+	for _, p := range [...][]byte{a, b, c} {
+		if len(p) > 0 {
+			if _, err := c0.Write(p); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// WriteRead writes out to c and reads the first bytes of the answer into in,
+// as an Exchanger does, whatever c is.
+func WriteRead(c Conn, out, in []byte) (n int, wrote bool, err error) {
+	if x, ok := c.(Exchanger); ok {
+		return x.WriteRead(out, in)
+	}
+	if _, err := c.Write(out); err != nil {
+		return 0, false, err
+	}
+	n, err = c.Read(in)
+	return n, true, err
+}

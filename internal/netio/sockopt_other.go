@@ -1,0 +1,25 @@
+//go:build !linux
+
+package netio
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+)
+
+func listenSockopts(_ int, _ netip.Addr, o ListenOptions) error {
+	if o.ReusePort || o.Transparent || o.FreeBind {
+		return errors.ErrUnsupported
+	}
+	return nil
+}
+
+func dialSockopts(_ int, _ netip.Addr, o DialOptions) error {
+	if o.Transparent {
+		return errors.ErrUnsupported
+	}
+	return nil
+}
+
+func setBacklog(*net.TCPListener, int) error { return errors.ErrUnsupported }
