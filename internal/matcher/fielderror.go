@@ -15,6 +15,9 @@ type fieldError struct {
 // Error returns "path: reason".
 func (e *fieldError) Error() string { return e.path + ": " + e.err.Error() }
 
+// FieldPath returns the field's path.
+func (e *fieldError) FieldPath() string { return e.path }
+
 // Unwrap returns the reason.
 func (e *fieldError) Unwrap() error { return e.err }
 

@@ -57,7 +57,25 @@ func (s *scope) reject(field string, err error) {
 	if len(s.errs) == maxErrors {
 		err, field = errors.New("… and more"), ""
 	}
+	field, err = inner(field, err)
 	s.errs = append(s.errs, &FieldError{s.at(field), err})
+}
+
+// inner moves the path of an error of package matcher into field.
+func inner(field string, err error) (string, error) {
+	//nolint:errorlint // a wrapped one says more than its path
+	fe, ok := err.(interface {
+		FieldPath() string
+		Unwrap() error
+	})
+	if !ok {
+		return field, err
+	}
+	p := fe.FieldPath()
+	if field != "" && !strings.HasPrefix(p, "[") {
+		p = "." + p
+	}
+	return field + p, fe.Unwrap()
 }
 
 // FieldError is what is wrong with one field.
@@ -86,6 +104,7 @@ func (s *scope) unsupported(field, format string, args ...any) {
 // unsupportedErr is unsupported for err, if not nil.
 func (s *scope) unsupportedErr(field string, err error) {
 	if err != nil {
+		field, err = inner(field, err)
 		s.unsupported(field, "%v", err)
 	}
 }

@@ -31,7 +31,8 @@ const (
 
 const (
 	maxNodeDepth = 200
-	maxNodes     = 4 << 20
+	// maxAliased bounds the nodes that aliases expand to.
+	maxAliased = 64 << 10
 )
 
 // parseTree parses doc as JSON if it is, else as one YAML document.
@@ -113,11 +114,16 @@ func (p *jsonParser) value(depth int) (*node, error) {
 }
 
 // yamlConverter turns yaml nodes into ours, bounding what aliases expand to.
-type yamlConverter struct{ nodes int }
+type yamlConverter struct {
+	aliases int // that we are inside of
+	aliased int // nodes made inside of aliases
+}
 
 func (c *yamlConverter) convert(y *yaml.Node, depth int) (*node, error) {
-	c.nodes++
-	if depth > maxNodeDepth || c.nodes > maxNodes {
+	if c.aliases > 0 {
+		c.aliased++
+	}
+	if depth > maxNodeDepth || c.aliased > maxAliased {
 		return nil, fmt.Errorf("line %d: nested too deep, or too large with aliases expanded", y.Line)
 	}
 	n := &node{line: y.Line}
@@ -125,6 +131,8 @@ func (c *yamlConverter) convert(y *yaml.Node, depth int) (*node, error) {
 	case yaml.DocumentNode:
 		return c.convert(y.Content[0], depth+1)
 	case yaml.AliasNode:
+		c.aliases++
+		defer func() { c.aliases-- }()
 		return c.convert(y.Alias, depth+1)
 	case yaml.SequenceNode:
 		n.kind = listNode
