@@ -19,7 +19,13 @@ import (
 // respond writes r downstream. r.Body is closed in any case.
 func (st *stream) respond(r *filters.Response) {
 	s := &st.s
-	defer func() { r.Body.Close() }()
+	given := r.Body // mapLocalReply may replace it
+	defer func() {
+		r.Body.Close()
+		if r.Body != given {
+			given.Close()
+		}
+	}()
 	if r.Local {
 		if rt, ok := s.Route.(*routing.Route); ok {
 			rt.FinalizeResponse(s, r)

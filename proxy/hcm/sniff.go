@@ -13,14 +13,17 @@ const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 // connection that can park.
 func sniff(c netio.Conn, serve func(c netio.Conn, http2 bool), fail func()) {
 	p := &prefixConn{Conn: c}
-	p.sniff(serve, fail)
+	p.sniff(false, serve, fail)
 }
 
-func (p *prefixConn) sniff(serve func(c netio.Conn, http2 bool), fail func()) {
+// sniff reads the first bytes; ready says that the connection has become
+// readable.
+func (p *prefixConn) sniff(ready bool, serve func(c netio.Conn, http2 bool), fail func()) {
 	for {
-		if p.Conn.Park(func() { p.sniff(serve, fail) }) {
+		if !ready && p.Conn.Park(func() { p.sniff(true, serve, fail) }) {
 			return
 		}
+		ready = false
 		var b [len(preface)]byte
 		n, err := p.Conn.TryRead(b[:len(preface)-len(p.prefix)])
 		if errors.Is(err, netio.ErrWouldBlock) {

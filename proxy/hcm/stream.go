@@ -37,10 +37,10 @@ type stream struct {
 	idleTimeout  time.Duration
 
 	// Method values made once, so that arming and registering don't allocate.
-	onReset                                      func(error)
-	onIdle, onRequestTimeout, onDurationReached  func()
-	reselect                                     func(*filters.Stream)
-	informational                                func(*message.Header) error
+	onReset                                       func(error)
+	onIdle, onRequestTimeout, onDurationReached   func()
+	reselect                                      func(*filters.Stream)
+	informational                                 func(*message.Header) error
 	headersSent, tunnelled, internal, selfStarted bool
 }
 

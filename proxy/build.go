@@ -1,0 +1,366 @@
+package proxy
+
+import (
+	"fmt"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/proxy/hcm"
+	"github.com/fairlead-mesh/fairlead/proxy/listener"
+	"github.com/fairlead-mesh/fairlead/proxy/router"
+	"github.com/fairlead-mesh/fairlead/proxy/tcpproxy"
+	"github.com/fairlead-mesh/fairlead/proxy/tlscontext"
+	"github.com/fairlead-mesh/fairlead/routing"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+// Snapshot is the compiled world. It is immutable once published, but for the
+// route tables that RDS swaps inside its connection managers.
+type Snapshot struct {
+	Generation  uint64
+	Resources   *Resources
+	Listeners   map[string]*builtListener
+	Diagnostics []Diagnostic
+}
+
+// builtListener is a compiled listener.
+type builtListener struct {
+	spec   *xdsresource.Listener
+	config listener.Config
+	chains []*builtChain
+}
+
+// builtChain is a compiled filter chain with what it depends on.
+type builtChain struct {
+	key   chainKey
+	chain *listener.Chain
+	hcms  []*builtHCM
+	diags []Diagnostic
+}
+
+// chainKey decides whether a chain can be kept: same content, same place, same
+// extension configurations.
+type chainKey struct {
+	listener, direction string
+	digest              xdsresource.Digest
+	ecds                string
+}
+
+// builtHCM is a connection manager whose route table may be replaced.
+type builtHCM struct {
+	manager *hcm.Manager
+	routes  *hcm.Routes
+	chains  *chainBuilder
+	rdsName string
+	// table is the digest of the route configuration in force.
+	table xdsresource.Digest
+}
+
+// builder compiles one set of resources, reusing what the previous snapshot has.
+type builder struct {
+	s     *Server
+	res   *Resources
+	prev  *Snapshot
+	diags []Diagnostic
+	// fresh are chains that were compiled now.
+	fresh int
+}
+
+func (b *builder) diag(resource, path, severity, message string) {
+	b.diags = append(b.diags, Diagnostic{resource, path, severity, message})
+}
+
+// build never fails as a whole: what can't be compiled is refused where it
+// stands and named in the diagnostics.
+func (b *builder) build() *Snapshot {
+	snap := &Snapshot{Resources: b.res, Listeners: make(map[string]*builtListener, len(b.res.Listeners))}
+	for _, name := range sortedKeys(b.res.Listeners) {
+		snap.Listeners[name] = b.listener(b.res.Listeners[name])
+	}
+	if b.prev != nil {
+		snap.Generation = b.prev.Generation + 1
+	}
+	snap.Diagnostics = b.diags
+	return snap
+}
+
+func (b *builder) listener(spec *xdsresource.Listener) *builtListener {
+	where := "listener " + spec.Name
+	var prev *builtListener
+	if b.prev != nil {
+		prev = b.prev.Listeners[spec.Name]
+	}
+	old := map[chainKey]*builtChain{}
+	if prev != nil {
+		for _, c := range prev.chains {
+			old[c.key] = c
+		}
+	}
+	bl := &builtListener{spec: spec}
+	sc := b.s.stats.Scope("envoy_listener_", stats.Label{Name: "envoy_listener_address", Value: statAddress(spec)})
+	bl.config = listener.Config{Spec: spec, Stats: sc, Logger: b.s.log, DrainTime: b.s.opt.DrainTime}
+	for i := range spec.ListenerFilters {
+		b.listenerFilter(bl, where, &spec.ListenerFilters[i])
+	}
+	bl.config.AccessLogs = listenerLogs(b.accessLogs(where, spec.AccessLogs))
+	for _, fc := range spec.FilterChains {
+		bc := b.chain(bl, old, fc)
+		bl.config.Chains = append(bl.config.Chains, bc.chain)
+	}
+	if spec.DefaultFilterChain != nil {
+		bl.config.Default = b.chain(bl, old, spec.DefaultFilterChain).chain
+	}
+	return bl
+}
+
+func statAddress(spec *xdsresource.Listener) string {
+	switch {
+	case spec.StatPrefix != "":
+		return spec.StatPrefix
+	case len(spec.Addresses) > 0:
+		return spec.Addresses[0].String()
+	}
+	return spec.Name
+}
+
+// listenerFilter compiles one listener filter. One that can't be executed could
+// have decided which chain takes a connection, so the listener takes none.
+func (b *builder) listenerFilter(bl *builtListener, where string, f *xdsresource.ListenerFilter) {
+	path := "listener_filters[" + f.Name + "]"
+	fail := func(why string) {
+		b.diag(where, path, "error", "not executable, connections are closed: "+why)
+		bl.config.ListenerFilters = append(bl.config.ListenerFilters, listener.ListenerFilter{Filter: closeListener{why}, Disabled: f.Disabled})
+	}
+	if f.Unknown != "" {
+		fail(f.Unknown)
+		return
+	}
+	fac := b.s.opt.Registry.Listener(f.TypeURL)
+	if fac == nil {
+		fail("no listener filter is registered for " + f.TypeURL)
+		return
+	}
+	lf, err := fac.Compile(b.s.env(f.Name, bl.spec.Direction), f.Config)
+	if err != nil {
+		fail(err.Error())
+		return
+	}
+	bl.config.ListenerFilters = append(bl.config.ListenerFilters, listener.ListenerFilter{Filter: lf, Disabled: f.Disabled})
+}
+
+// closeListener stands in for a listener filter that can't be executed.
+type closeListener struct{ why string }
+
+// OnAccept implements filters.ListenerFilter.
+func (c closeListener) OnAccept(*filters.Connection) error {
+	return fmt.Errorf("listener filter not executable: %s", c.why)
+}
+
+// chain returns the compiled form of fc: the previous one if nothing that it
+// depends on changed, so that its connections stay.
+func (b *builder) chain(bl *builtListener, old map[chainKey]*builtChain, fc *xdsresource.FilterChain) *builtChain {
+	key := chainKey{bl.spec.Name, bl.spec.Direction, fc.Digest, b.ecdsDigests(fc)}
+	if c := old[key]; c != nil {
+		bl.chains = append(bl.chains, c)
+		b.diags = append(b.diags, c.diags...)
+		return c
+	}
+	b.fresh++
+	mark := len(b.diags)
+	c := b.compileChain(bl, fc)
+	c.key = key
+	c.diags = append([]Diagnostic(nil), b.diags[mark:]...)
+	bl.chains = append(bl.chains, c)
+	return c
+}
+
+func (b *builder) ecdsDigests(fc *xdsresource.FilterChain) string {
+	out := ""
+	add := func(own *xdsresource.TypedConfig, d *xdsresource.ExtensionConfigSource) {
+		if d == nil {
+			return
+		}
+		if tc := resolveDiscovery(b.res, own, d); tc != nil {
+			out += fmt.Sprintf("%x;", tc.Digest)
+		} else {
+			out += "-;"
+		}
+	}
+	for i := range fc.Filters {
+		f := &fc.Filters[i]
+		add(&f.TypedConfig, f.ConfigDiscovery)
+		if f.HCM != nil {
+			for k := range f.HCM.HTTPFilters {
+				add(&f.HCM.HTTPFilters[k].TypedConfig, f.HCM.HTTPFilters[k].ConfigDiscovery)
+			}
+		}
+	}
+	return out
+}
+
+func (b *builder) compileChain(bl *builtListener, fc *xdsresource.FilterChain) *builtChain {
+	where := "listener " + bl.spec.Name + ": filter chain " + fc.Name
+	lc := &listener.Chain{Name: fc.Name, Digest: fc.Digest, Match: fc.Match, HandshakeTimeout: fc.TransportSocketTimeout, Broken: fc.Broken}
+	bc := &builtChain{chain: lc}
+	broken := func(path, why string) {
+		if lc.Broken == "" {
+			lc.Broken = why
+		}
+		b.diag(where, path, "error", "not executable, connections are closed: "+why)
+	}
+	if fc.Broken != "" {
+		broken("", fc.Broken)
+	}
+	if fc.TransportSocket != nil {
+		ts, err := tlscontext.NewServer(fc.TransportSocket, b.s.secrets)
+		if err != nil {
+			broken("transport_socket", err.Error())
+		} else {
+			lc.TLS = serverTLS{ts}
+		}
+	}
+	for i := range fc.Filters {
+		f := &fc.Filters[i]
+		path := "filters[" + f.Name + "]"
+		last := i == len(fc.Filters)-1
+		switch {
+		case f.HCM != nil:
+			h, err := b.hcm(where, bl.spec, f.HCM)
+			if err != nil {
+				broken(path, err.Error())
+				continue
+			}
+			bc.hcms = append(bc.hcms, h)
+			lc.Terminal = h.manager
+		case f.TCPProxy != nil:
+			t, err := b.tcpProxy(where, f.TCPProxy)
+			if err != nil {
+				broken(path, err.Error())
+				continue
+			}
+			lc.Terminal = t
+		default:
+			b.networkFilter(lc, bl.spec.Direction, f, path, last, broken)
+		}
+		if lc.Terminal != nil && !last {
+			broken(path, "a terminal filter must be the last of its chain")
+		}
+	}
+	if lc.Terminal == nil && lc.Broken == "" {
+		broken("filters", "the chain has no terminal filter (http_connection_manager or tcp_proxy)")
+	}
+	return bc
+}
+
+func (b *builder) networkFilter(lc *listener.Chain, direction string, f *xdsresource.NetworkFilter, path string, _ bool, broken func(path, why string)) {
+	tc := resolveDiscovery(b.res, &f.TypedConfig, f.ConfigDiscovery)
+	switch {
+	case tc == nil:
+		broken(path, "its configuration (ECDS) has not arrived")
+		return
+	case tc.Unknown != "":
+		broken(path, tc.Unknown)
+		return
+	}
+	fac := b.s.opt.Registry.Network(tc.TypeURL)
+	if fac == nil {
+		broken(path, "no network filter is registered for "+tc.TypeURL)
+		return
+	}
+	v, err := fac.Compile(b.s.env(f.Name, direction), tc.Config)
+	if err != nil {
+		broken(path, err.Error())
+		return
+	}
+	switch v := v.(type) {
+	case nil:
+	case filters.TerminalFilter:
+		lc.Terminal = v
+	case filters.NetworkFilter:
+		lc.Network = append(lc.Network, v)
+	default:
+		broken(path, fmt.Sprintf("%T is no network filter", v))
+	}
+}
+
+func (b *builder) tcpProxy(where string, spec *xdsresource.TCPProxy) (filters.TerminalFilter, error) {
+	return tcpproxy.New(spec, b.s.tcpProxyDeps(b.accessLogs(where, spec.AccessLogs), spec))
+}
+
+// hcm compiles a connection manager and its route table.
+func (b *builder) hcm(where string, ls *xdsresource.Listener, spec *xdsresource.HTTPConnectionManager) (*builtHCM, error) {
+	sc := b.s.stats.Scope("envoy_http_", stats.Label{Name: "envoy_http_conn_manager_prefix", Value: spec.StatPrefix})
+	cb := &chainBuilder{b: b, where: where, direction: ls.Direction, specs: spec.HTTPFilters}
+	cb.resolve(b.res)
+	for i := range spec.HTTPFilters {
+		if r := spec.HTTPFilters[i].Router; r != nil {
+			cb.terminal = router.New(r, b.s.routerDeps(sc, b.accessLogs(where, r.UpstreamLogs)))
+		}
+	}
+	if cb.terminal == nil {
+		return nil, fmt.Errorf("http_filters: no terminal filter (envoy.filters.http.router must be the last)")
+	}
+	def, err := cb.chain(nil)
+	if err != nil {
+		return nil, err
+	}
+	h := &builtHCM{routes: &hcm.Routes{}, chains: cb, rdsName: spec.RDSName}
+	rc := spec.RouteConfig
+	if rc == nil {
+		rc = b.res.Routes[spec.RDSName]
+	}
+	b.setTable(h, where, rc)
+	h.manager, err = hcm.New(hcm.Config{
+		Spec: spec, Routes: h.routes, DefaultChain: def, AccessLogs: hcmLogs(b.accessLogs(where, spec.AccessLogs)),
+		Stats: sc, Logger: b.s.log, NodeID: b.s.opt.Node.ID,
+	})
+	return h, err
+}
+
+// setTable compiles rc for h and installs it.
+func (b *builder) setTable(h *builtHCM, where string, rc *xdsresource.RouteConfiguration) {
+	if rc == nil {
+		b.diag(where, "rds["+h.rdsName+"]", "warning", "the route configuration has not arrived; requests are answered 404")
+		return
+	}
+	h.chains.b = b
+	t, errs := routing.Compile(rc, routing.Options{Chain: h.chains.chain})
+	for _, err := range errs {
+		b.diag(where, "route_config["+rc.Name+"]", "error", err.Error())
+	}
+	h.routes.Set(t)
+	h.table = rc.Digest
+}
+
+// refreshRoutes recompiles the tables of kept chains whose route configuration
+// changed.
+func (b *builder) refreshRoutes(snap *Snapshot) {
+	for _, name := range sortedKeys(snap.Listeners) {
+		for _, c := range snap.Listeners[name].chains {
+			for _, h := range c.hcms {
+				if h.rdsName == "" {
+					continue
+				}
+				rc := b.res.Routes[h.rdsName]
+				if rc == nil || rc.Digest == h.table {
+					continue
+				}
+				mark := len(b.diags)
+				b.setTable(h, "listener "+name+": filter chain "+c.chain.Name, rc)
+				c.diags = append(c.diags[:0:0], b.diags[mark:]...)
+			}
+		}
+	}
+	snap.Diagnostics = b.diags
+}
+
+// usedBy lists the filters that the chains of snap hold.
+func usedBy(snap *Snapshot) map[*builtChain]bool {
+	out := map[*builtChain]bool{}
+	for _, l := range snap.Listeners {
+		for _, c := range l.chains {
+			out[c] = true
+		}
+	}
+	return out
+}

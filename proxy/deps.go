@@ -1,0 +1,64 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/fairlead-mesh/fairlead/internal/accesslog"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/proxy/router"
+	"github.com/fairlead-mesh/fairlead/proxy/tcpproxy"
+	"github.com/fairlead-mesh/fairlead/proxy/tlscontext"
+	"github.com/fairlead-mesh/fairlead/proxy/upstream"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+// newClusters makes the cluster manager of s.
+func newClusters(s *Server) *upstream.Manager {
+	m := upstream.NewManager(upstream.Options{
+		Stats: s.stats, Logger: s.log,
+		TLS: func(spec *xdsresource.UpstreamTLS) (upstream.ClientTLS, error) {
+			return tlscontext.NewClient(spec, s.secrets)
+		},
+	})
+	m.SetInternal(internalHop{s})
+	return m
+}
+
+// applyClusters hands the clusters over, and then what is known of their
+// endpoints: an assignment may have come before its cluster.
+func (s *Server) applyClusters(res *Resources) {
+	list := slices.SortedFunc(maps.Values(res.Clusters), func(a, b *xdsresource.Cluster) int { return strings.Compare(a.Name, b.Name) })
+	s.clusters.Apply(list)
+}
+
+// serverTLS adapts a downstream TLS context to what a listener needs.
+type serverTLS struct{ s *tlscontext.Server }
+
+// Config implements listener.ServerTLS.
+func (t serverTLS) Config() (*tls.Config, error) { return t.s.Config(), nil }
+
+// Describe implements listener.ServerTLS.
+func (t serverTLS) Describe(cs *tls.ConnectionState) *streaminfo.TLS { return t.s.Info(cs) }
+
+func (s *Server) routerDeps(sc *stats.Scope, logs []*accesslog.Logger) router.Deps {
+	d := router.Deps{Clusters: s.clusters, Stats: sc, Logger: s.log}
+	for _, l := range logs {
+		d.UpstreamLogs = append(d.UpstreamLogs, l)
+	}
+	return d
+}
+
+func (s *Server) tcpProxyDeps(logs []*accesslog.Logger, spec *xdsresource.TCPProxy) tcpproxy.Deps {
+	d := tcpproxy.Deps{
+		Clusters: s.clusters, Logger: s.log,
+		Stats: s.stats.Scope("envoy_tcp_", stats.Label{Name: "envoy_tcp_prefix", Value: spec.StatPrefix}),
+	}
+	for _, l := range logs {
+		d.AccessLogs = append(d.AccessLogs, l)
+	}
+	return d
+}

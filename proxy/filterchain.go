@@ -1,0 +1,203 @@
+package proxy
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+// filterKey identifies a compiled filter by content: equal configuration, the
+// same object, whatever chain it stands in.
+type filterKey struct {
+	name, typeURL, direction string
+	base, override           xdsresource.Digest
+}
+
+// filterRef is an interned filter with the number of its holders.
+type filterRef struct {
+	key    filterKey
+	filter filters.HTTPFilter
+	refs   int
+}
+
+// filterPool interns compiled HTTP filters. It belongs to the goroutine that
+// applies configuration.
+type filterPool struct {
+	m map[filterKey]*filterRef
+}
+
+func (p *filterPool) acquire(k filterKey, compile func() (filters.HTTPFilter, error)) (*filterRef, error) {
+	if r := p.m[k]; r != nil {
+		r.refs++
+		return r, nil
+	}
+	f, err := compile()
+	if err != nil {
+		return nil, err
+	}
+	if p.m == nil {
+		p.m = map[filterKey]*filterRef{}
+	}
+	r := &filterRef{key: k, filter: f, refs: 1}
+	p.m[k] = r
+	return r, nil
+}
+
+// release drops one hold and closes the filter with the last one.
+func (p *filterPool) release(refs []*filterRef, log *slog.Logger) {
+	for _, r := range refs {
+		if r.refs--; r.refs > 0 {
+			continue
+		}
+		delete(p.m, r.key)
+		if c, ok := r.filter.(io.Closer); ok {
+			if err := c.Close(); err != nil {
+				log.Warn("closing a filter", "filter", r.key.name, "error", err)
+			}
+		}
+	}
+}
+
+// chainBuilder compiles the HTTP filter chains of one connection manager.
+type chainBuilder struct {
+	b         *builder
+	where     string // "listener x: filter chain y"
+	direction string
+	specs     []xdsresource.HTTPFilter
+	terminal  filters.HTTPFilter
+	// extensions are the ECDS configurations that config_discovery resolved to.
+	resolved []*xdsresource.TypedConfig
+	chains   map[string][]filters.HTTPFilter
+	refs     []*filterRef
+}
+
+// resolve links config_discovery filters; it returns the digests that the chain
+// depends on beside its own.
+func (cb *chainBuilder) resolve(res *Resources) {
+	cb.resolved = make([]*xdsresource.TypedConfig, len(cb.specs))
+	for i := range cb.specs {
+		cb.resolved[i] = resolveDiscovery(res, &cb.specs[i].TypedConfig, cb.specs[i].ConfigDiscovery)
+	}
+}
+
+// resolveDiscovery returns what a filter is configured with: its own
+// typed_config, the ECDS resource of its name, or the default; nil if none has
+// arrived.
+func resolveDiscovery(res *Resources, own *xdsresource.TypedConfig, d *xdsresource.ExtensionConfigSource) *xdsresource.TypedConfig {
+	if d == nil {
+		return own
+	}
+	if ext := res.Extensions[own.Name]; ext != nil {
+		return &ext.TypedConfig
+	}
+	return d.Default
+}
+
+// chain implements routing.ChainBuilder.
+func (cb *chainBuilder) chain(overrides []xdsresource.Overrides) ([]filters.HTTPFilter, error) {
+	var key strings.Builder
+	picked := make([]*xdsresource.Override, len(cb.specs))
+	for i := range cb.specs {
+		if o := mostSpecific(overrides, cb.specs[i].Name); o != nil {
+			picked[i] = o
+			fmt.Fprintf(&key, "%d:%x:%t;", i, o.Digest, o.Disabled)
+		}
+	}
+	if c, ok := cb.chains[key.String()]; ok {
+		return c, nil
+	}
+	out := make([]filters.HTTPFilter, len(cb.specs))
+	for i := range cb.specs {
+		f, err := cb.filter(i, picked[i])
+		if err != nil {
+			return nil, err
+		}
+		out[i] = f
+	}
+	if cb.chains == nil {
+		cb.chains = map[string][]filters.HTTPFilter{}
+	}
+	cb.chains[key.String()] = out
+	return out, nil
+}
+
+// mostSpecific returns the override of a filter that is nearest to the route.
+func mostSpecific(overrides []xdsresource.Overrides, name string) *xdsresource.Override {
+	for i := len(overrides) - 1; i >= 0; i-- {
+		if o, ok := overrides[i][name]; ok {
+			return &o
+		}
+	}
+	return nil
+}
+
+// filter compiles position i. What can't be compiled fails closed: a filter
+// that answers 403 takes its place.
+func (cb *chainBuilder) filter(i int, o *xdsresource.Override) (filters.HTTPFilter, error) {
+	spec := &cb.specs[i]
+	if spec.Router != nil {
+		return cb.terminal, nil
+	}
+	if o != nil && o.Disabled || o == nil && spec.Disabled {
+		return nil, nil
+	}
+	path := cb.where + ": http filter " + spec.Name
+	tc := cb.resolved[i]
+	if tc == nil {
+		cb.b.diag(cb.where, "http_filters["+spec.Name+"]", "error", "its configuration (ECDS) has not arrived; requests are answered 500")
+		return missingConfig{}, nil
+	}
+	if tc.Unknown != "" || o != nil && o.Unknown != "" {
+		why := tc.Unknown
+		if why == "" {
+			why = o.Unknown
+		}
+		if spec.Optional || o != nil && o.Optional && tc.Unknown == "" {
+			cb.b.diag(cb.where, "http_filters["+spec.Name+"]", "warning", "optional filter is left out: "+why)
+			return nil, nil
+		}
+		cb.b.diag(cb.where, "http_filters["+spec.Name+"]", "error", "not executable, requests are answered 403: "+why)
+		return refuse{spec.Name}, nil
+	}
+	k := filterKey{name: spec.Name, typeURL: tc.TypeURL, direction: cb.direction, base: tc.Digest}
+	var override filters.Config
+	if o != nil {
+		k.override, override = o.Digest, o.Config
+	}
+	ref, err := cb.b.s.filters.acquire(k, func() (filters.HTTPFilter, error) {
+		fac := cb.b.s.opt.Registry.HTTP(tc.TypeURL)
+		if fac == nil {
+			return nil, fmt.Errorf("no filter is registered for %s", tc.TypeURL)
+		}
+		return fac.Compile(cb.b.s.env(spec.Name, cb.direction), tc.Config, override)
+	})
+	if err != nil {
+		cb.b.diag(cb.where, "http_filters["+spec.Name+"]", "error", "not executable, requests are answered 403: "+err.Error())
+		cb.b.s.log.Error("http filter can't be compiled; its requests are refused", "where", path, "error", err)
+		return refuse{spec.Name}, nil
+	}
+	cb.refs = append(cb.refs, ref)
+	return ref.filter, nil
+}
+
+// refuse answers 403 in place of a filter that can't be executed: what it would
+// have decided is unknown, so nothing passes.
+type refuse struct{ name string }
+
+// Do implements filters.HTTPFilter.
+func (r refuse) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
+	return s.LocalReply(403, "filter not executable: "+r.name, "filter_not_executable{"+strings.ReplaceAll(r.name, " ", "_")+"}", streaminfo.UnauthorizedExternalService), nil
+}
+
+// missingConfig answers as Envoy does while an ECDS filter has no configuration.
+type missingConfig struct{}
+
+// Do implements filters.HTTPFilter.
+func (missingConfig) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
+	return s.LocalReply(500, "", "no_filter_config_found", streaminfo.NoFilterConfigFound), nil
+}

@@ -1,0 +1,374 @@
+// Package proxy links decoded configuration into a running proxy. It builds an
+// immutable Snapshot from Resources, reuses every part that did not change,
+// swaps it in with one pointer, and drains what was replaced. Endpoints and
+// secrets take their own way and rebuild nothing.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/accesslog"
+	"github.com/fairlead-mesh/fairlead/internal/identity"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/proxy/listener"
+	"github.com/fairlead-mesh/fairlead/proxy/secret"
+	"github.com/fairlead-mesh/fairlead/proxy/upstream"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+// Options are what a Server is made from. Registry and Node must be set.
+type Options struct {
+	Registry *filters.Registry
+	Node     filters.Node
+	// Static are the bootstrap's static_resources; nil is none.
+	Static *Resources
+	// Identity answers the SDS names "default" and "ROOTCA"; nil if this
+	// workload has none.
+	Identity identity.Source
+	// Workloads looks up mesh peers; nil if there is no WDS.
+	Workloads filters.Workloads
+	Logger    *slog.Logger
+	Stats     *stats.Registry
+	// DrainTime bounds how long replaced or shut down chains live on, 10 min by
+	// default as Envoy's --drain-time-s.
+	DrainTime time.Duration
+}
+
+// Server is a running proxy. Apply may be called by one goroutine at a time;
+// the rest is safe for concurrent use.
+type Server struct {
+	opt      Options
+	log      *slog.Logger
+	stats    *stats.Scope
+	clusters *upstream.Manager
+	secrets  *secret.Store
+	shared   filters.Shared
+	node     filters.Node
+	logs     *accesslog.Sinks
+
+	mu        sync.Mutex // guards Apply and the fields below
+	filters   filterPool
+	listeners map[string]*listener.Listener
+	dynamic   *Resources
+	pending   []*time.Timer
+	closed    bool
+
+	// byName is the current set of listeners, for internal hops.
+	byName   atomic.Pointer[map[string]*listener.Listener]
+	snapshot atomic.Pointer[Snapshot]
+	draining atomic.Bool
+	start    time.Time
+	st       serverStats
+}
+
+type serverStats struct {
+	snapshots, chainsCompiled, chainsKept *stats.Counter
+	diagErrors, diagIgnored, live         *stats.Gauge
+	bindErrors                            *stats.Counter
+}
+
+// New returns a Server that serves nothing yet. Apply brings configuration.
+func New(o Options) (*Server, error) {
+	if o.Registry == nil {
+		return nil, errors.New("proxy: no filter registry")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Stats == nil {
+		o.Stats = &stats.Registry{}
+	}
+	if o.Static == nil {
+		o.Static = &Resources{}
+	}
+	if o.DrainTime == 0 {
+		o.DrainTime = 10 * time.Minute
+	}
+	s := &Server{opt: o, log: o.Logger, stats: o.Stats.Scope(""), node: o.Node, listeners: map[string]*listener.Listener{}, dynamic: &Resources{}, start: time.Now()}
+	s.logs = accesslog.NewSinks(s.stats.Scope("fairlead_access_log_"))
+	s.secrets = secret.NewStore(secret.Config{Identity: o.Identity, Logger: o.Logger})
+	s.clusters = newClusters(s)
+	sc := s.stats.Scope("fairlead_config_")
+	s.st = serverStats{
+		snapshots: sc.Counter("snapshots_total"), chainsCompiled: sc.Counter("filter_chains_compiled_total"), chainsKept: sc.Counter("filter_chains_kept_total"),
+		diagErrors: sc.Gauge("errors"), diagIgnored: sc.Gauge("ignored_fields"), live: sc.Gauge("live"), bindErrors: sc.Counter("listener_bind_errors_total"),
+	}
+	empty := map[string]*listener.Listener{}
+	s.byName.Store(&empty)
+	return s, nil
+}
+
+// Snapshot returns the compiled configuration in force, nil before the first
+// Apply.
+func (s *Server) Snapshot() *Snapshot { return s.snapshot.Load() }
+
+// Clusters returns the cluster manager.
+func (s *Server) Clusters() *upstream.Manager { return s.clusters }
+
+// Listener returns the running listener called name, nil if there is none.
+func (s *Server) Listener(name string) *listener.Listener { return (*s.byName.Load())[name] }
+
+// Apply makes dynamic, beside the static resources, the configuration in force.
+// It returns an error if a listener could not be bound; everything else is in
+// force then, and the listener keeps its former configuration. The order is
+// Envoy's: secrets and clusters before the listeners that name them, removal
+// after.
+func (s *Server) Apply(dynamic *Resources) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errors.New("proxy: closed")
+	}
+	s.dynamic = dynamic
+	res := merge(s.opt.Static, dynamic)
+	s.secrets.SetADS(res.Secrets)
+	prev := s.snapshot.Load()
+	if prev == nil || !sameMap(prev.Resources.Clusters, res.Clusters) {
+		s.applyClusters(res)
+	}
+	b := &builder{s: s, res: res, prev: prev}
+	snap := b.build()
+	b.refreshRoutes(snap)
+	s.st.snapshots.Inc()
+	s.st.chainsCompiled.Add(uint64(b.fresh))
+	s.count(snap)
+	err := s.swap(prev, snap)
+	s.reportNew(prev, snap)
+	return err
+}
+
+func sameMap[V comparable](a, b map[string]V) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for k, v := range a {
+		if w, ok := b[k]; !ok || v != w {
+			return false
+		}
+	}
+	return true
+}
+
+// count publishes how much of the configuration isn't executed.
+func (s *Server) count(snap *Snapshot) {
+	errs := 0
+	for _, d := range snap.Diagnostics {
+		if d.Severity == "error" {
+			errs++
+		}
+	}
+	s.st.diagErrors.Set(int64(errs))
+	s.st.diagIgnored.Set(int64(len(snap.Resources.IgnoredFields())))
+}
+
+// reportNew logs diagnostics that the previous snapshot did not have.
+func (s *Server) reportNew(prev, snap *Snapshot) {
+	seen := map[Diagnostic]bool{}
+	if prev != nil {
+		for _, d := range prev.Diagnostics {
+			seen[d] = true
+		}
+	}
+	for _, d := range snap.Diagnostics {
+		if seen[d] {
+			continue
+		}
+		seen[d] = true
+		switch d.Severity {
+		case "error":
+			s.log.Error("configuration is not executable as given", "resource", d.Resource, "path", d.Path, "reason", d.Message)
+		default:
+			s.log.Warn("configuration", "resource", d.Resource, "path", d.Path, "note", d.Message)
+		}
+	}
+}
+
+// swap makes snap current: new and changed listeners first, then the pointer,
+// then removal.
+func (s *Server) swap(prev, snap *Snapshot) error {
+	var errs []error
+	names := make(map[string]*listener.Listener, len(snap.Listeners))
+	for _, name := range sortedKeys(snap.Listeners) {
+		bl := snap.Listeners[name]
+		l := s.listeners[name]
+		if l == nil {
+			l = listener.New(name)
+		} else if prev != nil && unchanged(prev.Listeners[name], bl) {
+			names[name] = l
+			s.st.chainsKept.Add(uint64(len(bl.chains)))
+			continue
+		}
+		if err := l.Update(bl.config); err != nil {
+			s.st.bindErrors.Inc()
+			errs = append(errs, err)
+			snap.Diagnostics = append(snap.Diagnostics, Diagnostic{"listener " + name, "address", "error", err.Error()})
+			if s.listeners[name] == nil {
+				continue
+			}
+		}
+		names[name] = l
+	}
+	old := s.listeners
+	s.listeners = names
+	s.byName.Store(&names)
+	s.snapshot.Store(snap)
+	s.st.live.Set(1)
+	for name, l := range old {
+		if names[name] == nil {
+			s.retire(l)
+		}
+	}
+	s.releaseReplaced(prev, snap)
+	return errors.Join(errs...)
+}
+
+// unchanged tells whether nothing that a listener serves differs: the same
+// content and the very same chains.
+func unchanged(a, b *builtListener) bool {
+	if a == nil || a.spec.Digest != b.spec.Digest || len(a.chains) != len(b.chains) {
+		return false
+	}
+	for i := range a.chains {
+		if a.chains[i] != b.chains[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// retire drains a removed listener.
+func (s *Server) retire(l *listener.Listener) {
+	l.StopAccepting()
+	l.Drain(s.opt.DrainTime)
+}
+
+// releaseReplaced closes the filters of chains that are gone, once their
+// streams have had the drain time.
+func (s *Server) releaseReplaced(prev, snap *Snapshot) {
+	if prev == nil {
+		return
+	}
+	used := usedBy(snap)
+	var gone []*builtChain
+	for c := range usedBy(prev) {
+		if !used[c] {
+			gone = append(gone, c)
+		}
+	}
+	if len(gone) == 0 {
+		return
+	}
+	s.pending = append(s.pending, time.AfterFunc(s.opt.DrainTime+time.Second, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.releaseChains(gone)
+	}))
+}
+
+func (s *Server) releaseChains(cs []*builtChain) {
+	for _, c := range cs {
+		for _, h := range c.hcms {
+			s.filters.release(h.chains.refs, s.log)
+			h.chains.refs = nil
+		}
+	}
+}
+
+// UpdateEndpoints is the fast path of EDS: hosts of one cluster are replaced and
+// nothing is rebuilt.
+func (s *Server) UpdateEndpoints(name string, cla *xdsresource.ClusterLoadAssignment) {
+	s.clusters.UpdateEndpoints(name, cla)
+}
+
+// env is what a filter called name compiles with.
+func (s *Server) env(name, direction string) *filters.Env {
+	return &filters.Env{
+		Name: name, Direction: direction, Stats: s.stats, Logger: s.log.With("filter", name), Upstreams: s.clusters,
+		Workloads: s.opt.Workloads, Node: &s.node, Shared: &s.shared,
+	}
+}
+
+// DrainListeners stops accepting (unless graceful) and asks all connections to
+// end in order, as Envoy's /drain_listeners.
+func (s *Server) DrainListeners(graceful bool) {
+	s.draining.Store(true)
+	s.mu.Lock()
+	ls := make([]*listener.Listener, 0, len(s.listeners))
+	for _, l := range s.listeners {
+		ls = append(ls, l)
+	}
+	s.mu.Unlock()
+	for _, l := range ls {
+		if !graceful {
+			l.StopAccepting()
+		}
+		l.Drain(0)
+	}
+}
+
+// Draining tells whether DrainListeners was called.
+func (s *Server) Draining() bool { return s.draining.Load() }
+
+// Active is the number of downstream connections on sockets and internal hops.
+func (s *Server) Active() int64 {
+	var n int64
+	for _, l := range *s.byName.Load() {
+		n += l.Active()
+	}
+	return n
+}
+
+// Shutdown drains for at most ctx and then closes everything.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.DrainListeners(false)
+	t := time.NewTicker(50 * time.Millisecond)
+	defer t.Stop()
+	for s.Active() > 0 {
+		select {
+		case <-ctx.Done():
+			n := s.Active()
+			s.Close()
+			return fmt.Errorf("proxy: %d connections were cut at the end of the drain time", n)
+		case <-t.C:
+		}
+	}
+	s.Close()
+	return nil
+}
+
+// Close cuts every connection and releases everything.
+func (s *Server) Close() {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	s.closed = true
+	for _, t := range s.pending {
+		t.Stop()
+	}
+	ls := s.listeners
+	s.mu.Unlock()
+	for _, l := range ls {
+		l.Close()
+	}
+	s.clusters.Close()
+	s.secrets.Close()
+	if err := s.logs.Close(); err != nil {
+		s.log.Warn("closing access logs", "error", err)
+	}
+	if snap := s.snapshot.Load(); snap != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for c := range usedBy(snap) {
+			s.releaseChains([]*builtChain{c})
+		}
+	}
+}

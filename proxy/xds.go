@@ -1,0 +1,140 @@
+package proxy
+
+import (
+	"github.com/fairlead-mesh/fairlead/xdsclient"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+// XDSTypes are the resource types that s is configured by, in the order of
+// subscription, with what each needs. dec must not be nil. Further types
+// (workloads) are appended by the caller.
+func (s *Server) XDSTypes(dec *xdsresource.Decoder) []xdsclient.ResourceType {
+	decode := func(typeURL string) xdsclient.Decoder {
+		return func(_ string, b []byte) (any, []xdsclient.Key, error) {
+			v, err := dec.Decode(typeURL, b)
+			if err != nil {
+				return nil, nil, err
+			}
+			return v, references(v), nil
+		}
+	}
+	return []xdsclient.ResourceType{
+		{TypeURL: xdsresource.ClusterType, Decode: decode(xdsresource.ClusterType), Wildcard: true},
+		{TypeURL: xdsresource.EndpointsType, Decode: decode(xdsresource.EndpointsType), KeepRemoved: true, OnChange: s.onEndpoints},
+		{TypeURL: xdsresource.ListenerType, Decode: decode(xdsresource.ListenerType), Wildcard: true, After: []string{xdsresource.ClusterType}},
+		{TypeURL: xdsresource.RouteType, Decode: decode(xdsresource.RouteType), KeepRemoved: true},
+		{TypeURL: xdsresource.ExtensionConfigType, Decode: decode(xdsresource.ExtensionConfigType)},
+		{TypeURL: xdsresource.SecretType, Decode: decode(xdsresource.SecretType), KeepRemoved: true, NoWait: true},
+	}
+}
+
+// onEndpoints is the fast path of EDS.
+func (s *Server) onEndpoints(changes []xdsclient.Change) {
+	for i := range changes {
+		c := &changes[i]
+		cla, _ := c.Value.(*xdsresource.ClusterLoadAssignment)
+		s.UpdateEndpoints(c.Name, cla)
+	}
+}
+
+// OnView applies a view of the control plane's resources.
+func (s *Server) OnView(v *xdsclient.View) {
+	if err := s.Apply(resourcesOf(v)); err != nil {
+		s.log.Error("applying configuration", "generation", v.Generation, "error", err)
+	}
+}
+
+func resourcesOf(v *xdsclient.View) *Resources {
+	return &Resources{
+		Listeners:  typed[*xdsresource.Listener](v, xdsresource.ListenerType),
+		Clusters:   typed[*xdsresource.Cluster](v, xdsresource.ClusterType),
+		Routes:     typed[*xdsresource.RouteConfiguration](v, xdsresource.RouteType),
+		Extensions: typed[*xdsresource.ExtensionConfig](v, xdsresource.ExtensionConfigType),
+		Secrets:    typed[*xdsresource.Secret](v, xdsresource.SecretType),
+		Endpoints:  typed[*xdsresource.ClusterLoadAssignment](v, xdsresource.EndpointsType),
+	}
+}
+
+func typed[T any](v *xdsclient.View, typeURL string) map[string]T {
+	out := make(map[string]T, v.Len(typeURL))
+	for r := range v.All(typeURL) {
+		if t, ok := r.Value.(T); ok {
+			out[r.Name] = t
+		}
+	}
+	return out
+}
+
+// references lists the resources that a decoded one needs from the control
+// plane: endpoints of EDS clusters, route configurations, extension
+// configurations, secrets.
+func references(v any) []xdsclient.Key {
+	var r refs
+	switch v := v.(type) {
+	case *xdsresource.Cluster:
+		r.cluster(v)
+	case *xdsresource.Listener:
+		for _, fc := range v.FilterChains {
+			r.chain(fc)
+		}
+		if v.DefaultFilterChain != nil {
+			r.chain(v.DefaultFilterChain)
+		}
+	}
+	return r.keys
+}
+
+type refs struct{ keys []xdsclient.Key }
+
+func (r *refs) add(src xdsresource.ConfigSource, typeURL, name string) {
+	if src.ADS && name != "" {
+		r.keys = append(r.keys, xdsclient.Key{TypeURL: typeURL, Name: name})
+	}
+}
+
+func (r *refs) cluster(c *xdsresource.Cluster) {
+	if c.Discovery == xdsresource.DiscoveryEDS {
+		name := c.EDSServiceName
+		if name == "" {
+			name = c.Name
+		}
+		r.add(c.EDSSource, xdsresource.EndpointsType, name)
+	}
+	if t := c.TransportSocket.TLS; t != nil {
+		r.tls(&t.CommonTLS)
+	}
+	for i := range c.Matches {
+		if t := c.Matches[i].Socket.TLS; t != nil {
+			r.tls(&t.CommonTLS)
+		}
+	}
+}
+
+func (r *refs) tls(t *xdsresource.CommonTLS) {
+	for i := range t.Certificates {
+		r.add(t.Certificates[i].SDSSource, xdsresource.SecretType, t.Certificates[i].SDSName)
+	}
+	if t.Validation != nil {
+		r.add(t.Validation.SDSSource, xdsresource.SecretType, t.Validation.SDSName)
+	}
+}
+
+func (r *refs) chain(fc *xdsresource.FilterChain) {
+	if fc.TransportSocket != nil {
+		r.tls(&fc.TransportSocket.CommonTLS)
+	}
+	for i := range fc.Filters {
+		f := &fc.Filters[i]
+		if f.ConfigDiscovery != nil {
+			r.add(f.ConfigDiscovery.Source, xdsresource.ExtensionConfigType, f.Name)
+		}
+		if h := f.HCM; h != nil {
+			r.add(h.RDSSource, xdsresource.RouteType, h.RDSName)
+			for k := range h.HTTPFilters {
+				if d := h.HTTPFilters[k].ConfigDiscovery; d != nil {
+					r.add(d.Source, xdsresource.ExtensionConfigType, h.HTTPFilters[k].Name)
+				}
+			}
+		}
+	}
+}
