@@ -1,0 +1,201 @@
+package behaviour
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Proxy is a program that reads an Envoy bootstrap.
+type Proxy struct {
+	// Name is shown in failures.
+	Name string
+	// Command is the program and its arguments; "FILE" is the bootstrap.
+	Command []string
+}
+
+// Envoy is the proxy the corpus was written from.
+func Envoy(bin string) Proxy {
+	return Proxy{Name: "envoy", Command: []string{
+		bin, "--use-dynamic-base-id", "-l", "critical", "--concurrency", "1", "--file-flush-interval-msec", "10", "-c", "FILE",
+	}}
+}
+
+// Fairlead is the proxy under test.
+func Fairlead(bin string) Proxy {
+	return Proxy{Name: "fairlead", Command: []string{bin, "proxy", "-c", "FILE"}}
+}
+
+// Instance is a proxy process that serves one suite, with its origins.
+type Instance struct {
+	suite   *Suite
+	places  Places
+	origins *origins
+	cmd     *exec.Cmd
+	exited  chan struct{}
+	output  bytes.Buffer
+	logged  int // bytes of the access log that earlier cases read
+	dead    int
+}
+
+// Start starts p with the bootstrap of s and waits until its port accepts.
+// Files are kept in dir.
+func (p Proxy) Start(s *Suite, dir string) (*Instance, error) {
+	in := &Instance{suite: s, exited: make(chan struct{}), dead: -1}
+	var err error
+	if in.origins, err = startOrigins(); err != nil {
+		return nil, err
+	}
+	if err := in.start(p, dir); err != nil {
+		in.Stop()
+		return nil, fmt.Errorf("%s: %w", p.Name, err)
+	}
+	return in, nil
+}
+
+func (in *Instance) start(p Proxy, dir string) error {
+	if err := in.place(dir); err != nil {
+		return err
+	}
+	config, err := in.places.expand(in.suite.Bootstrap)
+	if err != nil {
+		return fmt.Errorf("bootstrap.yaml: %w", err)
+	}
+	file := filepath.Join(dir, "bootstrap.yaml")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		return err
+	}
+	args := append([]string(nil), p.Command...)
+	for i := range args {
+		if args[i] == "FILE" {
+			args[i] = file
+		}
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &in.output, &in.output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	in.cmd = cmd
+	go func() {
+		_ = cmd.Wait() // the output says why it ended
+		close(in.exited)
+	}()
+	return in.ready()
+}
+
+// place chooses the ports.
+func (in *Instance) place(dir string) error {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	if err := l.Close(); err != nil {
+		return err
+	}
+	// A socket that is bound and does not listen refuses connections, and
+	// nobody else can take its port.
+	if in.dead, err = syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0); err != nil {
+		return err
+	}
+	if err := syscall.Bind(in.dead, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		return err
+	}
+	sa, err := syscall.Getsockname(in.dead)
+	if err != nil {
+		return err
+	}
+	in.places = Places{
+		Port: port, Origin: in.origins.port(0), Origin2: in.origins.port(1),
+		Dead: sa.(*syscall.SockaddrInet4).Port, Log: filepath.Join(dir, "access.log"),
+	}
+	return nil
+}
+
+func (in *Instance) ready() error {
+	deadline := time.Now().Add(20 * time.Second)
+	for time.Now().Before(deadline) {
+		select {
+		case <-in.exited:
+			return fmt.Errorf("the process ended at once; its output:\n%s", in.output.String())
+		default:
+		}
+		c, err := net.DialTimeout("tcp4", fmt.Sprintf("127.0.0.1:%d", in.places.Port), time.Second)
+		if err == nil {
+			return c.Close()
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return errors.New("the listener's port did not accept within 20s")
+}
+
+// Stop ends the process and the origins.
+func (in *Instance) Stop() {
+	if in.cmd != nil {
+		_ = in.cmd.Process.Kill() // it may have ended by itself
+		<-in.exited
+	}
+	in.origins.close()
+	if in.dead >= 0 {
+		_ = syscall.Close(in.dead)
+	}
+}
+
+// Run runs one case and returns what was seen.
+func (in *Instance) Run(c *Case) (Seen, error) {
+	chunks := make([]Chunk, len(c.Request))
+	var sent strings.Builder
+	for i, ch := range c.Request {
+		data, err := in.places.expand(ch.Data)
+		if err != nil {
+			return Seen{}, fmt.Errorf("request: %w", err)
+		}
+		chunks[i] = Chunk{Pause: ch.Pause, Data: data}
+		sent.WriteString(data)
+	}
+	rec := in.origins.begin(c.Origins)
+	client, err := exchange(in.places.Port, chunks, c.Client, in.suite.Show)
+	if err != nil {
+		return Seen{}, fmt.Errorf("%w; output:\n%s", err, in.output.String())
+	}
+	time.Sleep(c.Client.Settle)
+	seen := Seen{Upstream: rec.canonical(sent.String()), Client: client}
+	if strings.Contains(in.suite.Bootstrap, "{{.Log}}") {
+		if seen.Log, err = in.log(c.Client.Responses); err != nil {
+			return Seen{}, err
+		}
+	}
+	seen.Upstream, seen.Client, seen.Log = in.places.mask(seen.Upstream), in.places.mask(seen.Client), in.places.mask(seen.Log)
+	return seen, nil
+}
+
+// log returns the next lines of the access log, n of them if they come within
+// two seconds.
+func (in *Instance) log(n int) (string, error) {
+	var text string
+	for range 200 {
+		data, err := os.ReadFile(in.places.Log)
+		if err != nil && !os.IsNotExist(err) {
+			return "", err
+		}
+		text = string(data[min(in.logged, len(data)):])
+		if strings.Count(text, "\n") >= n {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	in.logged += len(text)
+	if text == "" {
+		text = "nothing\n"
+	}
+	return text, nil
+}
