@@ -6,6 +6,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters/http/alpn"
 	"github.com/fairlead-mesh/fairlead/filters/http/cors"
 	"github.com/fairlead-mesh/fairlead/filters/http/dlp"
+	"github.com/fairlead-mesh/fairlead/filters/http/extauthz"
 	"github.com/fairlead-mesh/fairlead/filters/http/fault"
 	"github.com/fairlead-mesh/fairlead/filters/http/grpcstats"
 	"github.com/fairlead-mesh/fairlead/filters/http/headermutation"
@@ -20,6 +21,7 @@ import (
 	listeneroriginaldst "github.com/fairlead-mesh/fairlead/filters/listener/originaldst"
 	listenerproxyprotocol "github.com/fairlead-mesh/fairlead/filters/listener/proxyprotocol"
 	listenertlsinspector "github.com/fairlead-mesh/fairlead/filters/listener/tlsinspector"
+	networkextauthz "github.com/fairlead-mesh/fairlead/filters/network/extauthz"
 	networkistiostats "github.com/fairlead-mesh/fairlead/filters/network/istiostats"
 	networkmetadataexchange "github.com/fairlead-mesh/fairlead/filters/network/metadataexchange"
 	networkrbac "github.com/fairlead-mesh/fairlead/filters/network/rbac"
@@ -51,5 +53,7 @@ func Registry() *filters.Registry {
 	r.RegisterHTTP(jwtauthn.Factory{})
 	r.RegisterHTTP(headermutation.Factory{})
 	r.RegisterHTTP(localratelimit.Factory{})
+	r.RegisterHTTP(extauthz.Factory{})
+	r.RegisterNetwork(networkextauthz.Factory{})
 	return r
 }
