@@ -20,22 +20,35 @@ func (s *scope) accessLogs(field string, ms []*accesslogv3pb.AccessLog) []*Acces
 	return mapEach(ms, func(i int, m *accesslogv3pb.AccessLog) *AccessLog {
 		s.pushIndex(field, i)
 		defer s.pop()
-		a := m.GetTypedConfig()
-		l := &AccessLog{TypedConfig: TypedConfig{Name: m.GetName(), TypeURL: a.GetTypeUrl(), Digest: digest(m)}}
-		l.Unknown = s.isolate(func() {
-			if inner, err := unwrapStruct(a); err == nil {
-				a = inner
+		key := digest(m)
+		l := s.logs[key]
+		if l == nil {
+			l = s.accessLog(m, key)
+			if s.logs == nil {
+				s.logs = map[Digest]*AccessLog{}
 			}
-			if t := ExtensionType(a); t != "" {
-				l.TypeURL = typePrefix + t
-			}
-			s.accessLogger(l, m, a)
-		})
+			s.logs[key] = l
+		}
 		if l.Unknown != "" {
 			s.ignore("", "nothing is logged: "+l.Unknown)
 		}
 		return l
 	})
+}
+
+func (s *scope) accessLog(m *accesslogv3pb.AccessLog, key Digest) *AccessLog {
+	a := m.GetTypedConfig()
+	l := &AccessLog{TypedConfig: TypedConfig{Name: m.GetName(), TypeURL: a.GetTypeUrl(), Digest: key}}
+	l.Unknown = s.isolate(func() {
+		if inner, err := unwrapStruct(a); err == nil {
+			a = inner
+		}
+		if t := ExtensionType(a); t != "" {
+			l.TypeURL = typePrefix + t
+		}
+		s.accessLogger(l, m, a)
+	})
+	return l
 }
 
 func (s *scope) accessLogger(l *AccessLog, m *accesslogv3pb.AccessLog, a *anypb.Any) {

@@ -58,7 +58,7 @@ func (s *scope) cluster(m *clusterv3pb.Cluster) *Cluster {
 	c.Filters = mapEach(m.GetFilters(), func(i int, f *clusterv3pb.Filter) TypedConfig {
 		s.pushIndex("filters", i)
 		defer s.pop()
-		return s.plugin(f.GetName(), f.GetTypedConfig(), s.networkDecoder)
+		return s.plugin(f.GetName(), f.GetTypedConfig(), networkPlugin)
 	})
 	c.Broken = s.takeClosed(mark)
 	return c

@@ -192,7 +192,7 @@ func (s *scope) httpFilters(h *HTTPConnectionManager, m *hcmv3pb.HttpConnectionM
 func (s *scope) httpFilter(f *hcmv3pb.HttpFilter) HTTPFilter {
 	out := HTTPFilter{TypedConfig: TypedConfig{Name: f.GetName()}, Optional: f.GetIsOptional(), Disabled: f.GetDisabled()}
 	if d := f.GetConfigDiscovery(); d != nil {
-		out.ConfigDiscovery = s.discovery(f.GetName(), d, s.httpDecoder)
+		out.ConfigDiscovery = s.discovery(f.GetName(), d, httpPlugin)
 		return out
 	}
 	a := f.GetTypedConfig()
@@ -211,7 +211,7 @@ func (s *scope) httpFilter(f *hcmv3pb.HttpFilter) HTTPFilter {
 		}
 		return out
 	}
-	out.TypedConfig = s.plugin(f.GetName(), a, s.httpDecoder)
+	out.TypedConfig = s.plugin(f.GetName(), a, httpPlugin)
 	return out
 }
 

@@ -99,9 +99,9 @@ func (s *scope) listenerFilter(f *listenerv3pb.ListenerFilter) ListenerFilter {
 	var out ListenerFilter
 	if d := f.GetConfigDiscovery(); d != nil {
 		out.TypedConfig = TypedConfig{Name: f.GetName()}
-		out.ConfigDiscovery = s.discovery(f.GetName(), d, s.listenerDecoder)
+		out.ConfigDiscovery = s.discovery(f.GetName(), d, listenerPlugin)
 	} else {
-		out.TypedConfig = s.plugin(f.GetName(), f.GetTypedConfig(), s.listenerDecoder)
+		out.TypedConfig = s.plugin(f.GetName(), f.GetTypedConfig(), listenerPlugin)
 	}
 	if f.GetFilterDisabled() != nil {
 		s.push("filter_disabled")

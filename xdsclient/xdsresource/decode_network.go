@@ -17,7 +17,7 @@ const defaultTCPIdleTimeout = time.Hour
 func (s *scope) networkFilter(f *listenerv3pb.Filter) NetworkFilter {
 	out := NetworkFilter{TypedConfig: TypedConfig{Name: f.GetName()}}
 	if d := f.GetConfigDiscovery(); d != nil {
-		out.ConfigDiscovery = s.discovery(f.GetName(), d, s.networkDecoder)
+		out.ConfigDiscovery = s.discovery(f.GetName(), d, networkPlugin)
 		return out
 	}
 	a := f.GetTypedConfig()
@@ -34,7 +34,7 @@ func (s *scope) networkFilter(f *listenerv3pb.Filter) NetworkFilter {
 	var tcp tcpproxyv3pb.TcpProxy
 	core := isType(inner, &hcm) || isType(inner, &tcp)
 	if !core {
-		out.TypedConfig = s.plugin(f.GetName(), a, s.networkDecoder)
+		out.TypedConfig = s.plugin(f.GetName(), a, networkPlugin)
 		return out
 	}
 	out.TypeURL, out.Digest = inner.GetTypeUrl(), hash(inner.GetTypeUrl(), inner.GetValue())

@@ -233,7 +233,7 @@ func (s *scope) overrides(m map[string]*anypb.Any) Overrides {
 func (s *scope) override(name string, a *anypb.Any) Override {
 	var fc routev3pb.FilterConfig
 	if !s.unpack(a, &fc) {
-		return Override{TypedConfig: s.plugin(name, a, s.overrideDecoder)}
+		return Override{TypedConfig: s.plugin(name, a, overridePlugin)}
 	}
 	o := Override{Disabled: fc.GetDisabled(), Optional: fc.GetIsOptional()}
 	if fc.GetConfig() == nil {
@@ -243,7 +243,7 @@ func (s *scope) override(name string, a *anypb.Any) Override {
 		o.TypedConfig = TypedConfig{Name: name, TypeURL: a.GetTypeUrl(), Digest: hash(a.GetTypeUrl(), a.GetValue())}
 		return o
 	}
-	o.TypedConfig = s.plugin(name, fc.GetConfig(), s.overrideDecoder)
+	o.TypedConfig = s.plugin(name, fc.GetConfig(), overridePlugin)
 	return o
 }
 

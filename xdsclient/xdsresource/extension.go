@@ -204,66 +204,98 @@ func validName(s string) bool {
 // decodeFunc is a factory's way to decode one kind of configuration.
 type decodeFunc func(filters.Any, *filters.Decoding) (filters.Config, error)
 
-// plugin decodes an extension by the factory that find knows. What it can't
-// decode is Unknown.
-func (s *scope) plugin(name string, a *anypb.Any, find func(typeURL string) decodeFunc) TypedConfig {
-	t := TypedConfig{Name: name, TypeURL: a.GetTypeUrl(), Digest: hash(a.GetTypeUrl(), a.GetValue())}
+// pluginKind says which of a registry's factories decode a configuration.
+type pluginKind uint8
+
+const (
+	httpPlugin pluginKind = iota
+	overridePlugin
+	networkPlugin
+	listenerPlugin
+)
+
+// decoder returns nil if there is no factory.
+func (s *scope) decoder(kind pluginKind, typeURL string) decodeFunc {
+	switch kind {
+	case httpPlugin:
+		if f := s.d.registry.HTTP(typeURL); f != nil {
+			return f.Decode
+		}
+	case overridePlugin:
+		if f := s.d.registry.HTTP(typeURL); f != nil {
+			return f.DecodeOverride
+		}
+	case networkPlugin:
+		if f := s.d.registry.Network(typeURL); f != nil {
+			return f.Decode
+		}
+	case listenerPlugin:
+		if f := s.d.registry.Listener(typeURL); f != nil {
+			return f.Decode
+		}
+	}
+	return nil
+}
+
+type pluginKey struct {
+	kind   pluginKind
+	digest Digest
+}
+
+// plugged is a decoded extension with what it reports as ignored.
+type plugged struct {
+	TypedConfig
+	ignored []filters.Ignored
+}
+
+// plugin decodes an extension by its factory. What can't be decoded is
+// Unknown. Equal configurations in one resource share their Config.
+func (s *scope) plugin(name string, a *anypb.Any, kind pluginKind) TypedConfig {
 	if a == nil {
-		t.Unknown = "there is no typed_config"
-		return t
+		return TypedConfig{Name: name, Unknown: "there is no typed_config"}
 	}
-	in, wrapper, err := unwrap(a)
-	t.TypeURL, t.Wrapper = in.TypeURL, wrapper
-	if err != nil {
-		t.Unknown = err.Error()
-		return t
+	key := pluginKey{kind, hash(a.GetTypeUrl(), a.GetValue())}
+	p := s.plugins[key]
+	if p == nil {
+		p = s.decodePlugin(a, kind)
+		p.Digest = key.digest
+		if s.plugins == nil {
+			s.plugins = map[pluginKey]*plugged{}
+		}
+		s.plugins[key] = p
 	}
-	decode := find(in.TypeURL)
-	if decode == nil {
-		t.Unknown = "type " + in.TypeURL + " is not supported"
-		return t
-	}
-	var seen filters.Decoding
-	if t.Config, err = decode(in, &seen); err != nil {
-		t.Config, t.Unknown = nil, err.Error()
-		return t
-	}
-	for _, ig := range seen.Ignored() {
+	for _, ig := range p.ignored {
 		s.ignore("typed_config."+ig.Path, ig.Reason)
 	}
+	t := p.TypedConfig
+	t.Name = name
 	return t
 }
 
-func (s *scope) httpDecoder(typeURL string) decodeFunc {
-	if f := s.d.registry.HTTP(typeURL); f != nil {
-		return f.Decode
+func (s *scope) decodePlugin(a *anypb.Any, kind pluginKind) *plugged {
+	p := &plugged{}
+	in, wrapper, err := unwrap(a)
+	p.TypeURL, p.Wrapper = in.TypeURL, wrapper
+	if err != nil {
+		p.Unknown = err.Error()
+		return p
 	}
-	return nil
-}
-
-func (s *scope) overrideDecoder(typeURL string) decodeFunc {
-	if f := s.d.registry.HTTP(typeURL); f != nil {
-		return f.DecodeOverride
+	decode := s.decoder(kind, in.TypeURL)
+	if decode == nil {
+		p.Unknown = "type " + in.TypeURL + " is not supported"
+		return p
 	}
-	return nil
-}
-
-func (s *scope) networkDecoder(typeURL string) decodeFunc {
-	if f := s.d.registry.Network(typeURL); f != nil {
-		return f.Decode
+	var seen filters.Decoding
+	if p.Config, err = decode(in, &seen); err != nil {
+		p.Config, p.Unknown = nil, err.Error()
+		return p
 	}
-	return nil
-}
-
-func (s *scope) listenerDecoder(typeURL string) decodeFunc {
-	if f := s.d.registry.Listener(typeURL); f != nil {
-		return f.Decode
-	}
-	return nil
+	p.ignored = seen.Ignored()
+	return p
 }
 
 // discovery converts config_discovery.
-func (s *scope) discovery(name string, c *corev3pb.ExtensionConfigSource, find func(string) decodeFunc) *ExtensionConfigSource {
+func (s *scope) discovery(name string, c *corev3pb.ExtensionConfigSource, kind pluginKind) *ExtensionConfigSource {
 	s.push("config_discovery")
 	defer s.pop()
 	out := &ExtensionConfigSource{
@@ -272,7 +304,7 @@ func (s *scope) discovery(name string, c *corev3pb.ExtensionConfigSource, find f
 		ApplyDefaultWithoutWarming: c.GetApplyDefaultConfigWithoutWarming(),
 	}
 	if c.GetDefaultConfig() != nil {
-		t := s.plugin(name, c.GetDefaultConfig(), find)
+		t := s.plugin(name, c.GetDefaultConfig(), kind)
 		out.Default = &t
 	}
 	return out
@@ -286,14 +318,14 @@ func (s *scope) extensionConfig(m *corev3pb.TypedExtensionConfig) *ExtensionConf
 		s.errorf("typed_config", "is missing")
 		return x
 	}
-	x.TypedConfig = s.plugin(m.GetName(), m.GetTypedConfig(), s.httpDecoder)
+	x.TypedConfig = s.plugin(m.GetName(), m.GetTypedConfig(), httpPlugin)
 	url := x.TypedConfig.TypeURL
-	if s.networkDecoder(url) != nil {
-		t := s.plugin(m.GetName(), m.GetTypedConfig(), s.networkDecoder)
+	if s.decoder(networkPlugin, url) != nil {
+		t := s.plugin(m.GetName(), m.GetTypedConfig(), networkPlugin)
 		x.Network = &t
 	}
-	if s.listenerDecoder(url) != nil {
-		t := s.plugin(m.GetName(), m.GetTypedConfig(), s.listenerDecoder)
+	if s.decoder(listenerPlugin, url) != nil {
+		t := s.plugin(m.GetName(), m.GetTypedConfig(), listenerPlugin)
 		x.Listener = &t
 	}
 	return x

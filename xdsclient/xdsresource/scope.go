@@ -25,6 +25,11 @@ type scope struct {
 	closed  []string
 	ignored filters.Decoding
 	seen    map[string]bool
+
+	// logs and plugins hold what was decoded, by content: a waypoint has the
+	// same access logs and filters in each of its filter chains.
+	logs    map[Digest]*AccessLog
+	plugins map[pluginKey]*plugged
 }
 
 func (s *scope) push(field string)         { s.path = append(s.path, field) }
