@@ -77,3 +77,19 @@ func (b *body) Close() {
 	s.mu.Unlock()
 	c.consumed(n)
 }
+
+// Interrupt implements filters.Interrupter: a Next that waits, on whatever
+// goroutine, and later ones fail with cause. Sending goes on.
+func (b *body) Interrupt(cause error) {
+	s := (*stream)(b)
+	s.mu.Lock()
+	n := 0
+	if !s.eof && s.rerr == nil {
+		s.rerr = cause
+		n = s.q.drop()
+	}
+	s.signal()
+	c := s.c
+	s.mu.Unlock()
+	c.consumed(n)
+}
