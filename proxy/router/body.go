@@ -89,6 +89,22 @@ func (b *responseBody) Close() {
 	rq.release()
 }
 
+// lateRelease is the body of a response whose request is still being pumped: it
+// ends that when the response has been written.
+type lateRelease struct {
+	message.Body
+	rq *request
+}
+
+// Close implements message.Body.
+func (b *lateRelease) Close() {
+	b.Body.Close()
+	if rq := b.rq; rq != nil {
+		b.rq = nil
+		rq.release()
+	}
+}
+
 func (rq *request) stopTimers() {
 	rq.routeTimer.Stop()
 	rq.durationTimer.Stop()

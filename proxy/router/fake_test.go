@@ -425,7 +425,10 @@ func (w *world) do(s *filters.Stream) result {
 			break
 		}
 	}
-	r.trailers = resp.Body.Trailers()
+	if t := resp.Body.Trailers(); t != nil {
+		r.trailers = &message.Header{}
+		r.trailers.CopyFrom(t)
+	}
 	resp.Body.Close()
 	if t := resp.Body.Trailers(); r.trailers != nil && (t == nil || t.Len() != r.trailers.Len()) {
 		w.t.Error("trailers are gone after Close")

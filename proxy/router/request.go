@@ -200,7 +200,14 @@ func (rq *request) run() (*filters.Response, error) {
 		if again {
 			continue
 		}
-		if !rq.held {
+		switch {
+		case rq.held:
+		case err == nil && rq.pump.busy():
+			// The answer goes out first: to stop a pump that waits for the
+			// client, a codec may have to give the connection up.
+			rq.held = true
+			resp.Body = &lateRelease{resp.Body, rq}
+		default:
 			rq.release()
 		}
 		return resp, err

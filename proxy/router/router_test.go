@@ -453,7 +453,7 @@ func TestTrailersAndInformationalHeadsPass(t *testing.T) {
 	w := newWorld(t, &origin{handle: func(*exchange) answer { return answer{info: []int{103, 103}, status: 200, body: "x", trailers: tr} }})
 	s := newStream()
 	var seen []string
-	s.Informational = func(h *message.Header) error { seen = append(seen, h.Get(message.Status)); return nil }
+	s.Informational = func(h *message.Header) error { seen = append(seen, strings.Clone(h.Get(message.Status))); return nil }
 	r := w.do(s)
 	if r.trailers.Get("grpc-status") != "0" || !slices.Equal(seen, []string{"103", "103"}) || r.header.Count(message.Status) != 1 {
 		t.Errorf("%v, informational %v", r.trailers, seen)
@@ -630,4 +630,33 @@ func BenchmarkRequest(b *testing.B) {
 		resp, _ := w.f.Do(s, filters.Next{})
 		resp.Body.Close()
 	}
+}
+
+func TestAStalledUploadIsAnsweredBeforeItIsStopped(t *testing.T) {
+	w := newWorld(t, &origin{handle: func(*exchange) answer { return answer{hang: true} }})
+	d := 40 * time.Millisecond
+	w.action().MaxStreamDuration = &d
+	b := newSlowBody()
+	s := newStream(message.Method, "POST")
+	s.Body = b
+	s.SelectRoute(w.table().Match(s))
+	resp, err := w.f.Do(s, filters.Next{})
+	if err != nil || resp.Status() != 504 {
+		t.Fatalf("%v %v", resp, err)
+	}
+	select {
+	case <-b.stop:
+		t.Error("the body was interrupted before the response could be written")
+	default:
+	}
+	if p, _, _ := resp.Body.Next(); string(p) != "downstream duration timeout" {
+		t.Errorf("%q", p)
+	}
+	resp.Body.Close()
+	select {
+	case <-b.stop:
+	default:
+		t.Error("the pump was left waiting for the client")
+	}
+	w.idle()
 }

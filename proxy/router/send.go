@@ -244,6 +244,16 @@ func (p *pump) stop() {
 	}
 }
 
+// busy reports whether the pump is running.
+func (p *pump) busy() bool {
+	if !p.started {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.running
+}
+
 // finished reports whether the whole request has been sent.
 func (p *pump) finished() bool {
 	if !p.started {

@@ -114,23 +114,28 @@ type joined struct {
 	far netio.Conn
 }
 
-// TakeOver implements filters.Tunnel. It returns when the tunnel has ended.
+// TakeOver implements filters.Tunnel. It returns at once.
 func (t *joined) TakeOver(c netio.Conn, done func()) {
 	g := &tunnelGuard{c, t.far}
 	o := netio.JoinOptions{}
 	if d := t.rq.action.IdleTimeout; d != nil {
 		o.IdleTimeout = *d
 	}
-	var err error
-	if err = t.rq.s.Guard(g); err != nil {
+	if err := t.rq.s.Guard(g); err != nil {
 		c.Reset()
 		t.far.Reset()
-	} else {
-		_, _, err = netio.Join(c, t.far, o)
-		t.rq.s.Unguard(g)
+		t.end(false, done)
+		return
 	}
+	netio.JoinAsync(c, t.far, o, func(_, _ uint64, err error) {
+		t.rq.s.Unguard(g)
+		t.end(err == nil, done)
+	})
+}
+
+func (t *joined) end(complete bool, done func()) {
 	t.rq.s.Info.LastUpstreamRx = time.Now()
-	t.rq.drop(err == nil)
+	t.rq.drop(complete)
 	t.rq.release()
 	done()
 }

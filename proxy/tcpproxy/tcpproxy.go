@@ -83,17 +83,27 @@ func New(cfg *xdsresource.TCPProxy, d Deps) (filters.TerminalFilter, error) {
 	return f, nil
 }
 
-// Serve implements filters.TerminalFilter. It returns when the connection has
-// ended.
+// Serve implements filters.TerminalFilter. It returns when upstream is
+// connected, or has failed to be.
 func (f *Filter) Serve(c *filters.Connection, done func()) {
-	defer done()
 	f.cxTotal.Inc()
 	f.cxActive.Add(1)
-	s := session{f: f, c: c, info: c.Info}
+	s := &session{f: f, c: c, info: c.Info, done: done}
 	s.run()
-	f.cxActive.Add(-1)
-	c.Info.End = time.Now()
+}
+
+// finish closes the books.
+func (s *session) finish() {
+	s.f.cxActive.Add(-1)
+	s.info.End = time.Now()
 	s.log()
+	s.done()
+}
+
+// refuse ends a connection that has no upstream.
+func (s *session) refuse() {
+	_ = s.c.Conn.Close()
+	s.finish()
 }
 
 // session is one connection.
@@ -101,6 +111,7 @@ type session struct {
 	f       *Filter
 	c       *filters.Connection
 	info    *streaminfo.Info
+	done    func()
 	cluster *upstream.Cluster
 	host    *upstream.Host
 	stream  *upstream.Stream // of a tunnel
@@ -117,7 +128,7 @@ func (s *session) run() {
 		f.cxNoRoute.Inc()
 		f.log.Warn("tcp_proxy: no such cluster", "cluster", name, "listener", info.Conn.ListenerName, "chain", info.Conn.FilterChainName)
 		info.Flags |= streaminfo.NoClusterFound
-		s.c.Conn.Close()
+		s.refuse()
 		return
 	}
 	u := &info.Upstream
@@ -125,7 +136,7 @@ func (s *session) run() {
 	far, err := s.connect(match)
 	if err != nil {
 		f.log.Debug("tcp_proxy: no connection", "cluster", name, "flags", info.Flags.String(), "error", err)
-		s.c.Conn.Close()
+		s.refuse()
 		return
 	}
 	info.FirstUpstreamRx = time.Now()
@@ -238,10 +249,9 @@ func (s *session) dial(host *upstream.Host, o *upstream.ConnectOptions) (netio.C
 
 var errMaxDuration = errors.New("tcpproxy: max connection duration reached")
 
-// join copies both ways until both have ended.
+// join has bytes copied both ways until both have ended.
 func (s *session) join(far netio.Conn) {
-	f, info := s.f, s.info
-	near := s.c.Conn
+	f, near := s.f, s.c.Conn
 	if d := f.cfg.MaxConnectionDuration; d > 0 {
 		s.duration.Arm(d, func() {
 			s.expired.Store(true)
@@ -250,8 +260,16 @@ func (s *session) join(far netio.Conn) {
 		})
 	}
 	stop := s.flushLogs()
-	up, down, err := netio.Join(near, far, netio.JoinOptions{IdleTimeout: f.cfg.IdleTimeout, OnBytes: s.progress()})
-	stop()
+	o := netio.JoinOptions{IdleTimeout: f.cfg.IdleTimeout, OnBytes: s.progress()}
+	netio.JoinAsync(near, far, o, func(up, down uint64, err error) {
+		stop()
+		s.joined(up, down, err)
+	})
+}
+
+// joined records how the connection ended.
+func (s *session) joined(up, down uint64, err error) {
+	f, info := s.f, s.info
 	s.duration.Stop()
 	info.LastUpstreamRx = time.Now()
 	info.BytesReceived, info.BytesSent = up, down
@@ -269,16 +287,11 @@ func (s *session) join(far netio.Conn) {
 		f.maxDuration.Inc()
 		info.Flags |= streaminfo.DurationTimeout
 		info.ConnectionTerminationDetails = "max_connection_duration_reached"
-	case isTimeout(err):
+	case errors.Is(err, netio.ErrJoinIdle):
 		f.idleTimeout.Inc()
 		info.ConnectionTerminationDetails = "tcp_session_idle_timeout"
 	}
-}
-
-// isTimeout reports whether err says that the join's idle timeout expired.
-func isTimeout(err error) bool {
-	var t interface{ Timeout() bool }
-	return errors.As(err, &t) && t.Timeout()
+	s.finish()
 }
 
 // progress keeps the record's byte counts current where somebody reads them

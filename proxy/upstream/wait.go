@@ -108,6 +108,7 @@ func (p *pool) wait(ctx context.Context, h *Host, o *ConnectOptions) (*Stream, e
 			p.waiters.pushFront(w)
 			p.connectLocked(o)
 			p.mu.Unlock()
+			p.rouse() // a stream may have been released before w queued again
 		case <-ctx.Done():
 			p.abandon(w)
 			st.rqCancelled.Inc()
