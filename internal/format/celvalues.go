@@ -171,7 +171,7 @@ func filterStateMap(c *Context) ref.Val {
 			case streaminfo.String:
 				return types.String(o)
 			default:
-				return object{lazyMap{find: func(f string) ref.Val { return stringOrNil(o.Field(f)) }, keys: fieldsOf(o)}, o}
+				return object{lazyMap{find: func(f string) ref.Val { return objectField(o, f) }, keys: fieldsOf(o)}, o}
 			}
 		},
 		keys: func() []string {
@@ -188,6 +188,15 @@ func stringOrNil(v string, ok bool) ref.Val {
 		return nil
 	}
 	return types.String(v)
+}
+
+// objectField is a field of a filter-state object; a peer also has labels,
+// filter_state.upstream_peer.labels['app'].
+func objectField(o streaminfo.Object, name string) ref.Val {
+	if p, isPeer := o.(*streaminfo.Peer); isPeer && name == "labels" {
+		return types.NewStringStringMap(types.DefaultTypeAdapter, p.Labels)
+	}
+	return stringOrNil(o.Field(name))
 }
 
 func fieldsOf(o streaminfo.Object) func() []string {

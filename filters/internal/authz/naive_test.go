@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/fairlead-mesh/fairlead/internal/matcher"
 	"github.com/fairlead-mesh/fairlead/internal/message"
@@ -65,7 +66,7 @@ func naiveRule(r Rule, in Input, refuse bool) bool {
 		if len(p) != 1 {
 			return false
 		}
-		return regexp.MustCompile(templateRegex[r.Template.(*matcher.URITemplate).String()]).MatchString(naiveCut(p[0]))
+		return naiveRegex(templateRegex[r.Template.(*matcher.URITemplate).String()]).MatchString(naiveCut(p[0]))
 	case KindPort:
 		if conn.Local == (netip.AddrPort{}) {
 			return refuse
@@ -215,9 +216,20 @@ func naiveString(s String, v string) bool {
 	case matcher.Contains:
 		return strings.Contains(v, t)
 	case matcher.Regex:
-		return regexp.MustCompile(`\A(?s:` + t + `)\z`).MatchString(v)
+		return naiveRegex(`\A(?s:` + t + `)\z`).MatchString(v)
 	}
 	panic("string kind")
+}
+
+var regexes sync.Map
+
+func naiveRegex(src string) *regexp.Regexp {
+	if re, ok := regexes.Load(src); ok {
+		return re.(*regexp.Regexp)
+	}
+	re := regexp.MustCompile(src)
+	regexes.Store(src, re)
+	return re
 }
 
 func naiveMetadata(m Metadata, in Input) bool {

@@ -7,6 +7,9 @@ import (
 
 	corev3pb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	set_filter_statev3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/formatter/cel/v3"               // resolved in JSON form
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/formatter/metadata/v3"          // resolved in JSON form
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/formatter/req_without_query/v3" // resolved in JSON form
 
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"

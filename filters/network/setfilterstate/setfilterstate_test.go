@@ -53,6 +53,21 @@ func TestAnObjectCanBeSharedAgain(t *testing.T) {
 	}
 }
 
+func TestDestinationByExpression(t *testing.T) {
+	// What istiod sends on multi-network chains.
+	const config = `{"onNewConnection":[{"formatString":{"formatters":[{"name":"envoy.formatter.cel","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.formatter.cel.v3.Cel"}}],"textFormatSource":{"inlineString":"%CEL('envoy.filters.listener.original_dst.local_ip' in filter_state ? filter_state['envoy.filters.listener.original_dst.local_ip']: r'10.96.7.1:9080')%"}},"objectKey":"envoy.network.transport_socket.original_dst_address"}]}`
+	for local, want := range map[string]string{"": "10.96.7.1:9080", "10.0.0.5:80": "10.0.0.5:80"} {
+		c := connection()
+		if local != "" {
+			c.Info.Conn.FilterState.Set("envoy.filters.listener.original_dst.local_ip", streaminfo.String(local), streaminfo.SharingNone)
+		}
+		run(t, c, config)
+		if got := c.Info.FilterState.GetString("envoy.network.transport_socket.original_dst_address"); got != want {
+			t.Errorf("local %q: %q, want %q", local, got, want)
+		}
+	}
+}
+
 func TestOnDownstreamDataIsRefused(t *testing.T) {
 	_, err := Factory{}.Decode(filters.Any{JSON: true, Value: []byte(`{"onDownstreamData":[{"objectKey":"k","factoryKey":"envoy.string","formatString":{"textFormatSource":{"inlineString":"x"}}}]}`)}, nil)
 	if err == nil {

@@ -20,7 +20,7 @@ const (
 
 var (
 	client   = &streaminfo.Peer{Workload: "client-v1", Namespace: "app", CanonicalName: "client", CanonicalRevision: "v1", AppName: "client", AppVersion: "v1", ClusterID: "Kubernetes", Identity: clientID, DenseID: 7}
-	server   = &streaminfo.Peer{Workload: "reviews-v1", Namespace: "back", CanonicalName: "reviews", CanonicalRevision: "v1", AppName: "reviews", AppVersion: "v1", ClusterID: "Kubernetes", Identity: "spiffe://cluster.local/ns/back/sa/reviews", DenseID: 8}
+	server   = &streaminfo.Peer{Workload: "reviews-v1", Namespace: "back", CanonicalName: "reviews", CanonicalRevision: "v1", AppName: "reviews", AppVersion: "v1", ClusterID: "Kubernetes", Identity: "spiffe://cluster.local/ns/back/sa/reviews", Labels: map[string]string{"app": "rev"}, DenseID: 8}
 	services = streaminfo.MetadataFrom(map[string]map[string]any{"istio": {"services": []any{map[string]any{"host": "reviews.back.svc.cluster.local", "name": "reviews", "namespace": "back"}}}})
 )
 
@@ -200,13 +200,13 @@ func TestGRPCStatusAndMessages(t *testing.T) {
 func TestOverrides(t *testing.T) {
 	ms, reg := compile(t, `{"reporter":"SERVER_GATEWAY","disableHostHeaderFallback":true,"metrics":[
 		{"drop":true,"name":"request_bytes"},
-		{"name":"requests_total","dimensions":{"request_host":"request.host","reporter":"'me'","missing":"request.headers['x-absent']"},"tagsToRemove":["response_flags","source_app"]},
+		{"name":"requests_total","dimensions":{"request_host":"request.host","reporter":"'me'","missing":"request.headers['x-absent']","dest_labels":"filter_state.upstream_peer.labels['app']"},"tagsToRemove":["response_flags","source_app"]},
 		{"tagsToRemove":["source_version"]}]}`, "inbound")
 	s := stream()
 	ms.Request(s, s.NewResponse(), nil)
 	out := dump(t, reg)
 	ls, _ := labelSet(t, out, "istio_requests_total")
-	for k, want := range map[string]string{"request_host": "reviews:9080", "reporter": "me", "missing": "unknown"} {
+	for k, want := range map[string]string{"request_host": "reviews:9080", "reporter": "me", "missing": "unknown", "dest_labels": "rev"} {
 		if ls[k] != want {
 			t.Errorf("%s = %q, want %q", k, ls[k], want)
 		}
