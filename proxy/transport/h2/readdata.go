@@ -41,11 +41,11 @@ func (r *reader) dataFrame(b []byte, n int, flags uint8, id uint32) (more bool, 
 			r.data.s = s
 		case feedGone:
 		case feedOverflow:
-			return true, r.resetStream(id, codeFlowControl, "peer exceeded the stream's window")
+			return true, r.fault(s, id, codeFlowControl, "peer exceeded the stream's window")
 		case feedLength:
-			return true, r.resetStream(id, codeProtocol, "body differs from content-length")
+			return true, r.fault(s, id, codeProtocol, "body differs from content-length")
 		case feedEarly:
-			return true, r.resetStream(id, codeProtocol, "DATA before the response head")
+			return true, r.fault(s, id, codeProtocol, "DATA before the response head")
 		}
 		return true, nil
 	}
@@ -156,7 +156,7 @@ func (r *reader) moreData() {
 	switch d.s.feed(r.c, d.id, p, 0, 0, 0, end) {
 	case fed:
 	case feedLength:
-		if err := r.resetStream(d.id, codeProtocol, "body differs from content-length"); err != nil {
+		if err := r.fault(d.s, d.id, codeProtocol, "body differs from content-length"); err != nil {
 			r.failed(err)
 		}
 		d.s = nil

@@ -295,12 +295,23 @@ func (r *reader) streamError(id uint32, code errCode) {
 	}
 }
 
-// resetStream is streamError for a stream that has somebody waiting.
+// resetStream ends stream id, if it is there, for a fault of the peer, and counts
+// that.
 func (r *reader) resetStream(id uint32, code errCode, why string) *connError {
+	r.c.mu.Lock()
+	s := r.c.streams[id]
+	r.c.mu.Unlock()
+	return r.fault(s, id, code, why)
+}
+
+// fault is resetStream for a stream that may have left the table with the very
+// frame that is at fault; s may be nil.
+func (r *reader) fault(s *stream, id uint32, code errCode, why string) *connError {
 	c := r.c
 	c.mu.Lock()
-	s := c.streams[id]
-	r.streamError(id, code)
+	if s == nil || c.streams[id] == s {
+		r.streamError(id, code)
+	}
 	err := c.checkOutbound()
 	c.mu.Unlock()
 	if s != nil {

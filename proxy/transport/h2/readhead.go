@@ -139,7 +139,7 @@ func (r *reader) trailerBlock(s *stream, id uint32, p []byte, halfClosed bool) *
 	}
 	r.c.mu.Unlock()
 	if !s.finish(r.c, id, &r.scratch, len(p)+frameHeaderLen) {
-		return r.resetStream(id, codeProtocol, "body differs from content-length")
+		return r.fault(s, id, codeProtocol, "body differs from content-length")
 	}
 	return nil
 }
@@ -284,7 +284,7 @@ func (r *reader) responseBlock(id uint32, p []byte) *connError {
 		c.mu.Unlock()
 	}
 	if !s.respond(c, id, r, len(p)+frameHeaderLen) {
-		return r.resetStream(id, codeProtocol, "body differs from content-length")
+		return r.fault(s, id, codeProtocol, "body differs from content-length")
 	}
 	return nil
 }
