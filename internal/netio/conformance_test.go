@@ -375,6 +375,32 @@ func TestInterruptFailsBlockedAndLaterCallsWithItsCause(t *testing.T) {
 	})
 }
 
+func TestInterruptReadLeavesTheWritingSide(t *testing.T) {
+	each(t, func(t *testing.T, a, b Conn) {
+		done := make(chan error, 1)
+		go func() {
+			_, err := b.Read(make([]byte, 10))
+			done <- err
+		}()
+		time.Sleep(10 * time.Millisecond)
+		InterruptRead(b, errCause)
+		if err := <-done; !errors.Is(err, errCause) {
+			t.Errorf("blocked read: %v", err)
+		}
+		park(b)
+		if _, err := b.TryRead(make([]byte, 1)); !errors.Is(err, errCause) {
+			t.Errorf("later try: %v", err)
+		}
+		write(t, b, "sorry")
+		if err := b.CloseWrite(); err != nil {
+			t.Error(err)
+		}
+		if got, err := io.ReadAll(a); string(got) != "sorry" || err != nil {
+			t.Errorf("got %q, %v", got, err)
+		}
+	})
+}
+
 func TestInterruptEndsAPark(t *testing.T) {
 	each(t, func(t *testing.T, a, b Conn) {
 		go func() {

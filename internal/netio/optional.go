@@ -48,6 +48,22 @@ type Unparker interface {
 	Unpark() bool
 }
 
+// ReadInterrupter can end the reading side alone.
+type ReadInterrupter interface {
+	// InterruptRead is Interrupt for blocked and future reads (TryRead, Park
+	// and Loop too); writes go on, so that an answer can still be sent.
+	InterruptRead(cause error)
+}
+
+// InterruptRead interrupts the reads of c, or all of it if c can't do that.
+func InterruptRead(c Conn, cause error) {
+	if r, ok := c.(ReadInterrupter); ok {
+		r.InterruptRead(cause)
+		return
+	}
+	c.Interrupt(cause)
+}
+
 // WriteParts writes a, b and c to c0 in order, joined in one write if the
 // connection can do so or if they are small.
 func WriteParts(c0 Conn, a, b, c []byte) error {

@@ -35,11 +35,12 @@ type pipeEnd struct {
 	buf    *[]byte // received, nil while empty
 	r, w   int
 	peeked []byte
-	eof    bool // the peer ended its direction
-	reset  bool // the peer reset, or closed and takes no more
-	closed bool // closed by this side
-	ended  bool // CloseWrite was called
-	cause  error
+	eof    bool  // the peer ended its direction
+	reset  bool  // the peer reset, or closed and takes no more
+	closed bool  // closed by this side
+	ended  bool  // CloseWrite was called
+	cause  error // of both directions
+	rcause error // of reading only
 	resume func()
 }
 
@@ -49,7 +50,7 @@ func (e *pipeEnd) TLS() *tls.ConnectionState  { return nil }
 
 // readableLocked reports whether a read would return.
 func (e *pipeEnd) readableLocked() bool {
-	return e.r < e.w || e.eof || e.reset || e.closed || e.cause != nil
+	return e.r < e.w || e.eof || e.reset || e.closed || e.cause != nil || e.rcause != nil
 }
 
 // wakeLocked tells the reader of e, and writers to it, that something changed.
@@ -86,6 +87,8 @@ func (e *pipeEnd) takeLocked(p []byte) (int, error) {
 		return 0, e.cause
 	case e.closed:
 		return 0, ErrClosed
+	case e.rcause != nil:
+		return 0, e.rcause
 	case len(p) == 0:
 		return 0, nil
 	case e.reset && !e.eof:
@@ -164,12 +167,12 @@ func (e *pipeEnd) Peek(n int) ([]byte, error) {
 	n = min(n, pipeLimit)
 	e.p.mu.Lock()
 	defer e.p.mu.Unlock()
-	for e.w-e.r < n && !e.eof && !e.reset && !e.closed && e.cause == nil {
+	for e.w-e.r < n && !e.eof && !e.reset && !e.closed && e.cause == nil && e.rcause == nil {
 		e.p.cond.Wait()
 	}
 	if e.w-e.r < n {
 		var err error
-		if e.r == e.w || e.cause != nil || e.closed {
+		if e.r == e.w || e.cause != nil || e.rcause != nil || e.closed {
 			_, err = e.takeLocked(make([]byte, 1))
 			return nil, err
 		}
@@ -254,6 +257,19 @@ func (e *pipeEnd) Interrupt(cause error) {
 	defer e.p.mu.Unlock()
 	if e.cause == nil {
 		e.cause = cause
+	}
+	e.wakeLocked()
+}
+
+// InterruptRead implements ReadInterrupter.
+func (e *pipeEnd) InterruptRead(cause error) {
+	if cause == nil {
+		cause = ErrClosed
+	}
+	e.p.mu.Lock()
+	defer e.p.mu.Unlock()
+	if e.rcause == nil {
+		e.rcause = cause
 	}
 	e.wakeLocked()
 }

@@ -143,5 +143,8 @@ func (p *prefixed) Probe() (readable, ended bool) {
 	return readable, false
 }
 
+// InterruptRead implements ReadInterrupter.
+func (p *prefixed) InterruptRead(cause error) { InterruptRead(p.Conn, cause) }
+
 // WriteParts implements PartsWriter.
 func (p *prefixed) WriteParts(a, b, c []byte) error { return WriteParts(p.Conn, a, b, c) }

@@ -54,7 +54,7 @@ type socket struct {
 
 	writeFn, partsFn func(uintptr) bool
 
-	cause atomic.Pointer[error]
+	cause, rcause atomic.Pointer[error] // of both directions, of reading only
 
 	mu     sync.Mutex
 	inLoop bool
@@ -93,6 +93,17 @@ func newSocket(nc net.Conn) (Conn, error) {
 func (s *socket) LocalAddr() netip.AddrPort  { return s.local }
 func (s *socket) RemoteAddr() netip.AddrPort { return s.remote }
 func (s *socket) TLS() *tls.ConnectionState  { return nil }
+
+// readCause returns why reading was interrupted, nil if it was not.
+func (s *socket) readCause() error {
+	if c := s.cause.Load(); c != nil {
+		return *c
+	}
+	if c := s.rcause.Load(); c != nil {
+		return *c
+	}
+	return nil
+}
 
 // fail turns an error of the poller into what the caller sees.
 func (s *socket) fail(err error) error {
@@ -149,21 +160,25 @@ func (s *socket) read(f func(uintptr) bool) error {
 		if err == nil {
 			return nil
 		}
-		if !s.kicked(err) {
-			return s.fail(err)
+		if s.kicked(err) {
+			continue
 		}
+		if c := s.readCause(); c != nil {
+			return c
+		}
+		return s.fail(err)
 	}
 }
 
 // kicked reports whether err only is the read deadline that findLost set to
 // wake a loop, and clears it.
 func (s *socket) kicked(err error) bool {
-	if !errors.Is(err, os.ErrDeadlineExceeded) || s.cause.Load() != nil || s.isClosed() {
+	if !errors.Is(err, os.ErrDeadlineExceeded) || s.readCause() != nil || s.isClosed() {
 		return false
 	}
 	_ = s.nc.SetReadDeadline(time.Time{})
-	if s.cause.Load() != nil || s.isClosed() {
-		_ = s.nc.SetDeadline(past)
+	if s.readCause() != nil || s.isClosed() {
+		_ = s.nc.SetReadDeadline(past)
 	}
 	return true
 }
@@ -189,7 +204,7 @@ func (s *socket) TryRead(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if s.looping && !s.can && s.cause.Load() == nil {
+	if s.looping && !s.can && s.readCause() == nil {
 		return 0, ErrWouldBlock
 	}
 	s.rbuf = p
@@ -203,8 +218,8 @@ func (s *socket) TryRead(p []byte) (int, error) {
 
 // try receives into rbuf without waiting.
 func (s *socket) try() error {
-	if c := s.cause.Load(); c != nil {
-		return *c
+	if c := s.readCause(); c != nil {
+		return c
 	}
 	if s.looping {
 		// The loop holds a reference on the descriptor.
@@ -230,7 +245,7 @@ func (s *socket) readPooled(size int, block bool) (*[]byte, int, error) {
 		return b, n, nil
 	}
 	if !block {
-		if s.looping && !s.can && s.cause.Load() == nil {
+		if s.looping && !s.can && s.readCause() == nil {
 			return nil, 0, ErrWouldBlock
 		}
 		b := GetBuffer(size)
@@ -297,7 +312,7 @@ func (s *socket) putBack(p []byte) { s.peeked.put(p) }
 // drained reports whether the socket is known to be empty: the loop is told
 // when that changes.
 func (s *socket) drained() bool {
-	return s.looping && !s.can && s.peeked.b == nil && s.cause.Load() == nil
+	return s.looping && !s.can && s.peeked.b == nil && s.readCause() == nil
 }
 
 func (s *socket) Park(func()) bool {
@@ -378,10 +393,6 @@ func (s *socket) findLost() {
 	s.armed.Store(false)
 	if readable, _ := s.Probe(); readable {
 		_ = s.nc.SetReadDeadline(past)
-		if s.cause.Load() == nil && !s.isClosed() {
-			return
-		}
-		_ = s.nc.SetDeadline(past)
 	}
 }
 
@@ -601,6 +612,16 @@ func (s *socket) Interrupt(cause error) {
 	}
 	if s.cause.CompareAndSwap(nil, &cause) {
 		_ = s.nc.SetDeadline(past)
+	}
+}
+
+// InterruptRead implements ReadInterrupter.
+func (s *socket) InterruptRead(cause error) {
+	if cause == nil {
+		cause = ErrClosed
+	}
+	if s.rcause.CompareAndSwap(nil, &cause) {
+		_ = s.nc.SetReadDeadline(past)
 	}
 }
 

@@ -70,12 +70,13 @@ type pooledReader interface {
 // read in large pieces and answers "would block" else. What it writes is
 // collected and leaves in one write.
 type tlsConn struct {
-	inner Conn
-	sock  pooledReader // inner, if it is a raw socket
-	tc    *tls.Conn
-	io    tlsIO
-	state *tls.ConnectionState
-	cause atomic.Pointer[error]
+	inner  Conn
+	sock   pooledReader // inner, if it is a raw socket
+	tc     *tls.Conn
+	io     tlsIO
+	state  *tls.ConnectionState
+	cause  atomic.Pointer[error]
+	rcause atomic.Pointer[error] // of reading only
 
 	// Reader's state.
 	one    [1]byte // read by Park
@@ -132,6 +133,14 @@ func (t *tlsConn) fail(err error) error {
 	return err
 }
 
+// readFail is fail for the reading side.
+func (t *tlsConn) readFail(err error) error {
+	if c := t.rcause.Load(); c != nil && t.cause.Load() == nil {
+		return *c
+	}
+	return t.fail(err)
+}
+
 func (t *tlsConn) Read(p []byte) (int, error) {
 	if n, err := t.pending(p); n > 0 || err != nil || len(p) == 0 {
 		return n, err
@@ -160,7 +169,7 @@ func (t *tlsConn) pending(p []byte) (int, error) {
 		return t.unread.read(p), nil
 	}
 	if t.rerr != nil {
-		return 0, t.fail(t.rerr)
+		return 0, t.readFail(t.rerr)
 	}
 	if !t.hasOne || len(p) == 0 {
 		return 0, nil
@@ -187,7 +196,7 @@ func (t *tlsConn) done(p []byte, n int, err error) (int, error) {
 		return 0, ErrWouldBlock
 	}
 	t.io.drop()
-	return 0, t.fail(err)
+	return 0, t.readFail(err)
 }
 
 // Park waits until a byte of plaintext, the end or an error is there: bytes on
@@ -244,6 +253,15 @@ func (t *tlsConn) Write(p []byte) (int, error) {
 
 // WriteParts implements PartsWriter.
 func (t *tlsConn) WriteParts(a, b, c []byte) error {
+	if n := len(a) + len(b) + len(c); n <= MediumBuffer { // one record
+		buf := GetBuffer(n)
+		k := copy(*buf, a)
+		k += copy((*buf)[k:], b)
+		k += copy((*buf)[k:], c)
+		_, err := t.Write((*buf)[:k])
+		PutBuffer(buf)
+		return err
+	}
 	t.io.cork()
 	var err error
 	for _, p := range [...][]byte{a, b, c} {
@@ -325,6 +343,15 @@ func (t *tlsConn) Interrupt(cause error) {
 	}
 	t.cause.CompareAndSwap(nil, &cause)
 	t.inner.Interrupt(cause)
+}
+
+// InterruptRead implements ReadInterrupter.
+func (t *tlsConn) InterruptRead(cause error) {
+	if cause == nil {
+		cause = ErrClosed
+	}
+	t.rcause.CompareAndSwap(nil, &cause)
+	InterruptRead(t.inner, cause)
 }
 
 // lockedBuffer collects records.

@@ -25,9 +25,9 @@ const tryDeadline = 100 * time.Microsecond
 type wrapped struct {
 	nc            net.Conn
 	local, remote netip.AddrPort
-	u             putBack // read ahead
-	rerr          error   // found behind it
-	cause         atomic.Pointer[error]
+	u             putBack               // read ahead
+	rerr          error                 // found behind it
+	cause, rcause atomic.Pointer[error] // of both directions, of reading only
 	closed        atomic.Bool
 }
 
@@ -47,11 +47,22 @@ func (w *wrapped) fail(err error) error {
 	return asSysError(err)
 }
 
+// readCause returns why reading was interrupted, nil if it was not.
+func (w *wrapped) readCause() error {
+	if c := w.cause.Load(); c != nil {
+		return *c
+	}
+	if c := w.rcause.Load(); c != nil {
+		return *c
+	}
+	return nil
+}
+
 // ahead serves what was read ahead.
 func (w *wrapped) ahead(p []byte) (n int, err error, ok bool) { //nolint:revive,staticcheck // ok goes last
-	switch c := w.cause.Load(); {
+	switch c := w.readCause(); {
 	case c != nil:
-		return 0, *c, true
+		return 0, c, true
 	case len(p) == 0:
 		return 0, nil, true
 	case w.u.b != nil:
@@ -76,6 +87,9 @@ func (w *wrapped) got(n int, err error) (int, error) {
 		w.rerr = err
 		return n, nil
 	}
+	if c := w.readCause(); c != nil && err != nil {
+		return 0, c
+	}
 	return 0, w.fail(err)
 }
 
@@ -88,9 +102,9 @@ func (w *wrapped) TryRead(p []byte) (int, error) {
 	}
 	n, err := w.nc.Read(p)
 	_ = w.nc.SetReadDeadline(time.Time{})
-	if c := w.cause.Load(); c != nil { // interrupted meanwhile
+	if c := w.readCause(); c != nil { // interrupted meanwhile
 		_ = w.nc.SetReadDeadline(past)
-		return 0, *c
+		return 0, c
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = nil
@@ -102,7 +116,7 @@ func (w *wrapped) TryRead(p []byte) (int, error) {
 }
 
 func (w *wrapped) Park(func()) bool {
-	if w.u.b != nil || w.rerr != nil || w.cause.Load() != nil {
+	if w.u.b != nil || w.rerr != nil || w.readCause() != nil {
 		return false
 	}
 	n, err := w.nc.Read(w.u.room(SmallBuffer))
@@ -175,5 +189,15 @@ func (w *wrapped) Interrupt(cause error) {
 	}
 	if w.cause.CompareAndSwap(nil, &cause) {
 		_ = w.nc.SetDeadline(past)
+	}
+}
+
+// InterruptRead implements ReadInterrupter.
+func (w *wrapped) InterruptRead(cause error) {
+	if cause == nil {
+		cause = ErrClosed
+	}
+	if w.rcause.CompareAndSwap(nil, &cause) {
+		_ = w.nc.SetReadDeadline(past)
 	}
 }
