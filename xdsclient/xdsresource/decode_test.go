@@ -41,9 +41,23 @@ func (echo) Compile(*filters.Env, filters.Config, filters.Config) (filters.HTTPF
 	return nil, nil
 }
 
+// networkEcho is echo as a network filter.
+type networkEcho struct{}
+
+func (networkEcho) TypeURLs() []string {
+	return []string{"type.googleapis.com/fairlead.echo.v1.Config", "type.googleapis.com/fairlead.netecho.v1.Config"}
+}
+
+func (networkEcho) Decode(a filters.Any, _ *filters.Decoding) (filters.Config, error) {
+	return "network " + string(a.Value), nil
+}
+
+func (networkEcho) Compile(*filters.Env, filters.Config) (any, error) { return nil, nil }
+
 func newDecoder() *xdsresource.Decoder {
 	r := &filters.Registry{}
 	r.RegisterHTTP(echo{})
+	r.RegisterNetwork(networkEcho{})
 	return xdsresource.NewDecoder(r, xdsresource.Options{
 		ReadFile: func(p string) ([]byte, error) {
 			if p == "/ca.pem" {
@@ -351,8 +365,13 @@ func TestAnyResourceTypeAndGarbage(t *testing.T) {
 func TestExtensionConfig(t *testing.T) {
 	x := decode[*xdsresource.ExtensionConfig](t, xdsresource.ExtensionConfigType,
 		`{name: e, typed_config: {"@type": type.googleapis.com/fairlead.echo.v1.Config, a: 1}}`)
-	if x.Resource.Name != "e" || x.Config == nil || x.Network != nil || x.Listener != nil {
-		t.Errorf("%+v", x)
+	if c, _ := x.Config.(string); x.Resource.Name != "e" || !strings.HasPrefix(c, "type.") || x.Network == nil || x.Network.Config != `network {"a":1}` || x.Listener != nil {
+		t.Errorf("a type of both kinds: %+v", x)
+	}
+	x = decode[*xdsresource.ExtensionConfig](t, xdsresource.ExtensionConfigType,
+		`{name: e, typed_config: {"@type": type.googleapis.com/fairlead.netecho.v1.Config}}`)
+	if x.Config != "network {}" || x.Unknown != "" || x.Network.Config != x.Config {
+		t.Errorf("a network filter's type: %+v", x)
 	}
 	wantError(t, xdsresource.ExtensionConfigType, `{name: e}`, "typed_config")
 }

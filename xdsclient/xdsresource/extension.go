@@ -320,13 +320,15 @@ func (s *scope) extensionConfig(m *corev3pb.TypedExtensionConfig) *ExtensionConf
 	}
 	x.TypedConfig = s.plugin(m.GetName(), m.GetTypedConfig(), httpPlugin)
 	url := x.TypedConfig.TypeURL
-	if s.decoder(networkPlugin, url) != nil {
-		t := s.plugin(m.GetName(), m.GetTypedConfig(), networkPlugin)
-		x.Network = &t
-	}
-	if s.decoder(listenerPlugin, url) != nil {
-		t := s.plugin(m.GetName(), m.GetTypedConfig(), listenerPlugin)
-		x.Listener = &t
+	first := s.decoder(httpPlugin, url) != nil
+	for kind, to := range map[pluginKind]**TypedConfig{networkPlugin: &x.Network, listenerPlugin: &x.Listener} {
+		if s.decoder(kind, url) != nil {
+			t := s.plugin(m.GetName(), m.GetTypedConfig(), kind)
+			*to = &t
+			if !first {
+				x.TypedConfig = t
+			}
+		}
 	}
 	return x
 }

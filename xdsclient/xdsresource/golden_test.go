@@ -143,9 +143,7 @@ func (f *found) visit(v any) {
 		f.add(&v.Resource, "")
 	case *xdsresource.ExtensionConfig:
 		f.add(&v.Resource, "")
-		if v.Network == nil && v.Listener == nil {
-			f.typed(&v.TypedConfig)
-		}
+		f.typed(&v.TypedConfig)
 	}
 }
 
@@ -213,15 +211,10 @@ var notBuiltIn = []string{
 	"acme.dlp.v1.Config",
 	"acme.rego.v1.Config",
 	"envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig",
-	"envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
 	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb",
-	"envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
-	"envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
-	"envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
 	"envoy.extensions.filters.http.lua.v3.Lua",
 	"envoy.extensions.filters.http.ratelimit.v3.RateLimit",
 	"envoy.extensions.filters.http.wasm.v3.Wasm",
-	"envoy.extensions.filters.network.ext_authz.v3.ExtAuthz",
 	"envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy",
 	"envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig",
 	"envoy.extensions.network_filters.peer_metadata.Config",

@@ -129,8 +129,9 @@ type ExtensionConfigSource struct {
 // ExtensionConfig is an ECDS resource (envoy.config.core.v3.TypedExtensionConfig).
 type ExtensionConfig struct {
 	Resource
-	// TypedConfig is the configuration as an HTTP filter's. Network and
-	// Listener are set if the type is known as such a filter, too.
+	// TypedConfig is the configuration as an HTTP filter's if the type is known
+	// as one, else as a network or listener filter's. Network and Listener are
+	// set if the type is known as such a filter.
 	TypedConfig
 	Network, Listener *TypedConfig
 }

@@ -11,20 +11,22 @@ var clusterTable = []message{
 		supported: `transport_socket_matches name alt_stat_name type cluster_type eds_cluster_config connect_timeout
 			per_connection_buffer_limit_bytes lb_policy load_assignment max_requests_per_connection circuit_breakers
 			upstream_http_protocol_options common_http_protocol_options http_protocol_options http2_protocol_options
-			typed_extension_protocol_options dns_refresh_rate dns_jitter respect_dns_ttl dns_lookup_family
+			typed_extension_protocol_options dns_refresh_rate dns_jitter dns_lookup_family
 			outlier_detection cleanup_interval upstream_bind_config ring_hash_lb_config maglev_lb_config
 			original_dst_lb_config least_request_lb_config round_robin_lb_config common_lb_config transport_socket
-			metadata protocol_selection upstream_connection_options ignore_health_on_host_removal filters
+			metadata protocol_selection upstream_connection_options filters
 			load_balancing_policy`,
 		moot: notes{
-			"typed_dns_resolver_config": goResolver,
-			"track_timeout_budgets":     "timeout budgets are not counted",
-			"track_cluster_stats":       "timeout budgets and sizes are not counted",
-			"wait_for_warm_on_init":     "clusters serve as soon as they have endpoints",
+			"typed_dns_resolver_config":     goResolver,
+			"ignore_health_on_host_removal": "an endpoint that the control plane removes is gone at once",
+			"track_timeout_budgets":         "timeout budgets are not counted",
+			"track_cluster_stats":           "timeout budgets and sizes are not counted",
+			"wait_for_warm_on_init":         "clusters serve as soon as they have endpoints",
 		},
 		ignored: notes{
 			"stats_matcher": "statistics can't be selected for a cluster",
 			"per_connection_buffer_high_watermark_timeout": "connections with full buffers wait for their peer; idle timeouts apply",
+			"respect_dns_ttl?":                          "names are resolved again at dns_refresh_rate",
 			"health_checks":                             noHealth,
 			"dns_failure_refresh_rate":                  "a failed resolution is retried at dns_refresh_rate",
 			"dns_resolvers":                             goResolver,
@@ -83,7 +85,9 @@ var clusterTable = []message{
 	},
 	{
 		name:      "envoy.config.cluster.v3.CircuitBreakers.Thresholds",
-		supported: `priority max_connections max_pending_requests max_requests max_retries retry_budget track_remaining max_connection_pools`,
+		supported: `priority max_connections max_pending_requests max_requests max_retries retry_budget`,
+		moot:      notes{"track_remaining": "what is in use is always tracked"},
+		ignored:   notes{"max_connection_pools": "pools are bounded by max_connections"},
 	},
 	{
 		name: "envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget", supported: `budget_percent min_retry_concurrency`,
@@ -167,7 +171,8 @@ var clusterTable = []message{
 	},
 	{
 		name: "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig", root: true,
-		supported: `dns_cache_config allow_insecure_cluster_options`,
+		supported: `dns_cache_config`,
+		moot:      notes{"allow_insecure_cluster_options": "auto_sni and auto_san_validation are the cluster's own choice"},
 		ignored:   notes{"allow_coalesced_connections?": "each host has its own connections"},
 		closed:    notes{"sub_clusters_config": "use dns_cache_config"},
 	},

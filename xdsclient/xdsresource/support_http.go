@@ -6,7 +6,7 @@ var httpTable = []message{
 		supported: `codec_type stat_prefix rds route_config http_filters tracing common_http_protocol_options
 			http_protocol_options http2_protocol_options server_name server_header_transformation
 			scheme_header_transformation max_request_headers_kb stream_idle_timeout request_timeout
-			request_headers_timeout drain_timeout delayed_close_timeout access_log use_remote_address
+			request_headers_timeout access_log use_remote_address
 			xff_num_trusted_hops internal_address_config skip_xff_append via generate_request_id
 			preserve_external_request_id always_set_request_id_in_response forward_client_cert_details
 			set_current_client_cert_details proxy_100_continue upgrade_configs normalize_path merge_slashes
@@ -21,6 +21,8 @@ var httpTable = []message{
 			"http1_safe_max_connection_duration?":                "an HTTP/1 connection ends after the response in flight",
 			"http3_protocol_options":                             "HTTP/3 is not served",
 			"stream_flush_timeout":                               "stream_idle_timeout applies to flushing, too",
+			"drain_timeout":                                      "connections drain for the drain time of the process",
+			"delayed_close_timeout":                              "a connection is closed when its last byte is sent",
 			"drain_timeout_jitter":                               "the drain timeout is exact",
 			"access_log_flush_interval":                          "a request is logged when it ends",
 			"flush_access_log_on_new_request?":                   "a request is logged when it ends",
@@ -61,7 +63,8 @@ var httpTable = []message{
 	},
 	{
 		name:      "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig",
-		supported: `unix_sockets cidr_ranges`,
+		supported: `cidr_ranges`,
+		moot:      notes{"unix_sockets": "listeners have IP addresses"},
 	},
 	{
 		name:      "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails",

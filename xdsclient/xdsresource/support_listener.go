@@ -5,22 +5,24 @@ var listenerTable = []message{
 		name: "envoy.config.listener.v3.Listener", root: true,
 		supported: `name address additional_addresses filter_chains filter_chain_matcher default_filter_chain
 			per_connection_buffer_limit_bytes metadata deprecated_v1 listener_filters listener_filters_timeout
-			continue_on_listener_filters_timeout transparent freebind traffic_direction enable_reuse_port access_log
-			tcp_backlog_size bind_to_port internal_listener stat_prefix drain_type`,
+		 transparent freebind traffic_direction enable_reuse_port access_log
+			tcp_backlog_size bind_to_port internal_listener stat_prefix`,
 		moot: notes{
 			"connection_balance_config":                  "connections are balanced over all cores",
 			"max_connections_to_accept_per_socket_event": "connections are accepted one by one",
 			"reuse_port": "deprecated by Envoy; enable_reuse_port decides",
 		},
 		ignored: notes{
-			"stats_matcher": "statistics can't be selected for a listener",
+			"continue_on_listener_filters_timeout?":        "a connection is closed when the timeout expires",
+			"drain_type":                                   "a listener drains when it is changed or removed, and when the process ends",
+			"stats_matcher":                                "statistics can't be selected for a listener",
 			"per_connection_buffer_high_watermark_timeout": "connections with full buffers wait for their peer; idle timeouts apply",
-			"socket_options":             "socket options of listeners are the system's",
-			"tcp_fast_open_queue_length": "TCP fast open is not offered",
-			"enable_mptcp?":              "multipath TCP is not offered",
-			"ignore_global_conn_limit?":  "the limit of connections applies to every listener",
-			"bypass_overload_manager?":   "overload protection applies to every listener",
-			"tcp_keepalive":              "downstream keep-alive probes are the system's",
+			"socket_options":                               "socket options of listeners are the system's",
+			"tcp_fast_open_queue_length":                   "TCP fast open is not offered",
+			"enable_mptcp?":                                "multipath TCP is not offered",
+			"ignore_global_conn_limit?":                    "the limit of connections applies to every listener",
+			"bypass_overload_manager?":                     "overload protection applies to every listener",
+			"tcp_keepalive":                                "downstream keep-alive probes are the system's",
 		},
 		rejected: notes{
 			"fcds_config":         "filter chain discovery is not supported",
@@ -81,11 +83,12 @@ var listenerTable = []message{
 	{name: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight", supported: `name weight metadata_match`},
 	{
 		name:      "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TunnelingConfig",
-		supported: `hostname use_post headers_to_add propagate_response_headers post_path propagate_response_trailers formatters`,
+		supported: `hostname use_post headers_to_add propagate_response_headers post_path formatters`,
 		ignored: notes{
-			"request_id_extension":    "no request id is made for tunnels",
-			"request_id_header":       "no request id is made for tunnels",
-			"request_id_metadata_key": "no request id is made for tunnels",
+			"propagate_response_trailers?": "trailers are not kept",
+			"request_id_extension":         "no request id is made for tunnels",
+			"request_id_header":            "no request id is made for tunnels",
+			"request_id_metadata_key":      "no request id is made for tunnels",
 		},
 	},
 	{

@@ -117,9 +117,11 @@ var routeTable = []message{
 	{name: "envoy.config.route.v3.RouteAction.HashPolicy.FilterState", supported: `key`},
 	{name: "envoy.config.route.v3.RouteAction.UpgradeConfig", supported: `upgrade_type enabled connect_config`},
 	{
-		name:      "envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig",
-		supported: `allow_post`,
-		closed:    notes{"proxy_protocol_config": "PROXY protocol in tunnels is not supported"},
+		name: "envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig",
+		closed: notes{
+			"proxy_protocol_config": "PROXY protocol in tunnels is not supported",
+			"allow_post":            "only CONNECT is terminated",
+		},
 	},
 	{
 		name:      "envoy.config.route.v3.RouteAction.MaxStreamDuration",
