@@ -2,22 +2,16 @@ package router
 
 import (
 	"errors"
-	"slices"
-	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
-	"github.com/fairlead-mesh/fairlead/internal/matcher"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
-
-var _ = matcher.String{}
 
 const connectText = "upstream connect error or disconnect/reset before headers. "
 
@@ -155,246 +149,6 @@ func TestAutoHostRewriteFollowsTheHost(t *testing.T) {
 	}
 }
 
-func TestRetryConditions(t *testing.T) {
-	cases := []struct {
-		name  string
-		on    xdsresource.RetryOn
-		first answer
-		want  bool
-	}{
-		{"5xx on 500", xdsresource.Retry5xx, answer{status: 500}, true},
-		{"5xx not on 404", xdsresource.Retry5xx, answer{status: 404}, false},
-		{"5xx on reset", xdsresource.Retry5xx, answer{err: reset(transport.RemoteReset)}, true},
-		{"gateway-error on 503", xdsresource.RetryGatewayError, answer{status: 503}, true},
-		{"gateway-error not on 500", xdsresource.RetryGatewayError, answer{status: 500}, false},
-		{"reset on reset", xdsresource.RetryReset, answer{err: reset(transport.ConnectionTermination)}, true},
-		{"reset not on 503", xdsresource.RetryReset, answer{status: 503}, false},
-		{"reset-before-request not when sent", xdsresource.RetryResetBeforeRequest, answer{err: reset(transport.RemoteReset)}, false},
-		{"connect-failure not on reset", xdsresource.RetryConnectFailure, answer{err: reset(transport.RemoteReset)}, false},
-		{"refused-stream on refused", xdsresource.RetryRefusedStream, answer{err: reset(transport.RemoteRefused)}, true},
-		{"refused-stream not on reset", xdsresource.RetryRefusedStream, answer{err: reset(transport.RemoteReset)}, false},
-		{"retriable-4xx on 409", xdsresource.RetryRetriable4xx, answer{status: 409}, true},
-		{"retriable-4xx not on 429", xdsresource.RetryRetriable4xx, answer{status: 429}, false},
-		{"status codes", xdsresource.RetryRetriableStatusCodes, answer{status: 418}, true},
-		{"other status codes", xdsresource.RetryRetriableStatusCodes, answer{status: 419}, false},
-		{"ratelimited 429 only on its own condition", xdsresource.Retry5xx, answer{status: 503, fields: []message.Field{{Name: "x-envoy-ratelimited", Value: "true"}}}, false},
-		{"envoy-ratelimited", xdsresource.RetryEnvoyRateLimited, answer{status: 429, fields: []message.Field{{Name: "x-envoy-ratelimited", Value: "true"}}}, true},
-		{"grpc unavailable", xdsresource.RetryGRPCUnavailable, answer{status: 200, fields: []message.Field{{Name: "grpc-status", Value: "14"}}}, true},
-		{"grpc unavailable not on ok", xdsresource.RetryGRPCUnavailable, answer{status: 200, fields: []message.Field{{Name: "grpc-status", Value: "0"}}}, false},
-		{"grpc cancelled", xdsresource.RetryGRPCCancelled, answer{status: 200, fields: []message.Field{{Name: "grpc-status", Value: "1"}}}, true},
-		{"grpc deadline", xdsresource.RetryGRPCDeadlineExceeded, answer{status: 200, fields: []message.Field{{Name: "grpc-status", Value: "4"}}}, true},
-		{"grpc exhausted", xdsresource.RetryGRPCResourceExhausted, answer{status: 200, fields: []message.Field{{Name: "grpc-status", Value: "8"}}}, true},
-		{"grpc internal", xdsresource.RetryGRPCInternal, answer{status: 200, fields: []message.Field{{Name: "grpc-status", Value: "13"}}}, true},
-		{"never on protocol errors without a condition", 0, answer{err: reset(transport.ProtocolError)}, false},
-	}
-	if len(cases) != 24 {
-		t.Errorf("%d cases", len(cases))
-	}
-	for _, tc := range cases {
-		t.Run(tc.name, func(t *testing.T) {
-			o := &origin{handle: func(x *exchange) answer {
-				if x.n == 1 {
-					return tc.first
-				}
-				return answer{status: 200, body: "second"}
-			}}
-			w := newWorld(t, o)
-			w.retry(xdsresource.RetryPolicy{On: tc.on, NumRetries: 1, StatusCodes: []int{418}, BaseInterval: time.Millisecond})
-			r := w.do(newStream())
-			if got := r.body == "second"; got != tc.want {
-				t.Errorf("retried %v", got)
-			}
-			if tc.want && r.info.Flags != 0 {
-				t.Errorf("flags %s after success", r.info.Flags)
-			}
-			w.idle()
-		})
-	}
-}
-
-func TestRetryHeadersOfTheRequest(t *testing.T) {
-	o := &origin{handle: func(x *exchange) answer { return answer{status: 503} }}
-	w := newWorld(t, o)
-	w.do(newStream("x-envoy-retry-on", "gateway-error", "x-envoy-max-retries", "3"))
-	if n := o.attempts(); n != 4 {
-		t.Errorf("%d attempts, want 4", n)
-	}
-	o2 := &origin{handle: func(x *exchange) answer { return answer{status: 404} }}
-	w = newWorld(t, o2)
-	w.do(newStream("x-envoy-retry-on", "retriable-status-codes", "x-envoy-retriable-status-codes", "404, 405"))
-	if n := o2.attempts(); n != 2 {
-		t.Errorf("%d attempts, want 2", n)
-	}
-}
-
-func TestConnectFailureIsRetriedOnAnotherHost(t *testing.T) {
-	o := &origin{refuse: errRefused, refuseN: 1}
-	w := newWorld(t, o, "10.0.0.1:80", "10.0.0.2:80")
-	w.retry(xdsresource.RetryPolicy{On: xdsresource.RetryConnectFailure, NumRetries: 2, PreviousHosts: true, HostSelectionAttempts: 5, BaseInterval: time.Millisecond})
-	r := w.do(newStream())
-	if r.status != 200 || len(o.hosts) != 2 || o.hosts[0] == o.hosts[1] {
-		t.Errorf("%d via %v", r.status, o.hosts)
-	}
-	if r.info.Upstream.TransportFailureReason != "" || r.info.AttemptCount != 2 {
-		t.Errorf("%+v", r.info)
-	}
-}
-
-func TestRetryBreakerOverflows(t *testing.T) {
-	o := &origin{handle: func(x *exchange) answer { return answer{status: 503} }}
-	w := newWorld(t, o)
-	c := clusterOf("c", "10.0.0.1:80")
-	c.Breakers[0].MaxRetries, c.Digest = 0, xdsresource.Digest{5}
-	w.apply(c)
-	w.retry(xdsresource.RetryPolicy{On: xdsresource.Retry5xx, NumRetries: 3, BaseInterval: time.Millisecond})
-	r := w.do(newStream())
-	if r.info.Flags != streaminfo.UpstreamOverflow || o.attempts() != 1 {
-		t.Errorf("flags %s after %d attempts", r.info.Flags, o.attempts())
-	}
-}
-
-func TestRateLimitedBackoffWaitsAsAsked(t *testing.T) {
-	o := &origin{handle: func(x *exchange) answer {
-		if x.n == 1 {
-			return answer{status: 503, fields: []message.Field{{Name: "retry-after", Value: "1"}}}
-		}
-		return answer{status: 200}
-	}}
-	w := newWorld(t, o)
-	w.retry(xdsresource.RetryPolicy{On: xdsresource.Retry5xx, NumRetries: 1, RateLimitedReset: []xdsresource.RateLimitedReset{{Name: "retry-after"}}})
-	start := time.Now()
-	r := w.do(newStream())
-	if d := time.Since(start); r.status != 200 || d < time.Second || d > 1800*time.Millisecond {
-		t.Errorf("%d after %v", r.status, d)
-	}
-}
-
-func TestAStaleConnectionIsReplacedForSafeMethodsOnly(t *testing.T) {
-	for method, want := range map[string]int{"GET": 200, "POST": 503} {
-		o := &origin{}
-		o.handle = func(x *exchange) answer {
-			if x.n == 2 {
-				return answer{err: reset(transport.ConnectionTermination)}
-			}
-			return answer{status: 200}
-		}
-		w := newWorld(t, o)
-		w.do(newStream())
-		r := w.do(newStream(message.Method, method))
-		if r.status != want {
-			t.Errorf("%s: %d, want %d", method, r.status, want)
-		}
-		w.idle()
-	}
-}
-
-func TestBodiesReachUpstream(t *testing.T) {
-	for _, kind := range []string{"whole", "streaming"} {
-		t.Run(kind, func(t *testing.T) {
-			var got atomic.Value
-			o := &origin{handle: func(x *exchange) answer { got.Store(x.body()); return answer{status: 200, body: "ok"} }}
-			w := newWorld(t, o)
-			s := newStream(message.Method, "POST")
-			if kind == "whole" {
-				s.Body = message.Bytes([]byte("abcdef"))
-			} else {
-				b := newSlowBody()
-				s.Body = b
-				go func() { b.c <- "abc"; b.c <- "def"; close(b.c) }()
-			}
-			if r := w.do(s); r.status != 200 || got.Load() != "abcdef" {
-				t.Errorf("%d, upstream got %q", r.status, got.Load())
-			}
-			w.idle()
-		})
-	}
-}
-
-func TestBodiesAreReplayedOnRetry(t *testing.T) {
-	for _, kind := range []string{"whole", "streaming", "streaming, broken half-way"} {
-		t.Run(kind, func(t *testing.T) {
-			b := newSlowBody()
-			var got atomic.Value
-			o := &origin{}
-			o.handle = func(x *exchange) answer {
-				if x.n == 1 {
-					if kind != "streaming, broken half-way" {
-						x.body()
-					}
-					return answer{err: reset(transport.RemoteReset)}
-				}
-				if kind == "streaming, broken half-way" {
-					go func() { b.c <- "def"; close(b.c) }()
-				}
-				got.Store(x.body())
-				return answer{status: 200}
-			}
-			w := newWorld(t, o)
-			w.retry(xdsresource.RetryPolicy{On: xdsresource.RetryReset, NumRetries: 1, BaseInterval: time.Millisecond})
-			s := newStream(message.Method, "POST")
-			switch kind {
-			case "whole":
-				s.Body = message.Bytes([]byte("abcdef"))
-			case "streaming":
-				s.Body = b
-				go func() { b.c <- "abc"; b.c <- "def"; close(b.c) }()
-			default:
-				s.Body = b
-				go func() { b.c <- "abc" }()
-			}
-			if r := w.do(s); r.status != 200 || got.Load() != "abcdef" {
-				t.Errorf("%d, upstream got %q", r.status, got.Load())
-			}
-			w.idle()
-		})
-	}
-}
-
-func TestABodyOverTheLimitIsSentOnce(t *testing.T) {
-	big := strings.Repeat("x", 100)
-	var got atomic.Value
-	o := &origin{handle: func(x *exchange) answer { got.Store(x.body()); return answer{status: 503} }}
-	w := newWorld(t, o)
-	c := clusterOf("c", "10.0.0.1:80")
-	c.PerConnectionBufferLimit, c.Digest = 150, xdsresource.Digest{6}
-	w.apply(c)
-	w.retry(xdsresource.RetryPolicy{On: xdsresource.Retry5xx, NumRetries: 3, BaseInterval: time.Millisecond})
-	b := newSlowBody()
-	s := newStream(message.Method, "POST")
-	s.Body = b
-	go func() { b.c <- big; b.c <- big; close(b.c) }()
-	if r := w.do(s); r.status != 503 || got.Load() != big+big || o.attempts() != 1 {
-		t.Errorf("%d after %d attempts, %d bytes", r.status, o.attempts(), len(got.Load().(string)))
-	}
-	w.idle()
-}
-
-func TestAnEarlyAnswerEndsTheUpload(t *testing.T) {
-	o := &origin{handle: func(x *exchange) answer { return answer{status: 413, body: "too large"} }}
-	w := newWorld(t, o)
-	b := newSlowBody()
-	s := newStream(message.Method, "POST")
-	s.Body = b
-	if r := w.do(s); r.status != 413 || r.body != "too large" {
-		t.Errorf("%d %q", r.status, r.body)
-	}
-	w.idle()
-}
-
-func TestAFailingRequestBodyEndsTheRequest(t *testing.T) {
-	o := &origin{handle: func(x *exchange) answer { return answer{hang: true} }}
-	w := newWorld(t, o)
-	b := newSlowBody()
-	s := newStream(message.Method, "POST")
-	s.Body = b
-	cause := errors.New("chunk is malformed")
-	go b.Interrupt(cause)
-	if r := w.do(s); !errors.Is(r.err, cause) {
-		t.Errorf("%+v", r)
-	}
-	w.idle()
-}
-
 func TestInterruptingTheStreamEndsTheAttempt(t *testing.T) {
 	cause := errors.New("client went away")
 	for _, stage := range []string{"head", "body", "upload", "back-off"} {
@@ -426,40 +180,6 @@ func TestInterruptingTheStreamEndsTheAttempt(t *testing.T) {
 	}
 }
 
-func TestABodyThatBreaksOffIsNeverComplete(t *testing.T) {
-	cases := map[string]struct {
-		a       answer
-		flags   string
-		details string
-	}{
-		"connection ended": {answer{status: 200, body: "abc", bodyErr: reset(transport.ConnectionTermination)}, "UC", "upstream_reset_after_response_started{connection_termination}"},
-		"protocol error":   {answer{status: 200, body: "abc", bodyErr: reset(transport.ProtocolError)}, "UPE", "upstream_reset_after_response_started{protocol_error}"},
-		"route timeout":    {answer{status: 200, body: "abc", bodyHang: true}, "UT", "response_timeout"},
-	}
-	for name, tc := range cases {
-		w := newWorld(t, &origin{handle: func(*exchange) answer { return tc.a }})
-		w.action().Timeout = 50 * time.Millisecond
-		r := w.do(newStream())
-		if r.bodyErr == nil || r.info.Flags.String() != tc.flags || r.info.Details != tc.details || r.body != "abc" {
-			t.Errorf("%s: %v flags %s details %s", name, r.bodyErr, r.info.Flags, r.info.Details)
-		}
-		w.idle()
-	}
-}
-
-func TestTrailersAndInformationalHeadsPass(t *testing.T) {
-	tr := &message.Header{}
-	tr.Add("grpc-status", "0")
-	w := newWorld(t, &origin{handle: func(*exchange) answer { return answer{info: []int{103, 103}, status: 200, body: "x", trailers: tr} }})
-	s := newStream()
-	var seen []string
-	s.Informational = func(h *message.Header) error { seen = append(seen, strings.Clone(h.Get(message.Status))); return nil }
-	r := w.do(s)
-	if r.trailers.Get("grpc-status") != "0" || !slices.Equal(seen, []string{"103", "103"}) || r.header.Count(message.Status) != 1 {
-		t.Errorf("%v, informational %v", r.trailers, seen)
-	}
-}
-
 func TestGRPCTimeoutBoundsTheRequest(t *testing.T) {
 	w := newWorld(t, &origin{handle: func(*exchange) answer { return answer{hang: true} }})
 	limit := time.Duration(0)
@@ -471,39 +191,6 @@ func TestGRPCTimeoutBoundsTheRequest(t *testing.T) {
 	if d := time.Since(start); d > time.Second || r.status != 200 || r.header.Get("grpc-status") != "14" || r.info.Flags != streaminfo.UpstreamRequestTimeout {
 		t.Errorf("after %v: %d grpc-status %q flags %s", d, r.status, r.header.Get("grpc-status"), r.info.Flags)
 	}
-}
-
-func TestGRPCTimeoutParsing(t *testing.T) {
-	for in, want := range map[string]time.Duration{"1S": time.Second, "20m": 20 * time.Millisecond, "1H": time.Hour, "99999999n": 99999999, "1n": time.Millisecond, "3M": 3 * time.Minute, "5000u": 5 * time.Millisecond} {
-		if d, ok := grpcTimeout(in); !ok || d != want {
-			t.Errorf("%s: %v %v", in, d, ok)
-		}
-	}
-	for _, in := range []string{"", "S", "1", "1s", "-1S", "123456789S", "1 S"} {
-		if _, ok := grpcTimeout(in); ok {
-			t.Errorf("%q accepted", in)
-		}
-	}
-}
-
-func FuzzRequestHeaders(f *testing.F) {
-	f.Add("5xx,gateway-error", "14", "200,x", "1S")
-	f.Add("unavailable,,", "-1", ",", "99999999H")
-	f.Fuzz(func(t *testing.T, on, max, codes, timeout string) {
-		var h message.Header
-		for n, v := range map[string]string{hdrRetryOn: on, hdrRetryGRPCOn: on, hdrMaxRetries: max, hdrStatusCodes: codes, hdrHeaderNames: codes} {
-			h.Add(n, v)
-		}
-		var r retryState
-		r.init(nil, &h, true)
-		if h.Len() != 0 {
-			t.Error("headers are left")
-		}
-		r.wouldRetryResponse(503, &h)
-		if d, ok := grpcTimeout(timeout); ok && d < 0 {
-			t.Errorf("%q is negative", timeout)
-		}
-	})
 }
 
 func TestMirrorsGoOutWithTheShadowHost(t *testing.T) {
@@ -630,33 +317,4 @@ func BenchmarkRequest(b *testing.B) {
 		resp, _ := w.f.Do(s, filters.Next{})
 		resp.Body.Close()
 	}
-}
-
-func TestAStalledUploadIsAnsweredBeforeItIsStopped(t *testing.T) {
-	w := newWorld(t, &origin{handle: func(*exchange) answer { return answer{hang: true} }})
-	d := 40 * time.Millisecond
-	w.action().MaxStreamDuration = &d
-	b := newSlowBody()
-	s := newStream(message.Method, "POST")
-	s.Body = b
-	s.SelectRoute(w.table().Match(s))
-	resp, err := w.f.Do(s, filters.Next{})
-	if err != nil || resp.Status() != 504 {
-		t.Fatalf("%v %v", resp, err)
-	}
-	select {
-	case <-b.stop:
-		t.Error("the body was interrupted before the response could be written")
-	default:
-	}
-	if p, _, _ := resp.Body.Next(); string(p) != "downstream duration timeout" {
-		t.Errorf("%q", p)
-	}
-	resp.Body.Close()
-	select {
-	case <-b.stop:
-	default:
-		t.Error("the pump was left waiting for the client")
-	}
-	w.idle()
 }

@@ -1,0 +1,185 @@
+package router
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/proxy/transport"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+func TestBodiesReachUpstream(t *testing.T) {
+	for _, kind := range []string{"whole", "streaming"} {
+		t.Run(kind, func(t *testing.T) {
+			var got atomic.Value
+			o := &origin{handle: func(x *exchange) answer { got.Store(x.body()); return answer{status: 200, body: "ok"} }}
+			w := newWorld(t, o)
+			s := newStream(message.Method, "POST")
+			if kind == "whole" {
+				s.Body = message.Bytes([]byte("abcdef"))
+			} else {
+				b := newSlowBody()
+				s.Body = b
+				go func() { b.c <- "abc"; b.c <- "def"; close(b.c) }()
+			}
+			if r := w.do(s); r.status != 200 || got.Load() != "abcdef" {
+				t.Errorf("%d, upstream got %q", r.status, got.Load())
+			}
+			w.idle()
+		})
+	}
+}
+
+func TestBodiesAreReplayedOnRetry(t *testing.T) {
+	for _, kind := range []string{"whole", "streaming", "streaming, broken half-way"} {
+		t.Run(kind, func(t *testing.T) {
+			b := newSlowBody()
+			var got atomic.Value
+			o := &origin{}
+			o.handle = func(x *exchange) answer {
+				if x.n == 1 {
+					if kind != "streaming, broken half-way" {
+						x.body()
+					}
+					return answer{err: reset(transport.RemoteReset)}
+				}
+				if kind == "streaming, broken half-way" {
+					go func() { b.c <- "def"; close(b.c) }()
+				}
+				got.Store(x.body())
+				return answer{status: 200}
+			}
+			w := newWorld(t, o)
+			w.retry(xdsresource.RetryPolicy{On: xdsresource.RetryReset, NumRetries: 1, BaseInterval: time.Millisecond})
+			s := newStream(message.Method, "POST")
+			switch kind {
+			case "whole":
+				s.Body = message.Bytes([]byte("abcdef"))
+			case "streaming":
+				s.Body = b
+				go func() { b.c <- "abc"; b.c <- "def"; close(b.c) }()
+			default:
+				s.Body = b
+				go func() { b.c <- "abc" }()
+			}
+			if r := w.do(s); r.status != 200 || got.Load() != "abcdef" {
+				t.Errorf("%d, upstream got %q", r.status, got.Load())
+			}
+			w.idle()
+		})
+	}
+}
+
+func TestABodyOverTheLimitIsSentOnce(t *testing.T) {
+	big := strings.Repeat("x", 100)
+	var got atomic.Value
+	o := &origin{handle: func(x *exchange) answer { got.Store(x.body()); return answer{status: 503} }}
+	w := newWorld(t, o)
+	c := clusterOf("c", "10.0.0.1:80")
+	c.PerConnectionBufferLimit, c.Digest = 150, xdsresource.Digest{6}
+	w.apply(c)
+	w.retry(xdsresource.RetryPolicy{On: xdsresource.Retry5xx, NumRetries: 3, BaseInterval: time.Millisecond})
+	b := newSlowBody()
+	s := newStream(message.Method, "POST")
+	s.Body = b
+	go func() { b.c <- big; b.c <- big; close(b.c) }()
+	if r := w.do(s); r.status != 503 || got.Load() != big+big || o.attempts() != 1 {
+		t.Errorf("%d after %d attempts, %d bytes", r.status, o.attempts(), len(got.Load().(string)))
+	}
+	w.idle()
+}
+
+func TestAnEarlyAnswerEndsTheUpload(t *testing.T) {
+	o := &origin{handle: func(x *exchange) answer { return answer{status: 413, body: "too large"} }}
+	w := newWorld(t, o)
+	b := newSlowBody()
+	s := newStream(message.Method, "POST")
+	s.Body = b
+	if r := w.do(s); r.status != 413 || r.body != "too large" {
+		t.Errorf("%d %q", r.status, r.body)
+	}
+	w.idle()
+}
+
+func TestAFailingRequestBodyEndsTheRequest(t *testing.T) {
+	o := &origin{handle: func(x *exchange) answer { return answer{hang: true} }}
+	w := newWorld(t, o)
+	b := newSlowBody()
+	s := newStream(message.Method, "POST")
+	s.Body = b
+	cause := errors.New("chunk is malformed")
+	go b.Interrupt(cause)
+	if r := w.do(s); !errors.Is(r.err, cause) {
+		t.Errorf("%+v", r)
+	}
+	w.idle()
+}
+
+func TestABodyThatBreaksOffIsNeverComplete(t *testing.T) {
+	cases := map[string]struct {
+		a       answer
+		flags   string
+		details string
+	}{
+		"connection ended": {answer{status: 200, body: "abc", bodyErr: reset(transport.ConnectionTermination)}, "UC", "upstream_reset_after_response_started{connection_termination}"},
+		"protocol error":   {answer{status: 200, body: "abc", bodyErr: reset(transport.ProtocolError)}, "UPE", "upstream_reset_after_response_started{protocol_error}"},
+		"route timeout":    {answer{status: 200, body: "abc", bodyHang: true}, "UT", "response_timeout"},
+	}
+	for name, tc := range cases {
+		w := newWorld(t, &origin{handle: func(*exchange) answer { return tc.a }})
+		w.action().Timeout = 50 * time.Millisecond
+		r := w.do(newStream())
+		if r.bodyErr == nil || r.info.Flags.String() != tc.flags || r.info.Details != tc.details || r.body != "abc" {
+			t.Errorf("%s: %v flags %s details %s", name, r.bodyErr, r.info.Flags, r.info.Details)
+		}
+		w.idle()
+	}
+}
+
+func TestTrailersAndInformationalHeadsPass(t *testing.T) {
+	tr := &message.Header{}
+	tr.Add("grpc-status", "0")
+	w := newWorld(t, &origin{handle: func(*exchange) answer { return answer{info: []int{103, 103}, status: 200, body: "x", trailers: tr} }})
+	s := newStream()
+	var seen []string
+	s.Informational = func(h *message.Header) error { seen = append(seen, strings.Clone(h.Get(message.Status))); return nil }
+	r := w.do(s)
+	if r.trailers.Get("grpc-status") != "0" || !slices.Equal(seen, []string{"103", "103"}) || r.header.Count(message.Status) != 1 {
+		t.Errorf("%v, informational %v", r.trailers, seen)
+	}
+}
+
+func TestAStalledUploadIsAnsweredBeforeItIsStopped(t *testing.T) {
+	w := newWorld(t, &origin{handle: func(*exchange) answer { return answer{hang: true} }})
+	d := 40 * time.Millisecond
+	w.action().MaxStreamDuration = &d
+	b := newSlowBody()
+	s := newStream(message.Method, "POST")
+	s.Body = b
+	s.SelectRoute(w.table().Match(s))
+	resp, err := w.f.Do(s, filters.Next{})
+	if err != nil || resp.Status() != 504 {
+		t.Fatalf("%v %v", resp, err)
+	}
+	select {
+	case <-b.stop:
+		t.Error("the body was interrupted before the response could be written")
+	default:
+	}
+	if p, _, _ := resp.Body.Next(); string(p) != "downstream duration timeout" {
+		t.Errorf("%q", p)
+	}
+	resp.Body.Close()
+	select {
+	case <-b.stop:
+	default:
+		t.Error("the pump was left waiting for the client")
+	}
+	w.idle()
+}

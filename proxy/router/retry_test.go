@@ -1,0 +1,177 @@
+package router
+
+import (
+	"testing"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/proxy/transport"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+func TestRetryConditions(t *testing.T) {
+	cases := []struct {
+		name  string
+		on    xdsresource.RetryOn
+		first answer
+		want  bool
+	}{
+		{"5xx on 500", xdsresource.Retry5xx, answer{status: 500}, true},
+		{"5xx not on 404", xdsresource.Retry5xx, answer{status: 404}, false},
+		{"5xx on reset", xdsresource.Retry5xx, answer{err: reset(transport.RemoteReset)}, true},
+		{"gateway-error on 503", xdsresource.RetryGatewayError, answer{status: 503}, true},
+		{"gateway-error not on 500", xdsresource.RetryGatewayError, answer{status: 500}, false},
+		{"reset on reset", xdsresource.RetryReset, answer{err: reset(transport.ConnectionTermination)}, true},
+		{"reset not on 503", xdsresource.RetryReset, answer{status: 503}, false},
+		{"reset-before-request not when sent", xdsresource.RetryResetBeforeRequest, answer{err: reset(transport.RemoteReset)}, false},
+		{"connect-failure not on reset", xdsresource.RetryConnectFailure, answer{err: reset(transport.RemoteReset)}, false},
+		{"refused-stream on refused", xdsresource.RetryRefusedStream, answer{err: reset(transport.RemoteRefused)}, true},
+		{"refused-stream not on reset", xdsresource.RetryRefusedStream, answer{err: reset(transport.RemoteReset)}, false},
+		{"retriable-4xx on 409", xdsresource.RetryRetriable4xx, answer{status: 409}, true},
+		{"retriable-4xx not on 429", xdsresource.RetryRetriable4xx, answer{status: 429}, false},
+		{"status codes", xdsresource.RetryRetriableStatusCodes, answer{status: 418}, true},
+		{"other status codes", xdsresource.RetryRetriableStatusCodes, answer{status: 419}, false},
+		{"ratelimited 429 only on its own condition", xdsresource.Retry5xx, answer{status: 503, fields: []message.Field{{Name: "x-envoy-ratelimited", Value: "true"}}}, false},
+		{"envoy-ratelimited", xdsresource.RetryEnvoyRateLimited, answer{status: 429, fields: []message.Field{{Name: "x-envoy-ratelimited", Value: "true"}}}, true},
+		{"grpc unavailable", xdsresource.RetryGRPCUnavailable, answer{status: 200, fields: []message.Field{{Name: "grpc-status", Value: "14"}}}, true},
+		{"grpc unavailable not on ok", xdsresource.RetryGRPCUnavailable, answer{status: 200, fields: []message.Field{{Name: "grpc-status", Value: "0"}}}, false},
+		{"grpc cancelled", xdsresource.RetryGRPCCancelled, answer{status: 200, fields: []message.Field{{Name: "grpc-status", Value: "1"}}}, true},
+		{"grpc deadline", xdsresource.RetryGRPCDeadlineExceeded, answer{status: 200, fields: []message.Field{{Name: "grpc-status", Value: "4"}}}, true},
+		{"grpc exhausted", xdsresource.RetryGRPCResourceExhausted, answer{status: 200, fields: []message.Field{{Name: "grpc-status", Value: "8"}}}, true},
+		{"grpc internal", xdsresource.RetryGRPCInternal, answer{status: 200, fields: []message.Field{{Name: "grpc-status", Value: "13"}}}, true},
+		{"never on protocol errors without a condition", 0, answer{err: reset(transport.ProtocolError)}, false},
+	}
+	if len(cases) != 24 {
+		t.Errorf("%d cases", len(cases))
+	}
+	for _, tc := range cases {
+		t.Run(tc.name, func(t *testing.T) {
+			o := &origin{handle: func(x *exchange) answer {
+				if x.n == 1 {
+					return tc.first
+				}
+				return answer{status: 200, body: "second"}
+			}}
+			w := newWorld(t, o)
+			w.retry(xdsresource.RetryPolicy{On: tc.on, NumRetries: 1, StatusCodes: []int{418}, BaseInterval: time.Millisecond})
+			r := w.do(newStream())
+			if got := r.body == "second"; got != tc.want {
+				t.Errorf("retried %v", got)
+			}
+			if tc.want && r.info.Flags != 0 {
+				t.Errorf("flags %s after success", r.info.Flags)
+			}
+			w.idle()
+		})
+	}
+}
+
+func TestRetryHeadersOfTheRequest(t *testing.T) {
+	o := &origin{handle: func(x *exchange) answer { return answer{status: 503} }}
+	w := newWorld(t, o)
+	w.do(newStream("x-envoy-retry-on", "gateway-error", "x-envoy-max-retries", "3"))
+	if n := o.attempts(); n != 4 {
+		t.Errorf("%d attempts, want 4", n)
+	}
+	o2 := &origin{handle: func(x *exchange) answer { return answer{status: 404} }}
+	w = newWorld(t, o2)
+	w.do(newStream("x-envoy-retry-on", "retriable-status-codes", "x-envoy-retriable-status-codes", "404, 405"))
+	if n := o2.attempts(); n != 2 {
+		t.Errorf("%d attempts, want 2", n)
+	}
+}
+
+func TestConnectFailureIsRetriedOnAnotherHost(t *testing.T) {
+	o := &origin{refuse: errRefused, refuseN: 1}
+	w := newWorld(t, o, "10.0.0.1:80", "10.0.0.2:80")
+	w.retry(xdsresource.RetryPolicy{On: xdsresource.RetryConnectFailure, NumRetries: 2, PreviousHosts: true, HostSelectionAttempts: 5, BaseInterval: time.Millisecond})
+	r := w.do(newStream())
+	if r.status != 200 || len(o.hosts) != 2 || o.hosts[0] == o.hosts[1] {
+		t.Errorf("%d via %v", r.status, o.hosts)
+	}
+	if r.info.Upstream.TransportFailureReason != "" || r.info.AttemptCount != 2 {
+		t.Errorf("%+v", r.info)
+	}
+}
+
+func TestRetryBreakerOverflows(t *testing.T) {
+	o := &origin{handle: func(x *exchange) answer { return answer{status: 503} }}
+	w := newWorld(t, o)
+	c := clusterOf("c", "10.0.0.1:80")
+	c.Breakers[0].MaxRetries, c.Digest = 0, xdsresource.Digest{5}
+	w.apply(c)
+	w.retry(xdsresource.RetryPolicy{On: xdsresource.Retry5xx, NumRetries: 3, BaseInterval: time.Millisecond})
+	r := w.do(newStream())
+	if r.info.Flags != streaminfo.UpstreamOverflow || o.attempts() != 1 {
+		t.Errorf("flags %s after %d attempts", r.info.Flags, o.attempts())
+	}
+}
+
+func TestRateLimitedBackoffWaitsAsAsked(t *testing.T) {
+	o := &origin{handle: func(x *exchange) answer {
+		if x.n == 1 {
+			return answer{status: 503, fields: []message.Field{{Name: "retry-after", Value: "1"}}}
+		}
+		return answer{status: 200}
+	}}
+	w := newWorld(t, o)
+	w.retry(xdsresource.RetryPolicy{On: xdsresource.Retry5xx, NumRetries: 1, RateLimitedReset: []xdsresource.RateLimitedReset{{Name: "retry-after"}}})
+	start := time.Now()
+	r := w.do(newStream())
+	if d := time.Since(start); r.status != 200 || d < time.Second || d > 1800*time.Millisecond {
+		t.Errorf("%d after %v", r.status, d)
+	}
+}
+
+func TestAStaleConnectionIsReplacedForSafeMethodsOnly(t *testing.T) {
+	for method, want := range map[string]int{"GET": 200, "POST": 503} {
+		o := &origin{}
+		o.handle = func(x *exchange) answer {
+			if x.n == 2 {
+				return answer{err: reset(transport.ConnectionTermination)}
+			}
+			return answer{status: 200}
+		}
+		w := newWorld(t, o)
+		w.do(newStream())
+		r := w.do(newStream(message.Method, method))
+		if r.status != want {
+			t.Errorf("%s: %d, want %d", method, r.status, want)
+		}
+		w.idle()
+	}
+}
+
+func TestGRPCTimeoutParsing(t *testing.T) {
+	for in, want := range map[string]time.Duration{"1S": time.Second, "20m": 20 * time.Millisecond, "1H": time.Hour, "99999999n": 99999999, "1n": time.Millisecond, "3M": 3 * time.Minute, "5000u": 5 * time.Millisecond} {
+		if d, ok := grpcTimeout(in); !ok || d != want {
+			t.Errorf("%s: %v %v", in, d, ok)
+		}
+	}
+	for _, in := range []string{"", "S", "1", "1s", "-1S", "123456789S", "1 S"} {
+		if _, ok := grpcTimeout(in); ok {
+			t.Errorf("%q accepted", in)
+		}
+	}
+}
+
+func FuzzRequestHeaders(f *testing.F) {
+	f.Add("5xx,gateway-error", "14", "200,x", "1S")
+	f.Add("unavailable,,", "-1", ",", "99999999H")
+	f.Fuzz(func(t *testing.T, on, max, codes, timeout string) {
+		var h message.Header
+		for n, v := range map[string]string{hdrRetryOn: on, hdrRetryGRPCOn: on, hdrMaxRetries: max, hdrStatusCodes: codes, hdrHeaderNames: codes} {
+			h.Add(n, v)
+		}
+		var r retryState
+		r.init(nil, &h, true)
+		if h.Len() != 0 {
+			t.Error("headers are left")
+		}
+		r.wouldRetryResponse(503, &h)
+		if d, ok := grpcTimeout(timeout); ok && d < 0 {
+			t.Errorf("%q is negative", timeout)
+		}
+	})
+}
