@@ -1,0 +1,176 @@
+package proxy
+
+import (
+	"fmt"
+
+	"github.com/fairlead-mesh/fairlead/internal/admin"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/proxy/upstream"
+	"github.com/fairlead-mesh/fairlead/xdsclient"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+// adminHandler is the admin interface of p.
+func (p *Process) adminHandler() *admin.Handler {
+	src := admin.Source{
+		Info: p.info, ConfigDump: p.configDump, Clusters: p.clusterDump, Listeners: p.listenerDump,
+		Certs: func() any { return p.server.secrets.States() }, Unsupported: p.unsupported, Stats: p.registry,
+		Drain:      func(_, graceful bool) { p.server.DrainListeners(graceful) },
+		FailHealth: func(fail bool) { p.failed.Store(fail) }, Quit: p.Quit,
+	}
+	if p.opt.Level != nil {
+		src.Logging = admin.LevelVar{V: p.opt.Level}
+	}
+	return admin.New(src)
+}
+
+func (p *Process) info() admin.ServerInfo {
+	st := admin.Live
+	switch {
+	case p.server.Draining():
+		st = admin.Draining
+	case !p.ready.Load():
+		st = admin.Initializing
+	}
+	return admin.ServerInfo{Version: "fairlead/" + p.opt.Version, State: st, Start: p.start, Node: map[string]any{"id": p.node.ID, "cluster": p.node.Cluster, "metadata": p.node.Metadata}}
+}
+
+// unsupported lists what is configured and not executed as given.
+func (p *Process) unsupported() any {
+	snap := p.server.Snapshot()
+	if snap == nil {
+		return []Diagnostic{}
+	}
+	out := append([]Diagnostic{}, snap.Diagnostics...)
+	out = append(out, snap.Resources.IgnoredFields()...)
+	if p.client != nil {
+		for _, t := range p.client.Status().Types {
+			for _, r := range t.Rejected {
+				out = append(out, Diagnostic{Resource: t.TypeURL + " " + r.Name, Severity: "error", Message: "rejected: " + r.Err.Error()})
+			}
+		}
+	}
+	return out
+}
+
+// dumpEntry is one section of /config_dump: what was compiled, by name.
+type dumpEntry struct {
+	Type        string       `json:"@type"`
+	Generation  uint64       `json:"generation,omitempty"`
+	Names       []dumpItem   `json:"resources,omitempty"`
+	Diagnostics []Diagnostic `json:"diagnostics,omitempty"`
+}
+
+type dumpItem struct {
+	Name   string `json:"name"`
+	Digest string `json:"digest"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// configDump lists the resources in force with their digests and diagnostics.
+func (p *Process) configDump(eds bool) []any {
+	snap := p.server.Snapshot()
+	if snap == nil {
+		return nil
+	}
+	r := snap.Resources
+	var ls, cs, rs, es dumpEntry
+	ls = dumpEntry{Type: "type.googleapis.com/envoy.admin.v3.ListenersConfigDump", Generation: snap.Generation, Diagnostics: snap.Diagnostics}
+	for _, n := range sortedKeys(r.Listeners) {
+		ls.Names = append(ls.Names, dumpItem{n, fmt.Sprintf("%x", r.Listeners[n].Digest), fmt.Sprintf("%d filter chains", len(r.Listeners[n].FilterChains))})
+	}
+	cs.Type = "type.googleapis.com/envoy.admin.v3.ClustersConfigDump"
+	for _, n := range sortedKeys(r.Clusters) {
+		cs.Names = append(cs.Names, dumpItem{n, fmt.Sprintf("%x", r.Clusters[n].Digest), r.Clusters[n].Broken})
+	}
+	rs.Type = "type.googleapis.com/envoy.admin.v3.RoutesConfigDump"
+	for _, n := range sortedKeys(r.Routes) {
+		rs.Names = append(rs.Names, dumpItem{n, fmt.Sprintf("%x", r.Routes[n].Digest), fmt.Sprintf("%d virtual hosts", len(r.Routes[n].VirtualHosts))})
+	}
+	out := []any{ls, cs, rs}
+	if eds {
+		es.Type = "type.googleapis.com/envoy.admin.v3.EndpointsConfigDump"
+		for _, n := range sortedKeys(r.Endpoints) {
+			es.Names = append(es.Names, dumpItem{Name: n, Digest: fmt.Sprintf("%x", r.Endpoints[n].Digest)})
+		}
+		out = append(out, es)
+	}
+	return out
+}
+
+var discoveryNames = map[xdsresource.Discovery]string{
+	xdsresource.DiscoveryStatic: "STATIC", xdsresource.DiscoveryEDS: "EDS", xdsresource.DiscoveryStrictDNS: "STRICT_DNS",
+	xdsresource.DiscoveryLogicalDNS: "LOGICAL_DNS", xdsresource.DiscoveryOriginalDst: "ORIGINAL_DST", xdsresource.DiscoveryDynamicForwardProxy: "DYNAMIC_FORWARD_PROXY",
+}
+
+func (p *Process) clusterDump() []admin.Cluster {
+	snap := p.server.Snapshot()
+	var out []admin.Cluster
+	for _, c := range p.server.clusters.Clusters() {
+		ac := admin.Cluster{Name: c.Name, ObservabilityName: c.ObservabilityName, AddedViaAPI: c.AddedViaAPI, Default: limits(c.Breakers[0]), High: limits(c.Breakers[1])}
+		if snap != nil {
+			if spec := snap.Resources.Clusters[c.Name]; spec != nil {
+				ac.Type, ac.EDSServiceName = discoveryNames[spec.Discovery], spec.EDSServiceName
+			}
+		}
+		for _, h := range c.Hosts {
+			ah := admin.Host{
+				Address: h.Address, Hostname: h.Hostname, Weight: h.Weight, Priority: h.Priority, Region: h.Region, Zone: h.Zone, SubZone: h.SubZone, SuccessRate: h.SuccessRate,
+				Stats: admin.HostStats{CxActive: uint64(max(h.CxActive, 0)), CxConnectFail: h.CxConnectFail, CxTotal: h.CxTotal, RqActive: uint64(max(h.RqActive, 0)), RqError: h.RqError, RqSuccess: h.RqSuccess, RqTimeout: h.RqTimeout, RqTotal: h.RqTotal},
+			}
+			if h.Health != "healthy" && h.Health != "" {
+				ah.Health = []string{h.Health}
+			}
+			ac.Hosts = append(ac.Hosts, ah)
+		}
+		out = append(out, ac)
+	}
+	return out
+}
+
+func (p *Process) listenerDump() []admin.Listener {
+	var out []admin.Listener
+	m := *p.server.byName.Load()
+	for _, n := range sortedKeys(m) {
+		l := admin.Listener{Name: n}
+		for _, a := range m[n].Addresses() {
+			l.Addresses = append(l.Addresses, a.String())
+		}
+		out = append(out, l)
+	}
+	return out
+}
+
+// reporter counts what the control plane client sees.
+type reporter struct {
+	connected                             *stats.Gauge
+	streams, failures, responses, rejects *stats.Counter
+}
+
+func newReporter(sc *stats.Scope) xdsclient.Reporter {
+	return &reporter{
+		connected: sc.Gauge("connected"), streams: sc.Counter("streams_total"), failures: sc.Counter("stream_failures_total"),
+		responses: sc.Counter("responses_total"), rejects: sc.Counter("rejected_resources_total"),
+	}
+}
+
+// Stream implements xdsclient.Reporter.
+func (r *reporter) Stream(connected bool, _ error) {
+	if connected {
+		r.connected.Set(1)
+		r.streams.Inc()
+		return
+	}
+	r.connected.Set(0)
+	r.failures.Inc()
+}
+
+// Response implements xdsclient.Reporter.
+func (r *reporter) Response(_ string, _, _, rejected int) {
+	r.responses.Inc()
+	r.rejects.Add(uint64(rejected))
+}
+
+func limits(b upstream.BreakerStatus) admin.Limits {
+	return admin.Limits{MaxConnections: b.MaxConnections, MaxPendingRequests: b.MaxPending, MaxRequests: b.MaxRequests, MaxRetries: b.MaxRetries}
+}

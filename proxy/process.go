@@ -1,0 +1,347 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/admin"
+	"github.com/fairlead-mesh/fairlead/internal/identity"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/internal/workload"
+	"github.com/fairlead-mesh/fairlead/proxy/agent"
+	"github.com/fairlead-mesh/fairlead/proxy/bootstrap"
+	"github.com/fairlead-mesh/fairlead/xdsclient"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+// ProcessOptions are what a Process needs beside its configuration.
+type ProcessOptions struct {
+	Registry *filters.Registry
+	Logger   *slog.Logger
+	// Level, if not nil, is what /logging changes.
+	Level   *slog.LevelVar
+	Version string
+	// Identity answers "default" and "ROOTCA" for a bootstrap file; agent mode
+	// has its own. nil: those secrets are missing.
+	Identity identity.Source
+	// DrainTime bounds the shutdown, 5 s by default as Istio's
+	// terminationDrainDuration.
+	DrainTime time.Duration
+	// Agent serves the ports of Istio's agent; zero ports are off.
+	Ports agent.Ports
+	// OnReady, if not nil, is called once when the process serves.
+	OnReady func()
+}
+
+// Process is a proxy with its control plane client and operator endpoints. Run
+// drives it.
+type Process struct {
+	opt      ProcessOptions
+	log      *slog.Logger
+	registry *stats.Registry
+	server   *Server
+	dec      *xdsresource.Decoder
+	client   *xdsclient.Client
+	table    *workload.Table
+	source   agent.IdentitySource
+	release  func()
+	admins   []string
+	node     filters.Node
+	start    time.Time
+
+	ready  atomic.Bool
+	failed atomic.Bool
+	quit   chan struct{}
+	once   sync.Once
+
+	mu      sync.Mutex
+	servers []*admin.Server
+}
+
+func newProcess(o ProcessOptions) *Process {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.DrainTime == 0 {
+		o.DrainTime = 5 * time.Second
+	}
+	p := &Process{opt: o, log: o.Logger, registry: &stats.Registry{}, quit: make(chan struct{}), start: time.Now(), release: func() {}}
+	p.registry.RegisterProcess()
+	p.dec = xdsresource.NewDecoder(o.Registry, xdsresource.Options{})
+	return p
+}
+
+// FromBootstrap returns the process that an Envoy v3 bootstrap (YAML or JSON)
+// describes. The error lists everything that is wrong with it.
+func FromBootstrap(doc []byte, o ProcessOptions) (*Process, error) {
+	p := newProcess(o)
+	cfg, err := bootstrap.Parse(doc, p.dec)
+	if err != nil {
+		return nil, err
+	}
+	for _, ig := range cfg.Ignored {
+		p.log.Warn("bootstrap field without effect", "path", ig.Path, "reason", ig.Reason)
+	}
+	p.node = cfg.Node
+	static := &Resources{
+		Listeners: byName(cfg.Listeners, func(l *xdsresource.Listener) string { return l.Name }),
+		Clusters:  byName(cfg.Clusters, func(c *xdsresource.Cluster) string { return c.Name }),
+		Secrets:   byName(cfg.Secrets, func(s *xdsresource.Secret) string { return s.Name }),
+	}
+	if p.server, err = New(Options{
+		Registry: o.Registry, Node: cfg.Node, Static: static, Identity: o.Identity, Logger: p.log, Stats: p.registry,
+	}); err != nil {
+		return nil, err
+	}
+	switch {
+	case cfg.Admin.Address.IsValid():
+		p.admins = append(p.admins, cfg.Admin.Address.String())
+	case cfg.Admin.Pipe != "":
+		return nil, fmt.Errorf("admin: a Unix socket (%s) is not supported; use an IP address", cfg.Admin.Pipe)
+	}
+	return p, p.dynamic(cfg)
+}
+
+func byName[T any](in []T, name func(T) string) map[string]T {
+	out := make(map[string]T, len(in))
+	for _, v := range in {
+		out[name(v)] = v
+	}
+	return out
+}
+
+// dynamic prepares the control plane client of a bootstrap.
+func (p *Process) dynamic(cfg *bootstrap.Config) error {
+	for name, src := range map[string]*xdsresource.ConfigSource{"lds_config": cfg.LDS, "cds_config": cfg.CDS} {
+		if src != nil && src.Path != "" {
+			return fmt.Errorf("dynamic_resources.%s: path_config_source (%s) is not supported yet; use static_resources or ads", name, src.Path)
+		}
+	}
+	if cfg.ADS == nil {
+		if cfg.LDS != nil || cfg.CDS != nil {
+			return errors.New("dynamic_resources: lds_config or cds_config says ads, but ads_config is missing")
+		}
+		return nil
+	}
+	target, err := adsTarget(cfg)
+	if err != nil {
+		return err
+	}
+	xc := xdsclient.Config{
+		Target:    target,
+		Transport: xdsclient.Transport{Metadata: map[string]string{}},
+		Node:      xdsclient.Node{ID: cfg.Node.ID, Cluster: cfg.Node.Cluster, UserAgent: "fairlead", UserAgentVersion: p.opt.Version, Metadata: cfg.Node.Metadata},
+	}
+	for _, kv := range cfg.ADS.Metadata {
+		xc.Transport.Metadata[kv[0]] = kv[1]
+	}
+	if cfg.ADS.Target != "" && !cfg.ADS.Plaintext {
+		xc.Transport.TLS = &xdsclient.TLS{RootsPEM: cfg.ADS.RootCAs}
+	}
+	return p.connect(xc)
+}
+
+// adsTarget is the gRPC target of ads_config: its own, or the first endpoint of
+// a static plaintext cluster.
+func adsTarget(cfg *bootstrap.Config) (string, error) {
+	if cfg.ADS.Target != "" {
+		return cfg.ADS.Target, nil
+	}
+	c := cfg.Cluster(cfg.ADS.Cluster)
+	if c == nil || c.Assignment == nil || len(c.Assignment.Localities) == 0 || len(c.Assignment.Localities[0].Endpoints) == 0 {
+		return "", fmt.Errorf("dynamic_resources.ads_config: cluster %q is missing in static_resources or has no endpoints", cfg.ADS.Cluster)
+	}
+	if c.TransportSocket.TLS != nil {
+		return "", fmt.Errorf("dynamic_resources.ads_config: cluster %q uses TLS, which is not supported here; use google_grpc with ssl_credentials", cfg.ADS.Cluster)
+	}
+	switch e := c.Assignment.Localities[0].Endpoints[0]; {
+	case e.Pipe != "":
+		return "unix://" + e.Pipe, nil
+	case e.Address.IsValid():
+		return e.Address.String(), nil
+	default:
+		return fmt.Sprintf("dns:///%s:%d", e.HostName, e.Port), nil
+	}
+}
+
+// FromAgent returns the process that pilot-agent's arguments and environment
+// describe: identity from istiod, configuration by delta ADS.
+func FromAgent(cfg *agent.Config, o ProcessOptions) (*Process, error) {
+	o.Ports = cfg.Ports
+	if cfg.Drain.Termination > 0 {
+		o.DrainTime = cfg.Drain.Termination
+	}
+	p := newProcess(o)
+	for _, w := range cfg.Warnings {
+		p.log.Warn("agent setting without effect", "setting", w)
+	}
+	var err error
+	if p.source, p.release, err = cfg.NewIdentity(p.log, func(m identity.Material, err error) {
+		if err != nil {
+			p.log.Error("workload certificate", "error", err)
+			return
+		}
+		if m.Certificate != nil && m.Certificate.Leaf != nil {
+			p.log.Info("workload certificate", "not_after", m.Certificate.Leaf.NotAfter)
+		}
+	}); err != nil {
+		return nil, err
+	}
+	p.node = *cfg.FilterNode()
+	p.table = &workload.Table{}
+	if p.server, err = New(Options{
+		Registry: o.Registry, Node: p.node, Identity: p.source, Workloads: p.table, Logger: p.log, Stats: p.registry, DrainTime: cfg.Drain.Duration,
+	}); err != nil {
+		return nil, err
+	}
+	if cfg.Ports.Admin != 0 {
+		p.admins = append(p.admins, fmt.Sprintf("127.0.0.1:%d", cfg.Ports.Admin))
+	}
+	xc := cfg.XDSConfig()
+	xc.Types = append(xc.Types, agent.WorkloadType(p.table))
+	return p, p.connect(xc)
+}
+
+func (p *Process) connect(xc xdsclient.Config) error {
+	xc.Types = append(p.server.XDSTypes(p.dec), xc.Types...)
+	xc.OnView = func(v *xdsclient.View) {
+		p.server.OnView(v)
+		p.setReady()
+	}
+	xc.Logger = p.log
+	xc.Reporter = newReporter(p.registry.Scope("fairlead_xds_"))
+	c, err := xdsclient.New(xc)
+	p.client = c
+	return err
+}
+
+// setReady marks the process ready once.
+func (p *Process) setReady() {
+	if !p.ready.Swap(true) {
+		p.log.Info("ready", "after", time.Since(p.start))
+		if p.opt.OnReady != nil {
+			p.opt.OnReady()
+		}
+	}
+}
+
+// Ready is nil when the process serves its configuration.
+func (p *Process) Ready() error {
+	switch {
+	case p.failed.Load():
+		return errors.New("health check was failed by the operator")
+	case p.server.Draining():
+		return errors.New("draining")
+	case !p.ready.Load():
+		return errors.New("no configuration from the control plane yet")
+	}
+	return nil
+}
+
+// Server returns the proxy itself.
+func (p *Process) Server() *Server { return p.server }
+
+// Quit ends Run in order.
+func (p *Process) Quit() { p.once.Do(func() { close(p.quit) }) }
+
+// Run serves until ctx ends or Quit, drains, and returns what went wrong. An
+// address that can't be bound at the start ends it at once.
+func (p *Process) Run(ctx context.Context) error {
+	defer p.release()
+	if err := p.operators(); err != nil {
+		p.server.Close()
+		return err
+	}
+	defer p.closeOperators()
+	if err := p.server.Apply(&Resources{}); err != nil {
+		p.server.Close()
+		return err
+	}
+	bg, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	if p.source != nil {
+		wg.Go(func() { _ = p.source.Run(bg) })
+	}
+	if p.client != nil {
+		wg.Go(func() { _ = p.client.Run(bg) })
+	} else {
+		p.setReady()
+	}
+	select {
+	case <-ctx.Done():
+	case <-p.quit:
+	}
+	p.log.Info("shutting down", "drain", p.opt.DrainTime)
+	dctx, dcancel := context.WithTimeout(context.WithoutCancel(ctx), p.opt.DrainTime)
+	defer dcancel()
+	err := p.server.Shutdown(dctx)
+	if err != nil {
+		p.log.Warn("shutdown", "note", err)
+	}
+	cancel()
+	wg.Wait()
+	return nil
+}
+
+// operators starts admin, status and metrics endpoints.
+func (p *Process) operators() error {
+	h := p.adminHandler()
+	for _, addr := range p.admins {
+		if err := p.serve("admin", addr, h); err != nil {
+			return err
+		}
+	}
+	ports := p.opt.Ports
+	if ports.Status != 0 {
+		if err := p.serve("status", fmt.Sprintf(":%d", ports.Status), admin.HealthHandler(p.Ready)); err != nil {
+			return err
+		}
+	}
+	if ports.Agent != 0 {
+		if err := p.serve("agent", fmt.Sprintf(":%d", ports.Agent), admin.AgentHandler(p.registry, p.Ready, p.Quit)); err != nil {
+			return err
+		}
+	}
+	if ports.Prometheus != 0 {
+		if err := p.serve("prometheus", fmt.Sprintf(":%d", ports.Prometheus), admin.AgentHandler(p.registry, p.Ready, nil)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Process) serve(what, addr string, h http.Handler) error {
+	s, err := admin.Serve(addr, h, p.log)
+	if err != nil {
+		return fmt.Errorf("%s endpoint on %s: %w (is the port in use?)", what, addr, err)
+	}
+	p.mu.Lock()
+	p.servers = append(p.servers, s)
+	p.mu.Unlock()
+	return nil
+}
+
+func (p *Process) closeOperators() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.servers {
+		_ = s.Close()
+	}
+}
+
+// ReadFile reads a bootstrap file; the error says which.
+func ReadFile(path string) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("bootstrap: %w", err)
+	}
+	return b, nil
+}
