@@ -39,7 +39,7 @@ func (s *scope) accessLogs(field string, ms []*accesslogv3pb.AccessLog) []*Acces
 func (s *scope) accessLog(m *accesslogv3pb.AccessLog, key Digest) *AccessLog {
 	a := m.GetTypedConfig()
 	l := &AccessLog{TypedConfig: TypedConfig{Name: m.GetName(), TypeURL: a.GetTypeUrl(), Digest: key}}
-	l.Unknown = s.isolate(func() {
+	l.Unknown = s.close(func() {
 		if inner, err := unwrapStruct(a); err == nil {
 			a = inner
 		}

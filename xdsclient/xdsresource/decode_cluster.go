@@ -2,7 +2,6 @@ package xdsresource
 
 import (
 	"math/bits"
-	"slices"
 	"time"
 
 	clusterv3pb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -137,7 +136,8 @@ func (s *scope) originalDst(c *Cluster, m *clusterv3pb.Cluster) {
 	s.push("original_dst_lb_config")
 	defer s.pop()
 	if c.Discovery != DiscoveryOriginalDst {
-		s.errorf("", "is set, but type is not ORIGINAL_DST")
+		s.ignore("", "type is not ORIGINAL_DST")
+		return
 	}
 	c.OriginalDst = OriginalDst{UseHTTPHeader: o.GetUseHttpHeader(), HTTPHeader: o.GetHttpHeaderName(), PortOverride: o.GetUpstreamPortOverride().GetValue()}
 	if c.OriginalDst.PortOverride > 65535 {
@@ -250,14 +250,9 @@ func (s *scope) upstreamSockets(c *Cluster, m *clusterv3pb.Cluster) {
 		c.TransportSocket = s.upstreamSocket(ts)
 		s.pop()
 	}
-	var names []string
 	c.Matches = mapEach(m.GetTransportSocketMatches(), func(i int, tm *clusterv3pb.Cluster_TransportSocketMatch) TransportSocketMatch {
 		s.pushIndex("transport_socket_matches", i)
 		defer s.pop()
-		if slices.Contains(names, tm.GetName()) {
-			s.errorf("name", "%q is used twice", tm.GetName())
-		}
-		names = append(names, tm.GetName())
 		s.push("transport_socket")
 		defer s.pop()
 		return TransportSocketMatch{Name: tm.GetName(), Match: structMap(tm.GetMatch()), Socket: s.upstreamSocket(tm.GetTransportSocket())}

@@ -60,6 +60,9 @@ func (s *scope) connectionManager(m *hcmv3pb.HttpConnectionManager) *HTTPConnect
 	if h.ServerName == "" {
 		h.ServerName = "envoy"
 	}
+	if h.StripMatchingPort && h.StripAnyPort {
+		s.errorf("strip_any_host_port", "must not be set together with strip_matching_host_port")
+	}
 	s.hcmEnums(h, m)
 	s.requestID(h, m)
 	s.hcmRoutes(h, m)
@@ -67,6 +70,11 @@ func (s *scope) connectionManager(m *hcmv3pb.HttpConnectionManager) *HTTPConnect
 	h.Upgrades = mapEach(m.GetUpgradeConfigs(), func(i int, u *hcmv3pb.HttpConnectionManager_UpgradeConfig) Upgrade {
 		s.pushIndex("upgrade_configs", i)
 		defer s.pop()
+		for _, o := range m.GetUpgradeConfigs()[:i] {
+			if strings.EqualFold(o.GetUpgradeType(), u.GetUpgradeType()) {
+				s.errorf("upgrade_type", "%q is there twice", u.GetUpgradeType())
+			}
+		}
 		return Upgrade{Type: strings.ToLower(u.GetUpgradeType()), Enabled: boolean(u.GetEnabled(), true)}
 	})
 	if m.GetLocalReplyConfig() != nil {
@@ -170,7 +178,7 @@ func (s *scope) hcmRoutes(h *HTTPConnectionManager, m *hcmv3pb.HttpConnectionMan
 // other.
 func (s *scope) httpFilters(h *HTTPConnectionManager, m *hcmv3pb.HttpConnectionManager) {
 	if len(m.GetHttpFilters()) == 0 {
-		s.errorf("http_filters", "is empty: at least the router filter is needed")
+		s.unsupported("http_filters", "is empty: nothing would answer")
 	}
 	for i, f := range m.GetHttpFilters() {
 		s.pushIndex("http_filters", i)

@@ -86,7 +86,7 @@ func (s *scope) leastRequest(lb *LB, choices uint32, bias *corev3pb.RuntimeDoubl
 		lb.ActiveRequestBias = bias.GetDefaultValue()
 	}
 	if lb.ActiveRequestBias < 0 {
-		s.errorf("least_request_lb_config.active_request_bias", "must not be negative")
+		lb.ActiveRequestBias = 1 // as Envoy
 	}
 }
 
@@ -117,7 +117,8 @@ func (s *scope) slowStart(lb *LB, field string, c slowStartConfig) {
 	if a := c.GetAggression(); a != nil {
 		lb.SlowStartAggression = a.GetDefaultValue()
 		if lb.SlowStartAggression <= 0 {
-			s.errorf(field+".slow_start_config.aggression", "must be greater than 0")
+			lb.SlowStartAggression = 1
+			s.ignore(field+".slow_start_config.aggression", "must be greater than 0; 1 is used")
 		}
 	}
 	lb.SlowStartMinWeight = percent(c.GetMinWeightPercent(), 10)

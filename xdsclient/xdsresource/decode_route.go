@@ -255,12 +255,8 @@ func (s *scope) redirect(m *routev3pb.RedirectAction) *Redirect {
 		Port:       m.GetPortRedirect(),
 		Path:       m.GetPathRedirect(),
 		Prefix:     m.GetPrefixRewrite(),
+		Regex:      s.regexRewrite("regex_rewrite", m.GetRegexRewrite()),
 		StripQuery: m.GetStripQuery(),
-	}
-	if m.GetRegexRewrite() != nil {
-		sub, err := matcher.SubstitutionFromProto(m.GetRegexRewrite())
-		s.reject("regex_rewrite", err)
-		r.Regex = &RegexRewrite{Pattern: sub}
 	}
 	switch m.GetResponseCode() {
 	case routev3pb.RedirectAction_MOVED_PERMANENTLY:

@@ -4,13 +4,13 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"time"
 
 	corev3pb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3pb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	matcherv3pb "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
 	"github.com/fairlead-mesh/fairlead/internal/matcher"
-	"time"
 )
 
 const defaultRouteTimeout = 15 * time.Second
@@ -104,8 +104,12 @@ func (s *scope) regexRewrite(field string, m *matcherv3pb.RegexMatchAndSubstitut
 	if m == nil {
 		return nil
 	}
+	if _, err := matcher.RegexFromProto(m.GetPattern()); err != nil {
+		s.reject(field+".pattern", err)
+		return nil
+	}
 	sub, err := matcher.SubstitutionFromProto(m)
-	s.reject(field, err)
+	s.unsupportedErr(field, err) // Envoy finds out with the first request
 	return &RegexRewrite{Pattern: sub}
 }
 

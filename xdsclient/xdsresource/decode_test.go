@@ -199,7 +199,7 @@ func TestInvalidListenersAreRejectedWithPath(t *testing.T) {
 		{"no typed_config", listenerWith(rds, `{name: f},`), at + "http_filters[0].typed_config: is missing"},
 		{"HTTP/3", listenerWith(rds+`, codec_type: HTTP3`, ""), at + "codec_type: HTTP3 is not supported"},
 		{"negative timeout", listenerWith(rds+`, request_timeout: -1s`, ""), at + "request_timeout: must not be negative"},
-		{"CIDR", listenerWith(rds+`, internal_address_config: {cidr_ranges: [{address_prefix: 10.0.0.0, prefix_len: 99}]}`, ""), at + "internal_address_config.cidr_ranges"},
+		{"both ways to strip the port", listenerWith(rds+`, strip_matching_host_port: true, strip_any_host_port: true`, ""), at + "strip_any_host_port"},
 	} {
 		t.Run(tc.name, func(t *testing.T) { wantError(t, xdsresource.ListenerType, tc.doc, tc.want) })
 	}
@@ -209,6 +209,7 @@ func TestUnsupportedPartsOfAListenerCloseTheChain(t *testing.T) {
 	for _, tc := range []struct{ name, hcm, want string }{
 		{"scoped routes", `scoped_routes: {name: s, scope_key_builder: {fragments: [{header_value_extractor: {name: h}}]}, rds_config_source: {ads: {}}, scoped_rds: {scoped_rds_config_source: {ads: {}}}}`, "scoped_routes: "},
 		{"original IP detection", rds + `, original_ip_detection_extensions: [{name: x, typed_config: {"@type": type.googleapis.com/google.protobuf.Empty}}]`, "original_ip_detection_extensions: "},
+		{"a broken range", rds + `, internal_address_config: {cidr_ranges: [{address_prefix: 10.0.0.0, prefix_len: 99}]}`, "internal_address_config.cidr_ranges[0].prefix_len"},
 		{"XFCC as JSON", rds + `, set_current_client_cert_details: {format: JSON}`, "set_current_client_cert_details.format: "},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -52,8 +52,8 @@ func (s *scope) downstreamSocket(ts *corev3pb.TransportSocket) *DownstreamTLS {
 	t.RequireClientCert = m.GetRequireClientCertificate().GetValue()
 	t.RequireSNI = m.GetRequireSni().GetValue()
 	t.DisableStatelessResumption = m.GetDisableStatelessSessionResumption()
-	if len(t.Certificates) == 0 {
-		s.unsupported("common_tls_context", "there is no certificate")
+	if len(t.Certificates) == 0 && len(s.closed) == mark {
+		s.errorf("common_tls_context", "there is no certificate")
 	}
 	t.Unknown = s.takeClosed(mark)
 	return t
@@ -232,7 +232,7 @@ var cipherSuites = map[string]uint16{
 func (s *scope) tlsParams(m *tlsv3pb.TlsParameters) TLSParams {
 	p := TLSParams{MinVersion: tlsVersions[m.GetTlsMinimumProtocolVersion()], MaxVersion: tlsVersions[m.GetTlsMaximumProtocolVersion()]}
 	if p.MinVersion != 0 && p.MaxVersion != 0 && p.MinVersion > p.MaxVersion {
-		s.errorf("tls_minimum_protocol_version", "is greater than tls_maximum_protocol_version")
+		s.unsupported("tls_minimum_protocol_version", "is greater than tls_maximum_protocol_version")
 	}
 	for _, entry := range m.GetCipherSuites() {
 		// "[A|B]" is a group of equal preference.

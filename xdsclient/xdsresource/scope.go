@@ -124,7 +124,7 @@ func (s *scope) matcherErr(field string, err error) {
 	s.reject(field, err)
 }
 
-// takeClosed returns, joined, what was unsupported since mark, and reports it.
+// takeClosed returns, joined, what was unsupported since mark, and forgets it.
 func (s *scope) takeClosed(mark int) string {
 	if len(s.closed) == mark {
 		return ""
@@ -134,15 +134,23 @@ func (s *scope) takeClosed(mark int) string {
 	return reason
 }
 
-// isolate runs f and turns its errors into a reason to fail closed, whose
-// paths are relative to the current place.
+// isolate runs f and turns its errors into a reason to fail closed.
 func (s *scope) isolate(f func()) string {
-	errs, closed := len(s.errs), len(s.closed)
+	errs := len(s.errs)
+	return s.close(func() {
+		f()
+		for _, err := range s.errs[errs:] {
+			s.closed = append(s.closed, err.Error())
+		}
+		s.errs = s.errs[:errs]
+	})
+}
+
+// close runs f and returns what was unsupported in it, with paths relative to
+// the current place.
+func (s *scope) close(f func()) string {
+	closed := len(s.closed)
 	f()
-	for _, err := range s.errs[errs:] {
-		s.closed = append(s.closed, err.Error())
-	}
-	s.errs = s.errs[:errs]
 	for i, c := range s.closed[closed:] {
 		s.closed[closed+i] = strings.TrimLeft(strings.TrimPrefix(c, s.at("")), ".: ")
 	}

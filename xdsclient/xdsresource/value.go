@@ -240,10 +240,7 @@ func (s *scope) headersToAdd(field string, add []*corev3pb.HeaderValueOption) []
 			s.errorf("header.key", ":-prefixed or host headers may not be modified")
 		}
 		value := h.GetHeader().GetValue()
-		if raw := h.GetHeader().GetRawValue(); len(raw) > 0 {
-			if value != "" {
-				s.errorf("header", "only one of value and raw_value may be set")
-			}
+		if raw := h.GetHeader().GetRawValue(); value == "" && len(raw) > 0 {
 			value = strings.ReplaceAll(string(raw), "%", "%%")
 		}
 		m.Value = s.format("header.value", value)
@@ -280,7 +277,7 @@ func (s *scope) appendAction(h *corev3pb.HeaderValueOption) AppendAction {
 // prefixes converts a list of CIDR ranges.
 func (s *scope) prefixes(field string, ms []*corev3pb.CidrRange) []netip.Prefix {
 	ps, err := matcher.CIDRsFromProto(ms)
-	s.reject(field, err)
+	s.unsupportedErr(field, err) // Envoy accepts broken ranges, which match nothing
 	return ps
 }
 
