@@ -48,7 +48,7 @@ func (c *conn) admit(s *stream) error {
 			return errEnded
 		case c.dead:
 			return c.err
-		case c.draining, c.nextID > maxStreamID:
+		case c.refused, c.nextID > maxStreamID:
 			return resetError(transport.RemoteRefused, "connection is going away")
 		case len(c.out) >= batchMax:
 			c.waitRoom()

@@ -60,6 +60,7 @@ type conn struct {
 	notice     bool   // the first GOAWAY of a drain was sent, the second was not
 	finalID    uint32 // once the last GOAWAY was sent, streams above are ignored
 	draining   bool
+	refused    bool // the peer sent GOAWAY: it takes no more streams
 	dead       bool // nothing more is sent
 	linger     bool // dead: wait for the peer to close after the last batch
 	err        error

@@ -142,7 +142,8 @@ func (cc *client) Active() int {
 	return cc.c.held
 }
 
-// Drain implements transport.ClientConn.
+// Drain implements transport.ClientConn. A stream that NewStream has returned may
+// still be used.
 func (cc *client) Drain() { cc.c.drain() }
 
 // Close implements transport.ClientConn.

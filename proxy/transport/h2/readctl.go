@@ -225,7 +225,7 @@ func (r *reader) goAway(id uint32, p []byte) *connError {
 	cause := resetError(transport.RemoteRefused, "GOAWAY "+errCode(be32(p[4:])).String())
 	var victims []streamRef
 	c.mu.Lock()
-	c.draining = true
+	c.draining, c.refused = true, true
 	for sid, s := range c.streams {
 		if sid > last {
 			victims = append(victims, streamRef{s, sid})

@@ -1,0 +1,480 @@
+package hbone
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/proxy/transport"
+)
+
+type rw struct{ netio.Conn }
+
+func roundTrip(t testing.TB, c netio.Conn, msg string) {
+	t.Helper()
+	if _, err := c.Write([]byte(msg)); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(msg))
+	if _, err := io.ReadFull(rw{c}, got); err != nil || string(got) != msg {
+		t.Fatalf("%q %v", got, err)
+	}
+}
+
+func mustDial(t testing.TB, d *Dialer, tgt *Target) netio.Conn {
+	t.Helper()
+	c, err := d.Dial(t.Context(), tgt, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestATunnelCarriesBytesAndTheHeadsAreSeen(t *testing.T) {
+	seen := make(chan string, 1)
+	p := newPeer(t, func(r *Request) {
+		seen <- fmt.Sprintf("%v %s %s %d", r.IsConnect(), r.Authority(), r.Header.Get("baggage"), r.Header.Len())
+		c, err := r.Accept(message.Field{Name: "baggage", Value: "k8s.namespace.name=b"})
+		if err != nil {
+			return
+		}
+		go func() { _, _, _ = netio.Join(c, loop(), netio.JoinOptions{}) }()
+	})
+	d := p.dialer(t, Config{})
+	tgt := target("10.9.9.9:80")
+	tgt.Headers = []message.Field{{Name: "baggage", Value: "k8s.namespace.name=a"}}
+	var resp message.Header
+	c, err := d.Dial(t.Context(), tgt, &resp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := <-seen; s != "true 10.9.9.9:80 k8s.namespace.name=a 3" {
+		t.Error(s)
+	}
+	if resp.Get("baggage") != "k8s.namespace.name=b" || resp.Get(":status") != "200" {
+		t.Error(resp)
+	}
+	roundTrip(t, c, "hello")
+	if c.TLS() != nil || c.RemoteAddr() != serverAddr {
+		t.Error(c.TLS(), c.RemoteAddr())
+	}
+	_ = c.CloseWrite()
+	if b, err := io.ReadAll(c); len(b) != 0 || err != nil {
+		t.Error(b, err)
+	}
+	_ = c.Close()
+}
+
+func TestStreamsShareAConnection(t *testing.T) {
+	p := newPeer(t, echo)
+	d := p.dialer(t, Config{})
+	for range 20 {
+		c := mustDial(t, d, target("a:1"))
+		roundTrip(t, c, "x")
+		defer c.Close() //nolint:errcheck // test
+	}
+	if n := p.opened.Load(); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+	if c, s := d.Stats(); c != 1 || s != 20 {
+		t.Error(c, s)
+	}
+}
+
+func TestKeysSeparateConnections(t *testing.T) {
+	p := newPeer(t, echo)
+	d := p.dialer(t, Config{})
+	keys := []PoolKey{
+		{}, {Identity: "a"}, {Identity: "b"}, {Identity: "a", TLS: "x"}, {Identity: "a", TLS: "y"},
+		{Identity: "a", TLS: "x", Source: netip.MustParseAddr("10.0.0.7")}, {Identity: "a", TLS: "x", Source: netip.MustParseAddr("10.0.0.8")},
+	}
+	for range 2 {
+		for _, k := range keys {
+			tgt := target("a:1")
+			tgt.Key = k
+			c := mustDial(t, d, tgt)
+			roundTrip(t, c, "x")
+			_ = c.Close()
+		}
+	}
+	if n := p.opened.Load(); int(n) != len(keys) {
+		t.Errorf("%d connections for %d keys", n, len(keys))
+	}
+	if o := p.options[5]; o.Source != netip.MustParseAddrPort("10.0.0.7:0") || o.KeepaliveIdle != 180*time.Second {
+		t.Errorf("%+v", o)
+	}
+}
+
+func TestOneConnectionIsMadeForManyCallers(t *testing.T) {
+	p := newPeer(t, echo)
+	p.gate = make(chan struct{})
+	d := p.dialer(t, Config{})
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			c, err := d.Dial(t.Context(), target("a:1"), nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_ = c.Close()
+		}()
+	}
+	time.Sleep(20 * time.Millisecond)
+	close(p.gate)
+	wg.Wait()
+	if n := p.opened.Load(); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+}
+
+func TestAFullConnectionIsJoinedByAnother(t *testing.T) {
+	p := newPeer(t, echo)
+	d := p.dialer(t, Config{})
+	var cs []netio.Conn
+	for range 250 {
+		cs = append(cs, mustDial(t, d, target("a:1")))
+	}
+	if n, s := d.Stats(); n != 3 || s != 250 {
+		t.Error(n, s)
+	}
+	for _, c := range cs {
+		_ = c.Close()
+	}
+	waitFor(t, func() bool { _, s := d.Stats(); return s == 0 })
+	for range 100 {
+		_ = mustDial(t, d, target("a:1")).Close()
+	}
+	if n := p.opened.Load(); n != 3 {
+		t.Errorf("%d connections", n)
+	}
+}
+
+func TestThePeersLimitHolds(t *testing.T) {
+	p := newPeer(t, echo)
+	p.cfg.MaxStreams = 10
+	d := p.dialer(t, Config{})
+	for range 35 {
+		c := mustDial(t, d, target("a:1"))
+		roundTrip(t, c, "x")
+		defer c.Close() //nolint:errcheck // test
+	}
+	if n, s := d.Stats(); n != 4 || s != 35 {
+		t.Error(n, s)
+	}
+}
+
+func TestIdleConnectionsAreClosed(t *testing.T) {
+	p := newPeer(t, echo)
+	d := p.dialer(t, Config{IdleTimeout: 50 * time.Millisecond})
+	c := mustDial(t, d, target("a:1"))
+	time.Sleep(150 * time.Millisecond)
+	roundTrip(t, c, "a stream keeps its connection")
+	_ = c.Close()
+	waitFor(t, func() bool { n, _ := d.Stats(); return n == 0 })
+	_ = mustDial(t, d, target("a:1")).Close()
+	if n := p.opened.Load(); n != 2 {
+		t.Errorf("%d connections", n)
+	}
+}
+
+func TestADrainingConnectionIsNotUsed(t *testing.T) {
+	p := newPeer(t, echo)
+	d := p.dialer(t, Config{})
+	c := mustDial(t, d, target("a:1"))
+	p.last().Drain()
+	time.Sleep(50 * time.Millisecond)
+	c2 := mustDial(t, d, target("a:1"))
+	roundTrip(t, c, "the old stream goes on")
+	roundTrip(t, c2, "x")
+	if n := p.opened.Load(); n != 2 {
+		t.Errorf("%d connections", n)
+	}
+	_ = c.Close()
+	_ = c2.Close()
+	waitFor(t, func() bool { n, _ := d.Stats(); return n == 1 })
+}
+
+func TestAPooledConnectionThatDiesIsReplacedOnce(t *testing.T) {
+	var kill sync.Map
+	var p *peer
+	p = newPeer(t, func(r *Request) {
+		if _, ok := kill.Load("now"); ok {
+			kill.Delete("now")
+			p.conns()[0].Reset()
+			return
+		}
+		echo(r)
+	})
+	d := p.dialer(t, Config{})
+	_ = mustDial(t, d, target("a:1")).Close()
+	kill.Store("now", true)
+	c := mustDial(t, d, target("a:1"))
+	roundTrip(t, c, "x")
+	_ = c.Close()
+	if n := p.opened.Load(); n != 2 {
+		t.Errorf("%d connections", n)
+	}
+}
+
+func TestANewConnectionThatDiesIsAnError(t *testing.T) {
+	var p *peer
+	p = newPeer(t, func(*Request) { p.conns()[0].Reset() })
+	d := p.dialer(t, Config{})
+	_, err := d.Dial(t.Context(), target("a:1"), nil)
+	var de *DialError
+	if transport.ReasonOf(err) != transport.ConnectionTermination || !errors.As(err, &de) || de.Address != serverAddr {
+		t.Error(err)
+	}
+	if n := p.opened.Load(); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+}
+
+func TestStatusesAreTyped(t *testing.T) {
+	p := newPeer(t, func(r *Request) { _ = r.Reject(401, message.Field{Name: "x-why", Value: "policy"}) })
+	d := p.dialer(t, Config{})
+	for range 3 {
+		var resp message.Header
+		_, err := d.Dial(t.Context(), target("a:1"), &resp)
+		var se *StatusError
+		if !errors.As(err, &se) || se.Status != 401 || se.Authority != "a:1" || resp.Get("x-why") != "policy" {
+			t.Error(err, resp)
+		}
+	}
+	if n := p.opened.Load(); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+	if _, s := d.Stats(); s != 0 {
+		t.Errorf("%d streams left", s)
+	}
+}
+
+func TestAnUndecidedRequestIsReset(t *testing.T) {
+	p := newPeer(t, func(*Request) {})
+	d := p.dialer(t, Config{})
+	if _, err := d.Dial(t.Context(), target("a:1"), nil); transport.ReasonOf(err) != transport.RemoteReset {
+		t.Error(err)
+	}
+}
+
+func TestAConnectTimeoutHintsAtNetworkPolicy(t *testing.T) {
+	p := newPeer(t, echo)
+	p.gate = make(chan struct{})
+	const hint = "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008"
+	for name, f := range map[string]func() error{
+		"the caller's deadline": func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+			defer cancel()
+			_, err := p.dialer(t, Config{}).Dial(ctx, target("a:1"), nil)
+			return err
+		},
+		"ConnectTimeout": func() error {
+			_, err := p.dialer(t, Config{ConnectTimeout: 30 * time.Millisecond}).Dial(t.Context(), target("a:1"), nil)
+			return err
+		},
+	} {
+		err := f()
+		if err == nil || !strings.Contains(err.Error(), hint) || !errors.Is(err, context.DeadlineExceeded) || transport.ReasonOf(err) != transport.ConnectionFailure {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestACancelledDialLeavesNoStream(t *testing.T) {
+	hold := make(chan struct{})
+	gone := make(chan struct{}, 100)
+	p := newPeer(t, func(r *Request) {
+		if r.Authority() == "hold:1" {
+			ch := make(chan struct{})
+			r.OnReset(func(error) { close(ch) })
+			select {
+			case <-ch:
+			case <-hold:
+			}
+			gone <- struct{}{}
+			return
+		}
+		echo(r)
+	})
+	defer close(hold)
+	d := p.dialer(t, Config{})
+	for range 20 {
+		ctx, cancel := context.WithCancel(t.Context())
+		tm := time.AfterFunc(5*time.Millisecond, cancel)
+		if _, err := d.Dial(ctx, target("hold:1"), nil); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		tm.Stop()
+		cancel()
+	}
+	c := mustDial(t, d, target("a:1"))
+	roundTrip(t, c, "x")
+	_ = c.Close()
+	waitFor(t, func() bool { _, s := d.Stats(); return s == 0 })
+}
+
+func TestAnUntrustedPeerIsAnError(t *testing.T) {
+	p := newPeer(t, echo)
+	d := p.dialer(t, Config{})
+	bad := pki().client.Clone()
+	bad.RootCAs = nil
+	d.cfg.TLS = func(*Target) *tls.Config { return bad }
+	_, err := d.Dial(t.Context(), target("a:1"), nil)
+	var de *DialError
+	if !errors.As(err, &de) || de.Stage != "tls handshake" || transport.ReasonOf(err) != transport.ConnectionFailure {
+		t.Error(err)
+	}
+}
+
+func TestDoubleHBONE(t *testing.T) {
+	inner := newPeer(t, echo)
+	// The gateway passes the inner bytes on as they are.
+	outer := newPeer(t, func(r *Request) {
+		if r.Authority() != "svc.example:80" {
+			_ = r.Reject(404)
+			return
+		}
+		c, err := r.Accept()
+		if err != nil {
+			return
+		}
+		in, err := inner.connect(context.Background(), serverAddr, netio.DialOptions{})
+		if err != nil {
+			c.Reset()
+			return
+		}
+		go func() { _, _, _ = netio.Join(c, in, netio.JoinOptions{}) }()
+	})
+	d := outer.dialer(t, Config{})
+	for range 3 {
+		oc := mustDial(t, d, target("svc.example:80"))
+		tgt := target("svc.example:80")
+		tgt.Headers = []message.Field{{Name: "x-forwarded-network", Value: "n1"}}
+		c, err := d.DialOver(t.Context(), oc, tgt, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		roundTrip(t, c, "through two layers")
+		_ = c.CloseWrite()
+		if b, err := io.ReadAll(c); len(b) != 0 || err != nil {
+			t.Error(b, err)
+		}
+		_ = c.Close()
+	}
+	if outer.opened.Load() != 1 || inner.opened.Load() != 3 {
+		t.Error(outer.opened.Load(), inner.opened.Load())
+	}
+	waitFor(t, func() bool { _, s := d.Stats(); return s == 0 })
+}
+
+func TestCloseDrains(t *testing.T) {
+	p := newPeer(t, echo)
+	d := p.dialer(t, Config{})
+	c := mustDial(t, d, target("a:1"))
+	d.Close()
+	if _, err := d.Dial(t.Context(), target("a:1"), nil); err == nil {
+		t.Error("dialled on a closed dialer")
+	}
+	roundTrip(t, c, "x")
+	_ = c.Close()
+	waitFor(t, func() bool { n, _ := d.Stats(); return n == 0 })
+}
+
+func TestADeadPeerIsFoundByPing(t *testing.T) {
+	p := newPeer(t, echo)
+	d := p.dialer(t, Config{Transport: Transport{KeepaliveInterval: 30 * time.Millisecond, KeepaliveTimeout: 50 * time.Millisecond}})
+	p.cfg.Transport.KeepaliveInterval = -1
+	c := mustDial(t, d, target("a:1"))
+	time.Sleep(200 * time.Millisecond)
+	roundTrip(t, c, "a quiet peer that answers PING lives")
+	// The peer stops reading and writing without closing.
+	p.conns()[0].Interrupt(errors.New("gone"))
+	_, err := c.Read(make([]byte, 1))
+	if transport.ReasonOf(err) != transport.ConnectionTermination {
+		t.Error(err)
+	}
+	_ = c.Close()
+}
+
+func TestResetsCrossTheTunnel(t *testing.T) {
+	ends := make(chan netio.Conn, 1)
+	p := newPeer(t, func(r *Request) {
+		c, err := r.Accept()
+		if err == nil {
+			ends <- c
+		}
+	})
+	d := p.dialer(t, Config{})
+	c := mustDial(t, d, target("a:1"))
+	s := <-ends
+	c.Reset()
+	if _, err := s.Read(make([]byte, 1)); !errors.Is(err, netio.ErrReset) {
+		t.Error(err)
+	}
+	_ = s.Close()
+	c = mustDial(t, d, target("a:1"))
+	s = <-ends
+	s.Reset()
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, netio.ErrReset) {
+		t.Error(err)
+	}
+	_ = c.Close()
+}
+
+func TestThousandStreamsGoOnWhileOneReceiverStalls(t *testing.T) {
+	const streams, size = 1000, 20_000
+	stalled := make(chan netio.Conn, 1)
+	p := newPeer(t, func(r *Request) {
+		c, err := r.Accept()
+		if err != nil {
+			return
+		}
+		if r.Authority() == "stalled:1" {
+			stalled <- c
+			return
+		}
+		go func() { _, _, _ = netio.Join(c, loop(), netio.JoinOptions{}) }()
+	})
+	p.cfg.MaxStreams = 2 * streams
+	d := p.dialer(t, Config{MaxStreams: 2 * streams})
+	first := mustDial(t, d, target("a:1")) // the peer's limit is known after this
+	roundTrip(t, first, "x")
+	_ = first.Close()
+	st := mustDial(t, d, target("stalled:1"))
+	go func() { _, _ = st.Write(make([]byte, 32<<20)) }()
+	srv := <-stalled
+	var wg sync.WaitGroup
+	for range streams - 1 {
+		c := mustDial(t, d, target("a:1"))
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			go func() {
+				_, _ = c.Write(make([]byte, size))
+				_ = c.CloseWrite()
+			}()
+			if b, err := io.ReadAll(c); len(b) != size || err != nil {
+				t.Error(len(b), err)
+			}
+			_ = c.Close()
+		}()
+	}
+	wg.Wait()
+	if n := p.opened.Load(); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+	srv.Reset()
+	_ = st.Close()
+}
