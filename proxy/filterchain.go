@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/fairlead-mesh/fairlead/filters"
@@ -92,10 +93,16 @@ func resolveDiscovery(res *Resources, own *xdsresource.TypedConfig, d *xdsresour
 	if d == nil {
 		return own
 	}
-	if ext := res.Extensions[own.Name]; ext != nil {
-		return &ext.TypedConfig
+	ext := res.Extensions[own.Name]
+	if ext == nil {
+		return d.Default
 	}
-	return d.Default
+	if len(d.TypeURLs) > 0 && !slices.Contains(d.TypeURLs, ext.TypeURL) && !slices.Contains(d.TypeURLs, ext.Wrapper) {
+		refused := ext.TypedConfig
+		refused.Config, refused.Unknown = nil, "its type "+ext.TypeURL+" is not among the type_urls that the filter allows"
+		return &refused
+	}
+	return &ext.TypedConfig
 }
 
 // chain implements routing.ChainBuilder.

@@ -303,7 +303,7 @@ func (st *stream) mapLocalReply(r *filters.Response) {
 func applyMutations(h *message.Header, ms []xdsresource.HeaderMutation, ctx *format.Context) {
 	for i := range ms {
 		m := &ms[i]
-		v := string(m.Value.Append(nil, ctx))
+		v := string(m.Value.AppendHeader(nil, ctx))
 		switch m.Action {
 		case xdsresource.AppendIfExistsOrAdd:
 			h.Add(m.Name, v)

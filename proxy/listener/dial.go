@@ -78,6 +78,7 @@ func (l *Listener) fusable(cur *compiled, ci *streaminfo.Conn) (*connection, *Ch
 			return nil, nil
 		}
 	}
+	defaultTransport(ci)
 	chain := cur.selector.pick(ci)
 	if chain == nil || chain.Broken != "" || chain.TLS != nil {
 		return nil, nil

@@ -322,6 +322,7 @@ func (l *Listener) serve(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done 
 		cn.refuse(cur, err)
 		return
 	}
+	defaultTransport(ci)
 	chain := cur.selector.pick(ci)
 	if chain == nil || chain.Broken != "" {
 		cn.noChain(cur, chain)
@@ -347,6 +348,14 @@ func (l *Listener) serve(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done 
 		}
 	}
 	chain.Terminal.Serve(&cn.fc, cn.end)
+}
+
+// defaultTransport names the transport that no inspector found to be TLS, as
+// Envoy does before it matches.
+func defaultTransport(ci *streaminfo.Conn) {
+	if ci.TransportProtocol == "" {
+		ci.TransportProtocol = "raw_buffer"
+	}
 }
 
 func (c *compiled) debug(msg string, args ...any) {

@@ -147,9 +147,6 @@ func byServerName(cands []*Chain, ci *streaminfo.Conn) []*Chain {
 
 func byTransport(cands []*Chain, ci *streaminfo.Conn) []*Chain {
 	got := ci.TransportProtocol
-	if got == "" {
-		got = "raw_buffer"
-	}
 	return best(cands, func(m *xdsresource.FilterChainMatch) int {
 		switch m.TransportProtocol {
 		case "":
