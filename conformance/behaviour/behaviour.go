@@ -315,6 +315,8 @@ type Places struct {
 	Port, Origin, Origin2, Dead int
 	// Log is the path of the access log.
 	Log string
+
+	hosts []string // the machine's own addresses
 }
 
 // expand executes text as a template over p.
@@ -331,8 +333,13 @@ func (p *Places) expand(text string) (string, error) {
 	return b.String(), nil
 }
 
-// mask puts the placeholders back where ports are named.
+// mask puts the placeholders back where ports are named. Where Envoy names
+// its peer in x-forwarded-for and the peer is on loopback, it writes the
+// machine's own address; that becomes the loopback address it stands for.
 func (p *Places) mask(text string) string {
+	for _, host := range p.hosts {
+		text = strings.ReplaceAll(text, host, "127.0.0.1")
+	}
 	ports := map[string]int{"Port": p.Port, "Origin": p.Origin, "Origin2": p.Origin2, "Dead": p.Dead}
 	for _, name := range slices.Sorted(maps.Keys(ports)) {
 		text = strings.ReplaceAll(text, ":"+strconv.Itoa(ports[name]), ":{{."+name+"}}")

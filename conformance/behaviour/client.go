@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -19,21 +20,25 @@ var hidden = map[string]bool{"date": true, "server": true, "x-envoy-upstream-ser
 const patience = 4 * time.Second
 
 // exchange sends the chunks on a new connection and returns what came back.
-func exchange(port int, chunks []Chunk, opts ClientOptions, show map[string]bool) (string, error) {
+func exchange(port int, chunks []Chunk, opts ClientOptions, compare map[string]bool) (string, error) {
 	c, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		return "", err
 	}
+	var writing sync.WaitGroup
+	defer writing.Wait()
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(patience))
-	go func() {
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return "", err
+	}
+	writing.Go(func() {
 		for _, ch := range chunks {
 			time.Sleep(ch.Pause)
 			if _, err := io.WriteString(c, ch.Data); err != nil {
 				return // the proxy has answered and closed
 			}
 		}
-	}()
+	})
 	methods := requestMethods(chunks)
 	r := bufio.NewReader(c)
 	var b strings.Builder
@@ -47,7 +52,8 @@ func exchange(port int, chunks []Chunk, opts ClientOptions, show map[string]bool
 			break
 		}
 		m.canonical(&b, func(h header) (string, bool) {
-			return h.value, show[h.name] || !hidden[strings.ToLower(h.name)]
+			name := strings.ToLower(h.name)
+			return h.value, compare[name] || !hidden[name]
 		})
 		if err != nil {
 			break

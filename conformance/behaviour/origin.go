@@ -252,9 +252,9 @@ func (rec *recording) canonical(sent string) string {
 		}
 		fmt.Fprintf(&b, "origin%d: ", e.origin+1)
 		m.canonical(&b, func(h header) (string, bool) {
-			switch {
-			case h.name == "x-request-id" && !strings.Contains(sent, h.value),
-				h.name == "x-envoy-expected-rq-timeout-ms" && rec.retried(n):
+			switch name := strings.ToLower(h.name); {
+			case name == "x-request-id" && !strings.Contains(sent, h.value),
+				name == "x-envoy-expected-rq-timeout-ms" && rec.retried(n):
 				return "*", true
 			}
 			return h.value, true

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -40,9 +41,28 @@ type Instance struct {
 	origins *origins
 	cmd     *exec.Cmd
 	exited  chan struct{}
-	output  bytes.Buffer
+	output  output
 	logged  int // bytes of the access log that earlier cases read
 	dead    int
+}
+
+// output keeps what the process writes.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+// Write implements [io.Writer].
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
 }
 
 // Start starts p with the bootstrap of s and waits until its port accepts.
@@ -118,7 +138,23 @@ func (in *Instance) place(dir string) error {
 		Port: port, Origin: in.origins.port(0), Origin2: in.origins.port(1),
 		Dead: sa.(*syscall.SockaddrInet4).Port, Log: filepath.Join(dir, "access.log"),
 	}
-	return nil
+	in.places.hosts, err = ownAddresses()
+	return err
+}
+
+// ownAddresses returns the IPv4 addresses of the machine that are not loopback.
+func ownAddresses() ([]string, error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var hosts []string
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && !n.IP.IsLoopback() {
+			hosts = append(hosts, n.IP.String())
+		}
+	}
+	return hosts, nil
 }
 
 func (in *Instance) ready() error {
