@@ -54,17 +54,24 @@ func (w *site) serve(s transport.ServerStream) {
 		b, _ := readBody(s.Body())
 		done(ok, "n="+strconv.Itoa(len(b)))
 	case "/hang":
-		ch := make(chan struct{})
-		s.OnReset(func(error) { close(ch) })
-		<-ch
+		<-gone(s)
 		w.resets <- struct{}{}
 	case "/resets":
-		<-w.resets
-		done(ok, "n=1")
+		ch := gone(s)
+		select {
+		case <-w.resets:
+			done(ok, "n=1")
+		case <-ch:
+		}
 	case "/early":
 		done(ok, "done")
 	case "/tunnelled":
-		done(ok, "n="+strconv.Itoa(<-w.tunnelled))
+		ch := gone(s)
+		select {
+		case n := <-w.tunnelled:
+			done(ok, "n="+strconv.Itoa(n))
+		case <-ch:
+		}
 	case "/noend":
 	case "/refuse":
 		s.Reset(transport.RemoteRefused)
@@ -89,6 +96,13 @@ func (w *site) serve(s transport.ServerStream) {
 		}
 		done(header(":status", "404"), "")
 	}
+}
+
+// gone is closed when the client has reset s.
+func gone(s transport.ServerStream) <-chan struct{} {
+	ch := make(chan struct{})
+	s.OnReset(func(error) { close(ch) })
+	return ch
 }
 
 func pump(c netio.Conn) {
