@@ -37,7 +37,8 @@ type Suite struct {
 	// Cases are run in order, one at a time.
 	Cases []*Case
 
-	head []txtar.File // sections before the first request
+	comment []byte       // Comment as it was written
+	head    []txtar.File // sections before the first request
 }
 
 // Case is one request (or several on one connection) and what is to be seen.
@@ -124,10 +125,13 @@ func Load(dir string) ([]*Suite, error) {
 // Parse reads one file of the corpus. Wants may be missing; [Suite.Check]
 // reports that.
 func Parse(path string, data []byte) (*Suite, error) {
+	if bytes.IndexByte(data, '\r') >= 0 {
+		return nil, errors.New("a carriage return: write \\r in a request.raw section")
+	}
 	ar := txtar.Parse(data)
 	s := &Suite{
 		Path: path, Area: filepath.Base(filepath.Dir(path)),
-		Comment: strings.TrimSpace(string(ar.Comment)), Show: map[string]bool{},
+		Comment: strings.TrimSpace(string(ar.Comment)), Show: map[string]bool{}, comment: ar.Comment,
 	}
 	var origins [2][]Answer
 	var cur *Case
@@ -259,6 +263,9 @@ func parseRequest(raw bool, text string) ([]Chunk, error) {
 	return chunks, nil
 }
 
+// logs reports whether the access log is compared.
+func (s *Suite) logs() bool { return strings.Contains(s.Bootstrap, "{{.Log}}") }
+
 // Check reports what is missing in s for it to be a suite of the corpus.
 func (s *Suite) Check() error {
 	var errs []error
@@ -268,13 +275,12 @@ func (s *Suite) Check() error {
 	if !strings.Contains(s.Bootstrap, "{{.Port}}") {
 		errs = append(errs, errors.New("bootstrap.yaml is missing or has no {{.Port}}"))
 	}
-	logs := strings.Contains(s.Bootstrap, "{{.Log}}")
 	names := map[string]bool{}
 	for _, c := range s.Cases {
 		switch {
 		case c.Name == "" || names[c.Name]:
 			errs = append(errs, fmt.Errorf("case %q: a name must be there and unique", c.Name))
-		case c.Want.Upstream == "" || c.Want.Client == "" || logs != (c.Want.Log != ""):
+		case c.Want.Upstream == "" || c.Want.Client == "" || s.logs() != (c.Want.Log != ""):
 			errs = append(errs, fmt.Errorf("case %q: wants are missing; write them with -update-from-envoy", c.Name))
 		case (c.Differs != "") != (c.Differing != Override{}):
 			errs = append(errs, fmt.Errorf("case %q: differs and its wants come together", c.Name))
@@ -286,7 +292,7 @@ func (s *Suite) Check() error {
 
 // Format returns the file of s with the current wants.
 func (s *Suite) Format() []byte {
-	ar := &txtar.Archive{Comment: []byte(s.Comment + "\n"), Files: slices.Clone(s.head)}
+	ar := &txtar.Archive{Comment: s.comment, Files: slices.Clone(s.head)}
 	for _, c := range s.Cases {
 		var after []txtar.File
 		for _, f := range c.sections {

@@ -23,6 +23,15 @@ var (
 	update       = flag.Bool("update-from-envoy", false, "write the wants of the corpus from what Envoy does")
 )
 
+// TestMain runs several suites at once: they mostly wait.
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err) // the testing package has no such flag any more
+	}
+	flag.Parse()
+	os.Exit(m.Run())
+}
+
 func loadCorpus(t *testing.T) []*Suite {
 	t.Helper()
 	suites, err := Load("testdata")
@@ -121,8 +130,9 @@ func runSuite(t *testing.T, p Proxy, s *Suite, tally *tally) {
 		t.Fatal(err)
 	}
 	defer in.Stop()
-	for _, c := range s.Cases {
-		ok := t.Run(c.Name, func(t *testing.T) { runCase(t, p, in, c) })
+	results := in.RunAll()
+	for i, c := range s.Cases {
+		ok := t.Run(c.Name, func(t *testing.T) { checkCase(t, p, c, results[i]) })
 		if ok {
 			tally.add(s.Area, 1, 1)
 		} else {
@@ -136,11 +146,11 @@ func runSuite(t *testing.T, p Proxy, s *Suite, tally *tally) {
 	}
 }
 
-func runCase(t *testing.T, p Proxy, in *Instance, c *Case) {
-	got, err := in.Run(c)
-	if err != nil {
-		t.Fatal(err)
+func checkCase(t *testing.T, p Proxy, c *Case, r Result) {
+	if r.Err != nil {
+		t.Fatal(r.Err)
 	}
+	got := r.Seen
 	if *update {
 		c.Want = keepStars(c.Want, got)
 		return

@@ -20,6 +20,8 @@ type Proxy struct {
 	Name string
 	// Command is the program and its arguments; "FILE" is the bootstrap.
 	Command []string
+	// LazyLog says that the access log is written a second late.
+	LazyLog bool
 }
 
 // Envoy is the proxy the corpus was written from.
@@ -31,12 +33,13 @@ func Envoy(bin string) Proxy {
 
 // Fairlead is the proxy under test.
 func Fairlead(bin string) Proxy {
-	return Proxy{Name: "fairlead", Command: []string{bin, "proxy", "-c", "FILE"}}
+	return Proxy{Name: "fairlead", Command: []string{bin, "proxy", "-c", "FILE"}, LazyLog: true}
 }
 
 // Instance is a proxy process that serves one suite, with its origins.
 type Instance struct {
 	suite   *Suite
+	lazyLog bool
 	places  Places
 	origins *origins
 	cmd     *exec.Cmd
@@ -68,7 +71,7 @@ func (o *output) String() string {
 // Start starts p with the bootstrap of s and waits until its port accepts.
 // Files are kept in dir.
 func (p Proxy) Start(s *Suite, dir string) (*Instance, error) {
-	in := &Instance{suite: s, exited: make(chan struct{}), dead: -1}
+	in := &Instance{suite: s, lazyLog: p.LazyLog, exited: make(chan struct{}), dead: -1}
 	var err error
 	if in.origins, err = startOrigins(); err != nil {
 		return nil, err
@@ -186,8 +189,43 @@ func (in *Instance) Stop() {
 	}
 }
 
-// Run runs one case and returns what was seen.
-func (in *Instance) Run(c *Case) (Seen, error) {
+// Result is the outcome of one case.
+type Result struct {
+	Seen Seen
+	Err  error
+}
+
+// RunAll runs every case of the suite in order.
+//
+// The lines of a lazy access log are waited for once, after all cases; when
+// they are not what the cases want, everything is run again and waited for
+// case by case, so that a line that is missing does not move the others.
+func (in *Instance) RunAll() []Result {
+	if !in.lazyLog || !in.suite.logs() {
+		return in.runEach(true)
+	}
+	results := in.runEach(false)
+	var want strings.Builder
+	for i, c := range in.suite.Cases {
+		results[i].Seen.Log = c.Fairlead().Log
+		want.WriteString(strings.ReplaceAll(results[i].Seen.Log, "nothing\n", ""))
+	}
+	got, err := in.log(strings.Count(want.String(), "\n"))
+	if err == nil && Match(want.String(), in.places.mask(got)) {
+		return results
+	}
+	return in.runEach(true)
+}
+
+func (in *Instance) runEach(log bool) []Result {
+	results := make([]Result, len(in.suite.Cases))
+	for i, c := range in.suite.Cases {
+		results[i].Seen, results[i].Err = in.run(c, log)
+	}
+	return results
+}
+
+func (in *Instance) run(c *Case, log bool) (Seen, error) {
 	chunks := make([]Chunk, len(c.Request))
 	var sent strings.Builder
 	for i, ch := range c.Request {
@@ -204,13 +242,14 @@ func (in *Instance) Run(c *Case) (Seen, error) {
 		return Seen{}, fmt.Errorf("%w; output:\n%s", err, in.output.String())
 	}
 	time.Sleep(c.Client.Settle)
-	seen := Seen{Upstream: rec.canonical(sent.String()), Client: client}
-	if strings.Contains(in.suite.Bootstrap, "{{.Log}}") {
-		if seen.Log, err = in.log(c.Client.Responses); err != nil {
+	seen := Seen{Upstream: in.places.mask(rec.canonical(sent.String())), Client: in.places.mask(client)}
+	if log && in.suite.logs() {
+		text, err := in.log(c.Client.Responses)
+		if err != nil {
 			return Seen{}, err
 		}
+		seen.Log = in.places.mask(text)
 	}
-	seen.Upstream, seen.Client, seen.Log = in.places.mask(seen.Upstream), in.places.mask(seen.Client), in.places.mask(seen.Log)
 	return seen, nil
 }
 
