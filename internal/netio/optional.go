@@ -48,6 +48,14 @@ type Unparker interface {
 	Unpark() bool
 }
 
+// Holder is implemented by connections that may hold bytes for their reader
+// above the transport, where Prober does not look.
+type Holder interface {
+	// Holds reports whether there may be such bytes. Only the reader may call
+	// it.
+	Holds() bool
+}
+
 // ReadInterrupter can end the reading side alone.
 type ReadInterrupter interface {
 	// InterruptRead is Interrupt for blocked and future reads (TryRead, Park

@@ -199,6 +199,11 @@ func (t *tlsConn) done(p []byte, n int, err error) (int, error) {
 	return 0, t.readFail(err)
 }
 
+// Holds implements Holder.
+func (t *tlsConn) Holds() bool {
+	return t.hasOne || t.full || t.io.buf != nil || t.unread.b != nil || t.rerr != nil
+}
+
 // Park waits until a byte of plaintext, the end or an error is there: bytes on
 // the connection below may be part of a record, or none of ours.
 func (t *tlsConn) Park(resume func()) bool {

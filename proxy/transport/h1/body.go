@@ -12,7 +12,7 @@ import (
 )
 
 // reader is the receiving half of a connection: bytes that were read and not
-// used. It holds a buffer only while there is something in flight.
+// used. It holds a buffer only while there are any.
 type reader struct {
 	c    netio.Conn
 	buf  *[]byte
@@ -41,37 +41,39 @@ func (r *reader) drop() { r.r = r.w; r.release() }
 
 // room makes space for at least one more byte, size being the wanted capacity.
 func (r *reader) room(size int) {
-	if r.buf == nil {
-		r.buf = netio.GetBuffer(size)
+	switch {
+	case r.buf == nil || r.r == r.w && len(*r.buf) < size:
+		netio.PutBuffer(r.buf)
+		r.buf, r.r, r.w = netio.GetBuffer(size), 0, 0
+	case r.r == r.w:
 		r.r, r.w = 0, 0
-		return
-	}
-	if r.r == r.w {
-		r.r, r.w = 0, 0
-		if len(*r.buf) < size && size <= netio.LargeBuffer {
-			netio.PutBuffer(r.buf)
-			r.buf = netio.GetBuffer(size)
-		}
-		return
-	}
-	if r.w < len(*r.buf) {
-		return
-	}
-	if r.r > 0 {
+	case r.w < len(*r.buf):
+	case r.r > 0:
 		r.w = copy(*r.buf, (*r.buf)[r.r:r.w])
 		r.r = 0
-		return
+	default:
+		r.buf = netio.GrowBuffer(r.buf, r.w, len(*r.buf)+1)
 	}
-	r.buf = netio.GrowBuffer(r.buf, r.w, max(size, len(*r.buf)+1))
 }
 
 // fill reads more bytes, blocking.
 func (r *reader) fill(size int) error {
 	r.room(size)
 	n, err := r.c.Read((*r.buf)[r.w:])
-	r.w += n
-	r.in.Add(uint64(n))
+	return r.filled(n, err)
+}
+
+// tryFill is fill without blocking.
+func (r *reader) tryFill(size int) error {
+	r.room(size)
+	n, err := r.c.TryRead((*r.buf)[r.w:])
+	return r.filled(n, err)
+}
+
+func (r *reader) filled(n int, err error) error {
 	if n > 0 {
+		r.w += n
+		r.in.Add(uint64(n))
 		return nil
 	}
 	if err == nil {
@@ -83,83 +85,85 @@ func (r *reader) fill(size int) error {
 // body is the payload of the message being received. It lives inside its
 // connection's stream and is used for one message after the other.
 type body struct {
-	rd       *reader
-	fr       framing
-	left     uint64
-	ch       chunked
-	done     bool
-	err      error
+	rd      *reader
+	fr      framing
+	left    uint64
+	ch      chunked
+	scanned int // of an incomplete trailer section
+
+	have bool // a chunk was decoded by Ready
+	next []byte
+	last bool
+	err  error
+	// ended: everything was received. It is read by other goroutines.
+	ended atomic.Bool
+
+	p        parser
 	trailer  message.Header
-	trailers bool // section may be passed on
-	seen     bool // there is a trailer section
-	limit    int  // of trailer bytes
-	fields   int
+	trailers bool // the section may be passed on
+	seen     bool // there is one
+	maxBytes int  // of the section
+	maxCount int
+
 	// before, if not nil, runs before the first blocking read: 100 Continue.
 	before func() error
-	// onEnd, if not nil, is told once that the body is complete.
-	onEnd func()
+	// cause, if not nil, returns why the stream was interrupted.
+	cause func() error
 
-	imu     sync.Mutex // guards what follows
+	mu      sync.Mutex // guards what follows
 	reading bool
 	stopped error
 }
 
 // Interrupt implements filters.Interrupter: a Next that waits, on whatever
-// goroutine, and later ones fail with cause. If one waits, the connection is
-// given up for it: a response has to be written before.
+// goroutine, and later ones fail with cause. The connection can't be read any
+// more; what is written goes on.
 func (b *body) Interrupt(cause error) {
-	b.imu.Lock()
-	defer b.imu.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.stopped != nil {
 		return
 	}
 	b.stopped = cause
 	if b.reading {
-		b.rd.c.Interrupt(cause)
+		netio.InterruptRead(b.rd.c, cause)
 	}
 }
 
 // fill reads more unless the body was interrupted.
 func (b *body) fill(size int) error {
-	b.imu.Lock()
+	b.mu.Lock()
 	if err := b.stopped; err != nil {
-		b.imu.Unlock()
+		b.mu.Unlock()
 		return err
 	}
 	b.reading = true
-	b.imu.Unlock()
+	b.mu.Unlock()
 	err := b.rd.fill(size)
-	b.imu.Lock()
+	b.mu.Lock()
 	b.reading = false
-	b.imu.Unlock()
+	if b.stopped != nil && err != nil {
+		err = b.stopped
+	}
+	b.mu.Unlock()
 	return err
 }
 
-func (b *body) reset(rd *reader, fr framing, length uint64) {
-	b.rd, b.fr, b.left, b.done, b.err, b.seen = rd, fr, length, fr == framingNone, nil, false
-	b.ch = chunked{}
-	b.trailer.Reset()
-	b.imu.Lock()
+// begin readies b for a message.
+func (b *body) begin(fr framing, length uint64) {
+	b.fr, b.left, b.ch, b.scanned = fr, length, chunked{}, 0
+	b.have, b.next, b.last, b.err, b.seen, b.before = false, nil, false, nil, false, nil
+	b.ended.Store(fr == framingNone)
+	if b.trailer.Len() > 0 {
+		b.trailer.Reset()
+	}
+	b.mu.Lock()
 	b.stopped = nil
-	b.imu.Unlock()
+	b.mu.Unlock()
 }
 
-func (b *body) finish() {
-	b.done = true
-	if b.onEnd != nil {
-		b.onEnd()
-	}
-}
-
-func (b *body) fail(err error) error {
-	if b.err == nil {
-		b.err = err
-	}
-	return b.err
-}
-
-// broken turns a read error into what a stream reports.
-func broken(err error) error {
+// asReset turns a read or write error into what a stream reports.
+func asReset(err error) error {
 	var pe *parseError
 	switch {
 	case errors.Is(err, io.EOF):
@@ -172,170 +176,195 @@ func broken(err error) error {
 	return &transport.ResetError{Reason: transport.ConnectionTermination, Detail: err.Error()}
 }
 
+// fail makes err the body's end. Causes of interruptions stay as they are.
+func (b *body) fail(err error) error {
+	b.mu.Lock()
+	stopped := b.stopped
+	b.mu.Unlock()
+	switch {
+	case stopped != nil && errors.Is(err, stopped):
+		b.err = stopped
+	case b.cause != nil && b.cause() != nil:
+		b.err = b.cause()
+	default:
+		b.err = asReset(err)
+	}
+	return b.err
+}
+
 // Next implements message.Body.
 func (b *body) Next() ([]byte, bool, error) {
 	for {
-		if b.err != nil {
+		switch {
+		case b.err != nil:
 			return nil, false, b.err
-		}
-		if b.done {
+		case b.have:
+			p := b.next
+			b.have, b.next = false, nil
+			return p, b.last, nil
+		case b.ended.Load():
+			b.last = true
 			return nil, true, nil
 		}
-		if p, ok, err := b.take(); err != nil {
-			return nil, false, b.fail(broken(err))
-		} else if ok {
-			return p, b.done, nil
+		if err := b.take(); err != nil {
+			return nil, false, b.fail(err)
 		}
-		if b.before != nil {
-			f := b.before
+		if b.have || b.ended.Load() {
+			continue
+		}
+		if f := b.before; f != nil {
 			b.before = nil
 			if err := f(); err != nil {
-				return nil, false, b.fail(broken(err))
+				return nil, false, b.fail(err)
 			}
 		}
-		size := netio.SmallBuffer
-		if b.left > 2*netio.SmallBuffer || b.fr == framingUntilClose {
-			size = netio.LargeBuffer
-		}
-		if err := b.fill(size); err != nil {
-			if errors.Is(err, io.EOF) && b.fr == framingUntilClose {
-				b.finish()
-				return nil, true, nil
-			}
-			return nil, false, b.fail(broken(err))
+		err := b.fill(b.wanted())
+		switch {
+		case err == nil:
+		case errors.Is(err, io.EOF) && b.fr == framingUntilClose:
+			b.ended.Store(true)
+		default:
+			return nil, false, b.fail(err)
 		}
 	}
 }
 
-// take uses buffered bytes; ok is false if more must be read first.
-func (b *body) take() (p []byte, ok bool, err error) {
+// wanted is how large a buffer pays.
+func (b *body) wanted() int {
+	switch left := max(b.left, b.ch.left); {
+	case b.fr == framingUntilClose || left > netio.MediumBuffer:
+		return netio.LargeBuffer
+	case left > netio.SmallBuffer || b.fr == framingChunked:
+		return netio.MediumBuffer
+	}
+	return netio.SmallBuffer
+}
+
+// take decodes buffered bytes: a chunk into next, or the end.
+func (b *body) take() error {
 	buf := b.rd.bytes()
+	if len(buf) == 0 {
+		return nil
+	}
 	switch b.fr {
 	case framingNone:
 	case framingLength:
-		if len(buf) == 0 {
-			return nil, false, nil
-		}
 		k := min(uint64(len(buf)), b.left)
 		b.left -= k
-		b.rd.r += int(k)
-		if b.left == 0 {
-			b.finish()
-		}
-		return buf[:k], true, nil
+		b.rd.r += int(k) //nolint:gosec // at most len(buf)
+		b.put(buf[:k], b.left == 0)
 	case framingUntilClose:
 		b.rd.r = b.rd.w
-		return buf, len(buf) > 0, nil
+		b.put(buf, false)
 	case framingChunked:
-		return b.takeChunk(buf)
+		return b.takeChunks(buf)
 	}
-	return nil, false, nil
+	return nil
 }
 
-func (b *body) takeChunk(buf []byte) (p []byte, ok bool, err error) {
-	if b.ch.state == chunkTrailer {
-		return b.takeTrailers(buf)
+func (b *body) put(p []byte, last bool) {
+	b.have, b.next, b.last = true, p, last
+	if last {
+		b.ended.Store(true)
 	}
-	from, to, n, end, err := b.ch.next(buf)
+}
+
+func (b *body) takeChunks(buf []byte) error {
+	data, n, err := b.ch.decode(buf)
 	if err != nil {
-		return nil, false, err
+		return err
 	}
 	b.rd.r += n
-	if end {
-		return b.takeTrailers(buf[n:])
-	}
-	if to == from {
-		return nil, false, nil
-	}
-	b.left = b.ch.left
-	// Look ahead: if the last chunk is here already, the data can carry the end.
-	if rest := buf[n:]; len(rest) > 0 {
-		look := b.ch
-		if _, _, m, end, err := look.next(rest); err == nil && end {
-			b.ch = look
-			b.rd.r += m
-			if _, _, err := b.takeTrailers(rest[m:]); err != nil {
-				return nil, false, err
-			}
+	end := false
+	if b.ch.state == chunkTrailer {
+		if end, err = b.takeTrailers(b.rd.bytes()); err != nil {
+			return err
 		}
 	}
-	return buf[from:to], true, nil
+	if len(data) > 0 || end {
+		b.put(data, end)
+	}
+	return nil
 }
 
 // takeTrailers reads the trailer section if it is complete.
-func (b *body) takeTrailers(buf []byte) (p []byte, ok bool, err error) {
-	n := 0
-	switch {
-	case len(buf) >= 2 && buf[0] == '\r' && buf[1] == '\n':
-		n = 2
-	default:
-		if n = headEnd(buf, 0); n == 0 {
-			if len(buf) > b.limit {
-				return nil, false, errTooLarge
-			}
-			return nil, false, nil
+func (b *body) takeTrailers(buf []byte) (end bool, err error) {
+	n := 2
+	if len(buf) < 2 || buf[0] != '\r' || buf[1] != '\n' {
+		if len(buf) > 0 && !tokenChar[buf[0]] && (len(buf) > 1 || buf[0] != '\r') {
+			return false, errCodec
 		}
-		if err := parseFields(buf[:n], &b.trailer, headerLimit(b.fields)); err != nil {
-			return nil, false, err
+		n = headEnd(buf, b.scanned)
+		b.scanned = len(buf)
+		switch {
+		case n > b.maxBytes, n == 0 && len(buf) > b.maxBytes:
+			return false, errTooLarge
+		case n == 0:
+			return false, nil
 		}
-		b.trailer.DelFunc(func(f message.Field) bool { return forbiddenTrailer(f.Name) })
+		into := &b.trailer
+		if !b.trailers {
+			into = nil // checked and dropped
+		}
+		if err := b.p.fields(buf[:n], into, fieldLimit(b.maxCount), inTrailers); err != nil {
+			return false, err
+		}
 		b.seen = b.trailer.Len() > 0
 	}
 	b.rd.r += n
-	b.finish()
-	return nil, true, nil
+	return true, nil
 }
 
-// forbiddenTrailer lists fields that have no meaning, or a dangerous one, in a
-// trailer section (RFC 9110 section 6.5.1).
-func forbiddenTrailer(name string) bool {
-	switch name {
-	case "content-length", "transfer-encoding", "host", "connection", "keep-alive", "te", "trailer", "upgrade", "proxy-connection", "authorization", "content-encoding", "content-type":
-		return true
-	}
-	return false
-}
-
-// Ready implements message.Body.
+// Ready implements message.Body. What is ready is decoded in place; nothing is
+// read.
 func (b *body) Ready() (int, bool) {
-	if b.done || b.err != nil {
-		return 0, b.done
+	if !b.have && b.err == nil && !b.ended.Load() {
+		if err := b.take(); err != nil {
+			_ = b.fail(err)
+		}
 	}
-	n := len(b.rd.bytes())
-	switch b.fr {
-	case framingLength:
-		if uint64(n) >= b.left {
-			return int(b.left), true
-		}
-		return n, false
-	case framingUntilClose:
-		return n, false
-	case framingChunked:
-		look := b.ch
-		if look.state == chunkTrailer {
-			return 0, false
-		}
-		buf := b.rd.bytes()
-		from, to, m, _, err := look.next(buf)
-		if err != nil || to == from {
-			return 0, false
-		}
-		_, _, k, end, err := look.next(buf[m:])
-		rest := buf[m:]
-		return to - from, err == nil && end && len(rest) >= k+2 && rest[k] == '\r' && rest[k+1] == '\n'
-	case framingNone:
+	switch {
+	case b.err != nil:
+		return 0, false
+	case b.have:
+		return len(b.next), b.last
 	}
-	return 0, true
+	return 0, b.ended.Load()
+}
+
+// whole reports whether all of the body is in the buffer.
+func (b *body) whole() bool {
+	if b.fr == framingLength { // without decoding
+		return uint64(len(b.rd.bytes())) >= b.left
+	}
+	_, last := b.Ready()
+	return last
+}
+
+// discard skips what is buffered and reports whether the body ends in it.
+func (b *body) discard() bool {
+	for b.err == nil && !b.ended.Load() {
+		b.have, b.next = false, nil
+		n := len(b.rd.bytes())
+		if err := b.take(); err != nil {
+			_ = b.fail(err)
+		}
+		if len(b.rd.bytes()) == n {
+			break
+		}
+	}
+	b.have, b.next = false, nil
+	return b.err == nil && b.ended.Load()
 }
 
 // Trailers implements message.Body.
 func (b *body) Trailers() *message.Header {
-	if b.seen && b.trailers {
+	if b.seen {
 		return &b.trailer
 	}
 	return nil
 }
 
-// Close implements message.Body. What the peer still sends is the
-// connection's concern.
+// Close implements message.Body. What the peer still sends is the connection's
+// concern.
 func (b *body) Close() {}

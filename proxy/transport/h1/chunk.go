@@ -4,9 +4,9 @@ package h1
 // whatever bytes have arrived and never needs to look back.
 type chunked struct {
 	state  uint8
-	left   uint64
 	digits uint8
-	// ext counts bytes of chunk extensions and trailers, which are bounded.
+	left   uint64
+	// ext counts bytes of chunk extensions, which are bounded.
 	ext int
 }
 
@@ -17,95 +17,94 @@ const (
 	chunkData
 	chunkDataCR
 	chunkDataLF
-	chunkTrailer // at the first byte after the last chunk's line
+	chunkTrailer // after the last chunk's line
 )
 
 // maxChunkExt bounds the extensions of one body: they are dropped, and a body
 // of extensions is an attack.
 const maxChunkExt = 16 << 10
 
-// next looks at p and returns the data it starts with after framing: p[from:to]
-// is data (may be empty), n is how much of p is done with, end reports that the
-// last chunk was seen: p[n:] starts the trailer section.
-func (c *chunked) next(p []byte) (from, to, n int, end bool, err error) {
-	i := 0
-	for i < len(p) {
+// decode takes framing and data from the start of p. The data of all chunks
+// that have arrived is moved together: it is data, inside p. n is how much of p
+// is done with; in state chunkTrailer p[n:] starts the trailer section.
+func (c *chunked) decode(p []byte) (data []byte, n int, err error) {
+	from, to, i := 0, 0, 0
+	for i < len(p) && c.state != chunkTrailer {
 		b := p[i]
 		switch c.state {
 		case chunkSize:
-			v := unhex(b)
-			switch {
-			case v >= 0:
-				if c.digits++; c.digits > 15 {
-					return 0, 0, 0, false, errCodec
-				}
-				c.left = c.left<<4 | uint64(v)
-			case c.digits == 0:
-				return 0, 0, 0, false, errCodec
-			case b == '\r':
-				c.state = chunkSizeLF
-			case b == ';' || b == ' ' || b == '\t':
-				c.state = chunkExt
-			default:
-				return 0, 0, 0, false, errCodec
-			}
 			i++
+			if err := c.size(b); err != nil {
+				return nil, 0, err
+			}
 		case chunkExt:
+			i++
 			if c.ext++; c.ext > maxChunkExt {
-				return 0, 0, 0, false, errTooLarge
+				return nil, 0, errTooLarge
 			}
-			switch {
-			case b == '\r':
+			if b == '\r' {
 				c.state = chunkSizeLF
-			case !valueChar[b]:
-				return 0, 0, 0, false, errCodec
+			} else if !valueChar[b] {
+				return nil, 0, errCodec
 			}
-			i++
 		case chunkSizeLF:
-			if b != '\n' {
-				return 0, 0, 0, false, errCodec
-			}
 			i++
-			c.digits = 0
-			if c.left == 0 {
-				c.state = chunkTrailer
-				return i, i, i, true, nil
+			if b != '\n' {
+				return nil, 0, errCodec
 			}
-			c.state = chunkData
+			if c.digits = 0; c.left == 0 {
+				c.state = chunkTrailer
+			} else {
+				c.state = chunkData
+			}
 		case chunkData:
-			k := min(uint64(len(p)-i), c.left)
-			c.left -= k
-			if c.left == 0 {
+			k := int(min(uint64(len(p)-i), c.left)) //nolint:gosec // at most len(p)
+			switch {
+			case from == to:
+				from, to = i, i+k
+			default:
+				to += copy(p[to:], p[i:i+k])
+			}
+			i += k
+			if c.left -= uint64(k); c.left == 0 { //nolint:gosec // k >= 0
 				c.state = chunkDataCR
 			}
-			return i, i + int(k), i + int(k), false, nil
 		case chunkDataCR:
+			i++
 			if b != '\r' {
-				return 0, 0, 0, false, errCodec
+				return nil, 0, errCodec
 			}
 			c.state = chunkDataLF
-			i++
 		case chunkDataLF:
+			i++
 			if b != '\n' {
-				return 0, 0, 0, false, errCodec
+				return nil, 0, errCodec
 			}
 			c.state = chunkSize
-			i++
 		}
 	}
-	return i, i, i, false, nil
+	return p[from:to], i, nil
 }
 
-func unhex(c byte) int {
+// size takes a byte of a size line before any extension.
+func (c *chunked) size(b byte) error {
+	v := unhex(b)
 	switch {
-	case '0' <= c && c <= '9':
-		return int(c - '0')
-	case 'a' <= c && c <= 'f':
-		return int(c-'a') + 10
-	case 'A' <= c && c <= 'F':
-		return int(c-'A') + 10
+	case v >= 0:
+		if c.digits++; c.digits > 15 {
+			return errCodec
+		}
+		c.left = c.left<<4 | uint64(v) //nolint:gosec // 0..15
+	case c.digits == 0:
+		return errCodec
+	case b == '\r':
+		c.state = chunkSizeLF
+	case b == ';':
+		c.state = chunkExt
+	default:
+		return errCodec
 	}
-	return -1
+	return nil
 }
 
 // appendChunkSize appends the size line of a chunk.

@@ -4,10 +4,9 @@
 package h1
 
 import (
-	"bytes"
 	"errors"
 	"io"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/message"
@@ -19,46 +18,78 @@ import (
 const (
 	defaultMaxHeaderBytes = 60 << 10
 	defaultIdleTimeout    = time.Hour
-	// probeInterval is how often a stream in flight looks whether its client is
-	// still there; nobody reads the socket meanwhile.
-	probeInterval = 500 * time.Millisecond
-	// maxDrain bounds the request body that is read and dropped to keep a
-	// connection alive after an early response.
-	maxDrain = 64 << 10
+	// lingerTime and lingerBytes bound what is read and dropped after an
+	// answer that ends the connection, so that the client sees it before a RST
+	// (Envoy's delayed_close_timeout).
+	lingerTime  = time.Second
+	lingerBytes = 1 << 20
+	// drainGrace is how long a draining connection that never had a request
+	// waits for one.
+	drainGrace = 5 * time.Second
 )
 
 var (
 	errIdle    = errors.New("http/1.1: connection was idle for too long")
-	errHeaders = errors.New("http/1.1: request headers timed out")
+	errDrained = errors.New("http/1.1: connection is drained")
 )
 
 // Server is one downstream connection; it implements transport.ServerConn.
 type Server struct {
-	rd   reader
-	cfg  *transport.ServerConfig
-	h    transport.Handler
-	done func()
-	// resume continues loop after a park; made once.
-	resume    func()
-	st        serverStream
-	requests  int
-	deadline  timer.Timer
-	onIdle    func()
-	onHeaders func()
+	rd     reader
+	cfg    *transport.ServerConfig
+	h      transport.Handler
+	done   func()
+	looper netio.Looper
+	// Method values, made once.
+	resume func()
+	step   func() bool
+	onIdle func()
+	onHead func()
 
-	mu       sync.Mutex
-	active   bool
-	draining bool
-	ended    bool
+	st       serverStream
+	p        parser
+	next     action // after the loop
+	scanned  int    // bytes of the buffer without a head's end
+	timed    bool   // the headers timer runs
+	requests atomic.Int32
+
+	state    atomic.Int32
+	draining atomic.Bool
+	deadline timer.Timer
+	age      timer.Timer
 }
+
+// States of a Server.
+const (
+	stateIdle int32 = iota
+	stateActive
+	stateClosing
+)
+
+// action is what to do next with a connection.
+type action uint8
+
+const (
+	actWait     action = iota // for bytes
+	actServe                  // the parsed request
+	actAgain                  // look for a further request
+	actClose                  // in order
+	actLinger                 // in order, the peer still sending
+	actReset                  // abruptly
+	actDetached               // a tunnel has the connection
+)
 
 // NewServer prepares c; cfg is shared and read-only.
 func NewServer(c netio.Conn, cfg *transport.ServerConfig, h transport.Handler) *Server {
 	s := &Server{cfg: cfg, h: h}
 	s.rd.c = c
-	s.resume = func() { s.loop(true) }
-	s.onIdle = func() { s.rd.c.Interrupt(errIdle) }
-	s.onHeaders = func() { s.rd.c.Interrupt(errHeaders) }
+	s.looper, _ = c.(netio.Looper)
+	s.onIdle, s.onHead = s.idleExpired, s.headExpired
+	if s.looper != nil {
+		s.step = s.loopStep
+	} else {
+		s.resume = s.run
+	}
 	s.st.init(s)
 	return s
 }
@@ -69,9 +100,10 @@ func NewServer(c netio.Conn, cfg *transport.ServerConfig, h transport.Handler) *
 func (s *Server) Serve(done func()) {
 	s.done = done
 	if d := s.cfg.MaxConnectionDuration; d > 0 {
-		time.AfterFunc(d, s.Drain)
+		s.age.Arm(d, s.Drain)
 	}
-	s.loop(false)
+	s.armIdle()
+	s.run()
 }
 
 func (s *Server) maxHeaderBytes() int {
@@ -81,213 +113,292 @@ func (s *Server) maxHeaderBytes() int {
 	return defaultMaxHeaderBytes
 }
 
-// loop serves requests until the connection is idle and parked, or ended. ready
-// says that it was parked and has become readable.
-func (s *Server) loop(ready bool) {
+// run serves requests until the connection is idle and parked, or has ended.
+func (s *Server) run() {
 	for {
-		if ready {
-			ready = false
-			s.leaveIdle()
-		} else if len(s.rd.bytes()) == 0 {
-			s.rd.release()
-			if !s.idle() {
-				s.end()
-				return
+		var a action
+		if s.looper != nil {
+			if err := s.looper.Loop(s.step); err != nil {
+				a = s.unreadable(err)
+			} else {
+				a = s.next
 			}
+		} else {
+			a = s.pump()
+		}
+		switch a {
+		case actWait:
 			if s.rd.c.Park(s.resume) {
 				return
 			}
-			s.leaveIdle()
-		} else {
-			s.leaveIdle()
+			continue
+		case actServe:
+			a = s.serve()
 		}
-		if !s.one() {
-			if !s.st.taken {
-				s.end()
-			}
+		if a != actAgain {
+			s.finish(a)
 			return
 		}
 	}
 }
 
-// idle notes that the connection waits for a request; false if it should end.
-func (s *Server) idle() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ended {
-		return false
+// loopStep is a step of the poller's loop: it serves what can be served without
+// waiting for further bytes; s.next says why it ended.
+func (s *Server) loopStep() (wait bool) {
+	for {
+		a := s.pump()
+		if a == actServe && s.st.whole {
+			a = s.serve()
+		}
+		switch a {
+		case actAgain:
+		case actWait:
+			s.next = actWait
+			return true
+		default:
+			s.next = a
+			return false
+		}
 	}
-	s.active = false
+}
+
+// pump reads until a request head is complete.
+func (s *Server) pump() action {
+	for {
+		if len(s.rd.bytes()) > 0 {
+			if n, err := s.head(); err != nil {
+				return s.refuse(err)
+			} else if n > 0 {
+				return s.parse(n)
+			}
+		} else if s.scanned = 0; s.requests.Load() > 0 && s.closing() {
+			return actClose
+		}
+		switch err := s.rd.tryFill(netio.SmallBuffer); {
+		case err == nil:
+		case errors.Is(err, netio.ErrWouldBlock):
+			s.rd.release()
+			if d := s.cfg.HeadersTimeout; d > 0 && !s.timed && s.rd.buf != nil {
+				s.timed = true
+				s.deadline.Arm(d, s.onHead)
+			}
+			return actWait
+		default:
+			return s.unreadable(err)
+		}
+	}
+}
+
+// unreadable says what to do when reading between requests ended with err.
+func (s *Server) unreadable(err error) action {
+	switch {
+	case errors.Is(err, errTimedOut):
+		return s.refuse(err)
+	case errors.Is(err, io.EOF), errors.Is(err, errIdle), errors.Is(err, errDrained):
+		return actClose
+	}
+	return actReset
+}
+
+// closing reports whether the connection must not take a further request.
+func (s *Server) closing() bool {
+	return s.draining.Load() || s.state.Load() == stateClosing
+}
+
+// head returns the length of the request head in the buffer, 0 if it is not
+// complete.
+func (s *Server) head() (int, error) {
+	b := s.rd.bytes()
+	if s.scanned == 0 && b[0] == '\r' { // one empty line is tolerated (RFC 9112 section 2.2)
+		switch {
+		case len(b) == 1:
+			return 0, nil
+		case b[1] != '\n':
+			return 0, errCodec
+		case len(b) == 2:
+			return 0, nil
+		}
+		s.rd.r += 2
+		b = b[2:]
+	}
+	limit := s.maxHeaderBytes()
+	switch n := headEnd(b, s.scanned); {
+	case n > limit:
+		return 0, errTooLarge
+	case n > 0:
+		return n, nil
+	}
+	if !tokenChar[b[0]] || s.scanned == 0 && badFirstLine(b) {
+		return 0, errCodec
+	}
+	if s.scanned = len(b); s.scanned > limit {
+		return 0, errTooLarge
+	}
+	return 0, nil
+}
+
+// badFirstLine tells early that what arrives does not end its lines with CRLF.
+func badFirstLine(b []byte) bool {
+	_, _, ok := startLine(b)
+	return !ok && len(b) > 0 && b[len(b)-1] == '\n'
+}
+
+// parse makes the first n bytes of the buffer the current request.
+func (s *Server) parse(n int) action {
+	s.scanned = 0
+	if s.timed {
+		s.timed = false
+		s.deadline.Stop()
+	}
+	st := &s.st
+	st.begin()
+	hd, err := s.p.request(s.rd.bytes()[:n], st.header, s.cfg)
+	s.rd.r += n
+	if err != nil {
+		return s.refuse(err)
+	}
+	if !s.state.CompareAndSwap(stateIdle, stateActive) {
+		return actClose
+	}
+	st.prepare(hd)
+	return actServe
+}
+
+// serve runs the handler on the current request.
+func (s *Server) serve() action {
+	st := &s.st
+	n := s.requests.Add(1)
+	if m := s.cfg.MaxRequestsPerConnection; m > 0 && int(n) >= m {
+		st.closeAfter = true
+	}
+	s.h.ServeStream(st)
+	a := st.afterServe()
+	if a == actDetached {
+		return a
+	}
+	s.state.CompareAndSwap(stateActive, stateIdle)
+	if a == actAgain {
+		s.armIdle()
+	}
+	return a
+}
+
+func (s *Server) armIdle() {
 	d := s.cfg.IdleTimeout
 	if d == 0 {
 		d = defaultIdleTimeout
 	}
+	if s.draining.Load() {
+		d = drainGrace
+	}
 	if d > 0 {
 		s.deadline.Arm(d, s.onIdle)
 	}
-	return true
 }
 
-func (s *Server) leaveIdle() {
-	s.deadline.Stop()
-}
-
-// one reads and serves one request; false ends the connection.
-func (s *Server) one() bool {
-	n, err := s.readHead()
-	if err != nil {
-		s.refuse(err)
-		return false
-	}
-	st := &s.st
-	st.begin()
-	st.hd, err = parseRequest(s.rd.bytes()[:n], &st.header, s.cfg)
-	s.rd.r += n
-	if err == nil && st.hd.version == message.HTTP10 && !s.cfg.AcceptHTTP10 {
-		err = errHTTP10
-	}
-	if err != nil {
-		s.refuse(err)
-		return false
-	}
-	s.requests++
-	s.mu.Lock()
-	s.active = true
-	st.closeAfter = st.hd.close || s.draining || s.cfg.MaxRequestsPerConnection > 0 && s.requests >= s.cfg.MaxRequestsPerConnection
-	s.mu.Unlock()
-	st.prepare()
-	s.h.ServeStream(st)
-	return st.afterServe()
-}
-
-// readHead reads until a whole head is buffered and returns its length.
-func (s *Server) readHead() (int, error) {
-	limit := s.maxHeaderBytes()
-	scanned := 0
-	timed := false
-	defer func() {
-		if timed {
-			s.deadline.Stop()
-		}
-	}()
-	for {
-		if scanned == 0 { // robustness: empty lines before a request (RFC 9112 2.2)
-			for {
-				b := s.rd.bytes()
-				if len(b) < 2 || b[0] != '\r' || b[1] != '\n' {
-					break
-				}
-				s.rd.r += 2
-			}
-		}
-		b := s.rd.bytes()
-		if n := headEnd(b, scanned); n > 0 {
-			if n > limit {
-				return 0, errTooLarge
-			}
-			return n, nil
-		}
-		if len(b) > 0 && hopeless(b) {
-			return 0, errCodec
-		}
-		scanned = len(b)
-		if len(b) > limit {
-			return 0, errTooLarge
-		}
-		if d := s.cfg.HeadersTimeout; d > 0 && !timed && len(b) > 0 {
-			timed = true
-			s.deadline.Arm(d, s.onHeaders)
-		}
-		if err := s.rd.fill(netio.SmallBuffer); err != nil {
-			if len(s.rd.bytes()) == 0 && errors.Is(err, io.EOF) {
-				return 0, io.EOF
-			}
-			return 0, err
-		}
+// idleExpired ends the connection if it still is idle. The timer is not
+// stopped when a request comes, only armed again behind it.
+func (s *Server) idleExpired() {
+	if s.state.CompareAndSwap(stateIdle, stateClosing) {
+		netio.InterruptRead(s.rd.c, errIdle)
 	}
 }
 
-// hopeless tells early that what arrives is no HTTP request line.
-func hopeless(b []byte) bool {
-	if !tokenChar[b[0]] {
-		return true
+// headExpired gives up a head that does not get complete.
+func (s *Server) headExpired() {
+	if s.state.CompareAndSwap(stateIdle, stateClosing) {
+		netio.InterruptRead(s.rd.c, errTimedOut)
 	}
-	i := bytes.IndexByte(b, '\n')
-	return i == 0 || i > 0 && b[i-1] != '\r'
 }
 
-// refuse ends a connection whose peer sent no request that can be served, with
-// an answer if it makes sense.
-func (s *Server) refuse(err error) {
-	var pe *parseError
-	switch {
-	case errors.As(err, &pe):
-	case errors.Is(err, errHeaders):
-		pe = &parseError{408, "request_header_timeout"}
-	default:
-		return
+// refuse answers a peer that sent no request that can be served.
+func (s *Server) refuse(err error) action {
+	s.st.dropHeader()
+	pe := errCodec
+	if !errors.As(err, &pe) {
+		return actReset
 	}
 	s.h.ProtocolError(pe.status, pe.details)
-	text := map[int]string{400: "Bad Request", 408: "Request Timeout", 426: "Upgrade Required", 431: "Request Header Fields Too Large", 501: "Not Implemented"}[pe.status]
-	code := string([]byte{byte('0' + pe.status/100), byte('0' + pe.status/10%10), byte('0' + pe.status%10)})
-	b := "HTTP/1.1 " + code + " " + text + "\r\n"
+	text := reasons[pe.status]
+	b := append(appendStatusLine(nil, message.HTTP11, pe.status), "\r\n"...)
 	if pe.status == 426 {
-		b += "upgrade: HTTP/1.1\r\n"
+		b = append(b, "upgrade: HTTP/1.1\r\n"...)
 	}
-	_, _ = s.rd.c.Write([]byte(b + "content-length: 0\r\nconnection: close\r\n\r\n"))
-	s.linger()
+	b = append(appendLength(b, uint64(len(text))), "content-type: text/plain\r\nconnection: close\r\n\r\n"...)
+	if _, err := s.rd.c.Write(append(b, text...)); err != nil {
+		return actReset
+	}
+	return actLinger
 }
 
-// linger closes the sending side and takes what the peer still sends for a
-// moment, so that it can read the answer before a RST.
-func (s *Server) linger() {
-	_ = s.rd.c.CloseWrite()
-	t := time.AfterFunc(time.Second, func() { s.rd.c.Interrupt(errIdle) })
-	defer t.Stop()
-	for total := 0; total < 1<<20; {
-		s.rd.r = s.rd.w
-		before := s.rd.in.Load()
-		if s.rd.fill(netio.SmallBuffer) != nil {
-			return
-		}
-		total += int(s.rd.in.Load() - before)
-	}
-}
-
-// end closes the connection and tells the owner.
-func (s *Server) end() {
-	s.mu.Lock()
-	if s.ended {
-		s.mu.Unlock()
+// finish ends the connection.
+func (s *Server) finish(a action) {
+	if a == actDetached {
 		return
 	}
-	s.ended = true
-	s.mu.Unlock()
+	s.state.Store(stateClosing)
 	s.deadline.Stop()
 	s.rd.drop()
-	_ = s.rd.c.Close()
+	switch a {
+	case actReset:
+		s.rd.c.Reset()
+	case actLinger:
+		s.linger()
+		_ = s.rd.c.Close()
+	default:
+		_ = s.rd.c.Close()
+	}
+	s.end()
+}
+
+// end tells the owner.
+func (s *Server) end() {
+	s.deadline.Stop()
+	s.age.Stop()
+	s.st.watch.Stop()
 	s.done()
+}
+
+// linger ends the sending side and takes what the peer still sends for a
+// moment.
+func (s *Server) linger() {
+	if s.rd.c.CloseWrite() != nil {
+		return
+	}
+	s.deadline.Arm(lingerTime, func() { netio.InterruptRead(s.rd.c, errIdle) })
+	before := s.rd.in.Load()
+	for s.rd.in.Load()-before < lingerBytes {
+		s.rd.r = s.rd.w
+		if s.rd.fill(netio.SmallBuffer) != nil {
+			break
+		}
+	}
+	s.deadline.Stop()
+	s.rd.drop()
 }
 
 // Drain implements transport.ServerConn. An idle connection is left alone: a
 // request may be on its way. It is answered, and closed after that.
 func (s *Server) Drain() {
-	s.mu.Lock()
-	s.draining = true
-	s.mu.Unlock()
+	s.draining.Store(true)
 }
 
 // Close implements transport.ServerConn.
 func (s *Server) Close(cause error) {
+	if cause == nil {
+		cause = netio.ErrClosed
+	}
+	if s.state.CompareAndSwap(stateIdle, stateClosing) {
+		netio.InterruptRead(s.rd.c, errDrained)
+		return
+	}
 	s.rd.c.Interrupt(cause)
 	s.st.lost(cause)
 }
 
 // Active implements transport.ServerConn.
 func (s *Server) Active() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.active {
+	if s.state.Load() == stateActive {
 		return 1
 	}
 	return 0

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
@@ -14,73 +15,115 @@ import (
 // serverStream is the request in flight on a Server, reused for the next one.
 type serverStream struct {
 	s      *Server
-	header message.Header
+	header *message.Header // pooled; between parse and ReadHeaders
 	hd     head
 	body   body
+	whole  bool // the request is in the buffer
+	reqEnd uint64
 
-	out        *[]byte // response bytes not written yet
-	outLen     int
-	fr         framing
-	left       uint64
+	out        output
+	resp       responseHead
 	started    bool // the final head was written
 	complete   bool // the response is complete
 	failed     bool
-	bodyHead   bool // HEAD or a status without body: data is dropped
-	taken      bool // the connection belongs to a tunnel
 	closeAfter bool
-	continued  bool
+	tunnel     bool
+	abandoned  bool // Reset was called
+	cont       func() error
 	sent       atomic.Uint64
 	inStart    uint64
+	lastOne    atomic.Bool
 
-	probe   timer.Timer
-	onProbe func()
+	// While a request is in flight nobody reads the connection: watch looks
+	// now and then whether the client still is there.
+	seq     atomic.Uint32 // odd: in flight
+	armed   atomic.Bool
+	watch   timer.Timer
+	watchFn func()
+	seen    uint32
+	wait    time.Duration
 
 	mu      sync.Mutex
 	onReset func(error)
 	gone    error
 }
 
-var errNoHead = errors.New("http/1.1: body before the response head")
+const (
+	watchMin = 50 * time.Millisecond
+	watchMax = time.Second
+)
+
+var (
+	errNoHead  = errors.New("http/1.1: body or trailers before the response head, or after the response's end")
+	errSecond  = errors.New("http/1.1: second response head")
+	headerPool = sync.Pool{New: func() any { return new(message.Header) }}
+)
 
 func (st *serverStream) init(s *Server) {
 	st.s = s
-	st.onProbe = st.checkClient
-	st.body.trailers = s.cfg.EnableTrailers
-	st.body.limit = s.maxHeaderBytes()
-	st.body.fields = s.cfg.MaxHeaders
+	st.watchFn, st.cont = st.checkClient, st.sendContinue
+	b := &st.body
+	b.rd, b.trailers, b.maxBytes, b.maxCount = &s.rd, s.cfg.EnableTrailers, s.maxHeaderBytes(), s.cfg.MaxHeaders
 }
 
+// begin readies the stream for parsing.
 func (st *serverStream) begin() {
+	if st.header == nil {
+		st.header, _ = headerPool.Get().(*message.Header)
+	}
 	st.header.Reset()
 	st.inStart = st.s.rd.in.Load() - uint64(len(st.s.rd.bytes()))
-	st.fr, st.left, st.started, st.complete, st.failed, st.bodyHead, st.continued, st.closeAfter = 0, 0, false, false, false, false, false, false
+	st.resp = responseHead{}
+	st.started, st.complete, st.failed, st.closeAfter, st.tunnel, st.abandoned = false, false, false, false, false, false
 	st.sent.Store(0)
-	st.mu.Lock()
-	st.onReset, st.gone = nil, nil
-	st.mu.Unlock()
 }
 
-// prepare readies the body after the head was parsed.
-func (st *serverStream) prepare() {
-	st.body.reset(&st.s.rd, st.hd.framing, st.hd.length)
-	st.body.before = nil
-	if st.hd.expect && !st.s.cfg.Proxy100Continue && st.hd.framing != framingNone {
-		st.body.before = st.sendContinue
+func (st *serverStream) dropHeader() {
+	if st.header != nil {
+		headerPool.Put(st.header)
+		st.header = nil
 	}
-	st.probe.Arm(probeInterval, st.onProbe)
 }
 
-// checkClient looks whether the client is still there while nobody reads.
+// prepare readies the stream for the handler after the head was parsed.
+func (st *serverStream) prepare(hd head) {
+	st.hd = hd
+	b := &st.body
+	b.begin(hd.framing, hd.length)
+	if hd.expect && !st.s.cfg.Proxy100Continue {
+		b.before = st.cont
+	}
+	st.whole = !hd.connect && !hd.upgrade && (hd.framing == framingNone || b.whole())
+	st.closeAfter = hd.close
+	st.seq.Add(1)
+}
+
+// checkClient runs on the timer's goroutine.
 func (st *serverStream) checkClient() {
-	p, ok := st.s.rd.c.(netio.Prober)
-	if !ok {
-		return
+	seq := st.seq.Load()
+	same := seq == st.seen
+	st.seen = seq
+	switch {
+	case seq&1 == 0 && same: // idle: the next request arms it
+		st.armed.Store(false)
+		if st.seq.Load() == seq || st.armed.Swap(true) {
+			return
+		}
+		st.wait = watchMin
+	case !same:
+		st.wait = watchMin
+	case seq&1 == 1:
+		p, ok := st.s.rd.c.(netio.Prober)
+		if !ok {
+			return
+		}
+		if _, ended := p.Probe(); ended && st.seq.Load() == seq {
+			st.lost(&transport.ResetError{Reason: transport.ConnectionTermination, Detail: "the client closed the connection"})
+			return
+		}
+		st.wait = min(2*st.wait, watchMax)
 	}
-	if readable, ended := p.Probe(); ended && readable {
-		st.lost(&transport.ResetError{Reason: transport.ConnectionTermination, Detail: "the client closed the connection"})
-		return
-	}
-	st.probe.Arm(probeInterval, st.onProbe)
+	st.watch.Arm(st.wait, st.watchFn)
 }
 
 // lost tells the stream's owner that the client is gone.
@@ -92,26 +135,54 @@ func (st *serverStream) lost(cause error) {
 	}
 	st.gone = cause
 	f := st.onReset
+	st.onReset = nil
 	st.mu.Unlock()
 	if f != nil {
 		f(cause)
 	}
 }
 
+// OnReset implements transport.ServerStream.
+func (st *serverStream) OnReset(f func(cause error)) {
+	st.mu.Lock()
+	gone := st.gone
+	if gone == nil {
+		st.onReset = f
+	}
+	st.mu.Unlock()
+	if gone != nil {
+		f(gone)
+		return
+	}
+	if !st.armed.Swap(true) {
+		st.wait = watchMin
+		st.watch.Arm(watchMin, st.watchFn)
+	}
+}
+
 func (st *serverStream) sendContinue() error {
-	if st.continued || st.started {
+	if st.started {
 		return nil
 	}
-	st.continued = true
-	_, err := st.s.rd.c.Write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
+	const line = "HTTP/1.1 100 Continue\r\n\r\n"
+	st.sent.Add(uint64(len(line)))
+	_, err := st.s.rd.c.Write([]byte(line))
 	return err
 }
 
 // Version implements transport.ServerStream.
 func (st *serverStream) Version() message.Version { return st.hd.version }
 
-// ReadHeaders implements transport.ServerStream.
-func (st *serverStream) ReadHeaders(h *message.Header) { h.CopyFrom(&st.header) }
+// ReadHeaders implements transport.ServerStream: h and the parsed header trade
+// places.
+func (st *serverStream) ReadHeaders(h *message.Header) {
+	h.Reset()
+	if st.header == nil {
+		return
+	}
+	*h, *st.header = *st.header, *h
+	st.dropHeader()
+}
 
 // Body implements transport.ServerStream.
 func (st *serverStream) Body() message.Body {
@@ -126,140 +197,94 @@ func (st *serverStream) WriteInformational(h *message.Header) error {
 	if st.hd.version == message.HTTP10 || st.started {
 		return nil
 	}
-	st.continued = true
-	b := st.buffer()
-	out, _, _, err := appendResponseHead(b, h, &responseHead{method: st.hd.method, version: message.HTTP11, end: true})
+	r := responseHead{method: st.hd.method, version: st.hd.version, end: true}
+	b, err := appendResponseHead(st.out.grow(roomFor(h)), h, &r)
+	if err == nil && (r.status >= 200 || r.status == 101) {
+		err = badField(message.Status)
+	}
 	if err != nil {
+		st.out.drop()
 		return err
 	}
-	st.keep(out)
+	st.out.keep(b)
+	if r.status == 100 {
+		st.body.before = nil
+	}
 	return st.Flush()
-}
-
-// buffer returns the pending output to append to.
-func (st *serverStream) buffer() []byte {
-	if st.out == nil {
-		st.out = netio.GetBuffer(netio.SmallBuffer)
-		st.outLen = 0
-	}
-	return (*st.out)[:st.outLen]
-}
-
-// keep stores what was appended to buffer's result.
-func (st *serverStream) keep(b []byte) {
-	if cap(b) != cap(*st.out) {
-		old := st.out
-		nb := b[:cap(b)]
-		st.out = &nb
-		netio.PutBuffer(old)
-	}
-	st.outLen = len(b)
-}
-
-func (st *serverStream) pending() []byte {
-	if st.out == nil {
-		return nil
-	}
-	return (*st.out)[:st.outLen]
-}
-
-func (st *serverStream) clearPending() {
-	netio.PutBuffer(st.out)
-	st.out, st.outLen = nil, 0
 }
 
 // WriteHeaders implements transport.ServerStream.
 func (st *serverStream) WriteHeaders(h *message.Header, end bool) error {
-	r := responseHead{method: st.hd.method, version: st.hd.version, end: end, close: st.closeAfter, keep: st.hd.keepAlive}
-	out, fr, n, err := appendResponseHead(st.buffer(), h, &r)
+	if st.started {
+		return errSecond
+	}
+	st.resp = responseHead{method: st.hd.method, version: st.hd.version, end: end, keep: st.hd.keepAlive}
+	r := &st.resp
+	// An answer to a request that is still arriving ends the connection, as
+	// in Envoy.
+	r.close = st.closeAfter || st.lastOne.Load() || st.s.draining.Load() || !st.whole && !st.body.ended.Load()
+	b, err := appendResponseHead(st.out.grow(roomFor(h)), h, r)
+	if err == nil && (r.status < 200 && r.status != 101 || r.status == 101 && !st.hd.upgrade) {
+		err = badField(message.Status)
+	}
 	if err != nil {
-		st.failed = true
+		st.out.drop()
 		return err
 	}
-	st.keep(out)
-	st.started, st.fr, st.left = true, fr, n
+	st.out.keep(b)
+	st.started = true
 	st.closeAfter = r.close
-	status := h.Get(message.Status)
-	st.bodyHead = fr == framingNone
 	if end {
-		st.complete = fr != framingLength
-		st.failed = fr == framingLength
+		st.complete = true
 		return st.Flush()
-	}
-	if status == "101" || st.hd.connect && status < "300" {
-		return nil
 	}
 	return nil
 }
 
 // WriteData implements transport.ServerStream.
 func (st *serverStream) WriteData(p []byte, end bool) error {
-	if !st.started {
+	if !st.started || st.complete {
 		return errNoHead
 	}
-	var tail []byte
-	switch st.fr {
-	case framingNone:
-		p = nil
-	case framingLength:
-		if uint64(len(p)) > st.left || end && uint64(len(p)) < st.left {
+	tail, ok := st.resp.body.frame(&st.out, p, end)
+	if !ok {
+		if st.resp.body.fr != framingNone {
 			st.failed = true
-			return &transport.ResetError{Reason: transport.ProtocolError, Detail: "response body differs from its content-length"}
+			return lengthError("response")
 		}
-		st.left -= uint64(len(p))
-	case framingChunked:
-		if len(p) > 0 {
-			st.keep(appendChunkSize(st.buffer(), len(p)))
-			tail = crlf
-			if end {
-				tail = crlfEnd
-			}
-		} else if end {
-			tail = lastChunk
-		}
-	case framingUntilClose:
+		p = nil // HEAD, 204, 304: there is no place for it
 	}
-	if end {
-		st.complete = true
-	}
+	st.complete = end
 	return st.write(p, tail)
 }
 
-var (
-	crlf      = []byte("\r\n")
-	crlfEnd   = []byte("\r\n0\r\n\r\n")
-	lastChunk = []byte("0\r\n\r\n")
-)
-
 func (st *serverStream) write(p, tail []byte) error {
-	head := st.pending()
-	if len(head)+len(p)+len(tail) == 0 {
-		return nil
+	if st.failed {
+		return &transport.ResetError{Reason: transport.LocalReset}
 	}
-	st.sent.Add(uint64(len(head) + len(p) + len(tail)))
-	err := netio.WriteParts(st.s.rd.c, head, p, tail)
-	st.clearPending()
+	n, err := st.out.send(st.s.rd.c, p, tail)
+	st.sent.Add(uint64(n)) //nolint:gosec // a count
 	if err != nil {
 		st.failed = true
-		return broken(err)
+		return asReset(err)
 	}
 	return nil
 }
 
 // WriteTrailers implements transport.ServerStream.
 func (st *serverStream) WriteTrailers(h *message.Header) error {
-	if !st.started {
+	if !st.started || st.complete {
 		return errNoHead
 	}
-	if st.fr != framingChunked {
+	if st.resp.body.fr != framingChunked {
 		return st.WriteData(nil, true)
 	}
-	out, err := appendTrailers(st.buffer(), h, st.s.cfg.EnableTrailers)
+	b, err := appendTrailers(st.out.grow(roomFor(h)), h, st.s.cfg.EnableTrailers)
 	if err != nil {
 		st.failed = true
 		return err
 	}
-	st.keep(out)
+	st.out.keep(b)
 	st.complete = true
 	return st.write(nil, nil)
 }
@@ -269,34 +294,36 @@ func (st *serverStream) Flush() error { return st.write(nil, nil) }
 
 // Tunnel implements transport.ServerStream.
 func (st *serverStream) Tunnel() netio.Conn {
-	st.taken = true
-	st.probe.Stop()
-	return newTunnel(&st.s.rd, st.s.end)
+	s := st.s
+	if st.tunnel || !st.started || st.complete || st.resp.body.fr != framingNone {
+		panic("h1: Tunnel without an accepted CONNECT or upgrade")
+	}
+	st.tunnel = true
+	_ = st.Flush() // the tunnel's first call fails as well
+	if !st.body.discard() {
+		s.rd.c.Reset() // bytes of a body must not enter the tunnel
+	}
+	rest := s.rd.bytes()
+	c := netio.WithPrefix(s.rd.c, rest)
+	s.rd.drop()
+	return newTunnel(c, s.end)
 }
 
 // Reset implements transport.ServerStream.
 func (st *serverStream) Reset(transport.ResetReason) {
-	st.failed = true
-	if st.out != nil {
-		st.clearPending()
-	}
-	st.s.rd.c.Reset()
-}
-
-// OnReset implements transport.ServerStream.
-func (st *serverStream) OnReset(f func(cause error)) {
 	st.mu.Lock()
-	gone := st.gone
-	st.onReset = f
+	st.abandoned = true
 	st.mu.Unlock()
-	if gone != nil {
-		f(gone)
-	}
+	st.s.rd.c.Reset()
 }
 
 // BytesIn implements transport.ServerStream.
 func (st *serverStream) BytesIn() uint64 {
-	return st.s.rd.in.Load() - uint64(len(st.s.rd.bytes())) - st.inStart
+	n := st.s.rd.in.Load() - st.inStart
+	if st.body.ended.Load() && !st.tunnel {
+		n -= uint64(len(st.s.rd.bytes())) // the next request's
+	}
+	return n
 }
 
 // BytesOut implements transport.ServerStream.
@@ -305,61 +332,33 @@ func (st *serverStream) BytesOut() uint64 { return st.sent.Load() }
 // CloseAfter implements transport.ServerStream.
 func (st *serverStream) CloseAfter() { st.closeAfter = true }
 
-// afterServe tidies up when the handler has returned; false ends the connection.
-func (st *serverStream) afterServe() bool {
-	st.probe.Stop()
+// afterServe cleans up behind the handler and says how the connection goes on.
+func (st *serverStream) afterServe() action {
+	st.seq.Add(1)
 	st.mu.Lock()
 	st.onReset = nil
-	gone := st.gone
+	gone, abandoned := st.gone != nil, st.abandoned
 	st.mu.Unlock()
-	if st.taken {
-		return false
+	st.dropHeader()
+	if st.tunnel {
+		st.watch.Stop()
+		return actDetached
 	}
-	if st.out != nil && !st.failed {
-		if st.Flush() != nil {
-			return false
-		}
+	if !st.failed && st.started && !abandoned {
+		_ = st.Flush()
 	}
-	if st.failed || !st.complete || gone != nil {
-		if st.out != nil {
-			st.clearPending()
-		}
-		if !st.failed && gone == nil {
-			st.s.rd.c.Reset()
-		}
-		return false
+	st.out.drop()
+	switch {
+	case gone, abandoned, st.failed, !st.complete:
+		return actReset
+	case st.whole && st.body.err == nil:
+		st.body.discard()
 	}
-	if !st.drainRequest() || st.closeAfter {
-		st.s.linger()
-		return false
+	switch {
+	case st.closeAfter && st.body.ended.Load() && len(st.s.rd.bytes()) == 0:
+		return actClose
+	case st.closeAfter, !st.body.ended.Load(), st.body.err != nil:
+		return actLinger
 	}
-	return true
+	return actAgain
 }
-
-// drainRequest drops the rest of a request body that is already here; a longer
-// one costs the connection.
-func (st *serverStream) drainRequest() bool {
-	if st.hd.framing == framingNone || st.body.done {
-		return true
-	}
-	if st.body.err != nil || st.body.before != nil {
-		return false
-	}
-	for total := 0; total < maxDrain; {
-		n, last := st.body.Ready()
-		if n == 0 && !last {
-			return false
-		}
-		p, done, err := st.body.Next()
-		if err != nil {
-			return false
-		}
-		if done {
-			return true
-		}
-		total += len(p)
-	}
-	return false
-}
-
-var _ transport.ServerStream = (*serverStream)(nil)

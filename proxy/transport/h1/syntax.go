@@ -1,0 +1,142 @@
+package h1
+
+// tokenChar is RFC 9110 tchar.
+var tokenChar = func() (t [256]bool) {
+	for _, c := range "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" {
+		t[c] = true
+	}
+	return t
+}()
+
+// valueChar is what a field value may hold: no control characters but HTAB.
+var valueChar = func() (t [256]bool) {
+	for i := range t {
+		t[i] = i == '\t' || i >= ' ' && i != 0x7f
+	}
+	return t
+}()
+
+// hostChar is RFC 3986 reg-name without the comma, which a list of hosts has.
+var hostChar = func() (t [256]bool) {
+	for _, c := range "!$%&'()*+-.;=_~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" {
+		t[c] = true
+	}
+	return t
+}()
+
+// fold compares b with s, which is lower case, ignoring case.
+func fold[T []byte | string](b T, s string) bool {
+	if len(b) != len(s) {
+		return false
+	}
+	for i := range len(b) {
+		c := b[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != s[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func isToken[T []byte | string](b T) bool {
+	for i := range len(b) {
+		if !tokenChar[b[i]] {
+			return false
+		}
+	}
+	return len(b) > 0
+}
+
+// nextToken cuts the first element off a comma-separated list.
+func nextToken(list []byte) (tok, rest []byte) {
+	i := 0
+	for i < len(list) && list[i] != ',' {
+		i++
+	}
+	tok = list[:i]
+	if i < len(list) {
+		i++
+	}
+	for len(tok) > 0 && (tok[0] == ' ' || tok[0] == '\t') {
+		tok = tok[1:]
+	}
+	for len(tok) > 0 && (tok[len(tok)-1] == ' ' || tok[len(tok)-1] == '\t') {
+		tok = tok[:len(tok)-1]
+	}
+	return tok, list[i:]
+}
+
+func hasToken(list []byte, want string) bool {
+	for len(list) > 0 {
+		var tok []byte
+		if tok, list = nextToken(list); fold(tok, want) {
+			return true
+		}
+	}
+	return false
+}
+
+// parseLength parses a Content-Length: digits, no sign, no leading zero.
+func parseLength[T []byte | string](b T) (uint64, bool) {
+	if len(b) == 0 || len(b) > 18 || b[0] == '0' && len(b) > 1 {
+		return 0, false
+	}
+	var n uint64
+	for i := range len(b) {
+		if b[i] < '0' || b[i] > '9' {
+			return 0, false
+		}
+		n = 10*n + uint64(b[i]-'0')
+	}
+	return n, true
+}
+
+// validAuthority checks host and port: a registered name, an IPv4 address or
+// an IPv6 literal in brackets; no user information.
+func validAuthority[T []byte | string](b T, needPort bool) bool {
+	i := 0
+	if len(b) > 0 && b[0] == '[' {
+		for i = 1; i < len(b) && (unhex(b[i]) >= 0 || b[i] == ':' || b[i] == '.'); i++ {
+		}
+		if i < 3 || i == len(b) || b[i] != ']' {
+			return false
+		}
+		i++
+	} else {
+		for i < len(b) && hostChar[b[i]] {
+			i++
+		}
+		if i == 0 {
+			return false
+		}
+	}
+	if i == len(b) {
+		return !needPort
+	}
+	if b[i] != ':' || i+1 == len(b) || len(b)-i > 6 {
+		return false
+	}
+	port := 0
+	for i++; i < len(b); i++ {
+		if b[i] < '0' || b[i] > '9' {
+			return false
+		}
+		port = 10*port + int(b[i]-'0')
+	}
+	return port <= 65535
+}
+
+func unhex(c byte) int {
+	switch {
+	case '0' <= c && c <= '9':
+		return int(c - '0')
+	case 'a' <= c && c <= 'f':
+		return int(c-'a') + 10
+	case 'A' <= c && c <= 'F':
+		return int(c-'A') + 10
+	}
+	return -1
+}
