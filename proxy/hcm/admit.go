@@ -7,6 +7,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/routing"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
@@ -153,13 +154,21 @@ func (st *stream) underscores() *filters.Response {
 	case xdsresource.UnderscoreReject:
 		for i := range s.Request.Len() {
 			if strings.IndexByte(s.Request.At(i).Name, '_') >= 0 {
-				return s.LocalReply(400, "", "unexpected_underscore", 0)
+				return s.LocalReply(400, "Bad Request", codecName(s.Info.Protocol)+".unexpected_underscore", streaminfo.DownstreamProtocolError)
 			}
 		}
 	case xdsresource.UnderscoreDrop:
 		s.Request.DelFunc(func(f message.Field) bool { return strings.IndexByte(f.Name, '_') >= 0 })
 	}
 	return nil
+}
+
+// codecName is the prefix of Envoy's codec details.
+func codecName(v message.Version) string {
+	if v == message.HTTP2 {
+		return "http2"
+	}
+	return "http1"
 }
 
 // internalOnly are headers that only internal requests may carry.

@@ -120,6 +120,9 @@ func isGRPC(ct string) bool {
 func (st *stream) run() {
 	st.armTimers()
 	if r := st.admit(); r != nil {
+		if st.s.Info.Protocol != message.HTTP2 {
+			st.ss.CloseAfter() // as Envoy: the request is not read to its end
+		}
 		st.respond(r)
 		return
 	}
