@@ -115,13 +115,13 @@ func echo(s transport.ServerStream) {
 	path := h.Get(":path")
 	b := s.Body()
 	defer b.Close()
-	if err := s.WriteHeaders(header(":status", "200", "x-path", path), false); err != nil {
-		return
-	}
-	for {
+	for first := true; ; first = false {
 		p, last, err := b.Next()
 		if err != nil {
 			s.Reset(transport.LocalReset)
+			return
+		}
+		if first && s.WriteHeaders(header(":status", "200", "x-path", path), false) != nil {
 			return
 		}
 		if last && b.Trailers() != nil {

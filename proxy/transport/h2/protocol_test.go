@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
@@ -63,6 +64,9 @@ func (w *site) serve(s transport.ServerStream) {
 			done(ok, "n=1")
 		case <-ch:
 		}
+	case "/minute": // bubbles only
+		time.Sleep(time.Minute)
+		_ = s.WriteHeaders(header(":status", "204"), true)
 	case "/early":
 		done(ok, "done")
 	case "/tunnelled":

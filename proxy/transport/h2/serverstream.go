@@ -122,11 +122,18 @@ func (v *serverStream) Reset(reason transport.ResetReason) {
 	(*stream)(v).reset(code, resetError(transport.LocalReset, reason.String()))
 }
 
+// OnReset implements transport.ServerStream. OnReset(nil) takes f back, and waits
+// for one that is running: after it f is not called.
 func (v *serverStream) OnReset(f func(cause error)) {
 	s := (*stream)(v)
 	s.mu.Lock()
 	why := s.resetWhy
-	if why == nil {
+	switch {
+	case f == nil:
+		s.onReset = nil
+		s.awaitCallback()
+		why = nil
+	case why == nil:
 		s.onReset = f
 	}
 	s.mu.Unlock()

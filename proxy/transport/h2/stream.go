@@ -47,6 +47,7 @@ type stream struct {
 	bytesIn  uint64
 	resume   func() // tunnel parked
 	onReset  func(error)
+	calling  bool // onReset is running
 	resetWhy error
 	heads    []*message.Header // 1xx heads, client
 	head     message.Header
@@ -74,6 +75,7 @@ func newStream(c *conn) *stream {
 // recycle gives s back. It is out of the table, and its owner is done with it.
 func (s *stream) recycle() {
 	s.mu.Lock()
+	s.awaitCallback()
 	c := s.c
 	n := s.q.drop()
 	if s.cur != nil {
@@ -127,24 +129,24 @@ func (c *conn) handlerDone(s *stream) {
 	c.mu.Lock()
 	c.running--
 	tunnelled := s.tunnelled
-	if !tunnelled {
-		if s.inMap {
-			code := codeInternal
-			if s.endSent {
-				code = codeNo // the rest of the request is not wanted
-				c.completed.Add(1)
-			}
-			c.sendRST(s.id, code)
-			c.remove(s, closedByUs)
+	if !tunnelled && s.inMap {
+		code := codeInternal
+		if s.endSent {
+			code = codeNo // the rest of the request is not wanted
+			c.completed.Add(1)
 		}
+		c.sendRST(s.id, code)
+		c.remove(s, closedByUs)
 	}
 	c.quiesce()
-	c.flush()
+	if len(c.out) > 0 && !c.flushing {
+		c.flush()
+		c.mu.Lock()
+	}
+	c.checkEnd()
 	if !tunnelled {
 		s.recycle()
 	}
-	c.mu.Lock()
-	c.checkEnd()
 }
 
 // reset ends s with RST_STREAM(code) unless it has ended; both directions fail
@@ -188,11 +190,24 @@ func (s *stream) abort(c *conn, id uint32, cause error) {
 	if s.resetWhy == nil {
 		s.resetWhy = cause
 	}
+	s.calling = f != nil
 	s.signal()
 	s.mu.Unlock()
 	c.consumed(n)
-	if f != nil {
-		f(cause)
+	if f == nil {
+		return
+	}
+	f(cause)
+	s.mu.Lock()
+	s.calling = false
+	s.rwake.Broadcast()
+	s.mu.Unlock()
+}
+
+// awaitCallback returns when onReset is not running. s.mu is held.
+func (s *stream) awaitCallback() {
+	for s.calling {
+		s.rwake.Wait()
 	}
 }
 
@@ -215,7 +230,7 @@ func (s *stream) interrupt(cause error) {
 
 // signal wakes whoever waits for input. s.mu is held.
 func (s *stream) signal() {
-	s.rwake.Signal()
+	s.rwake.Broadcast()
 	if f := s.resume; f != nil {
 		s.resume = nil
 		workers.run(task{fn: f})
