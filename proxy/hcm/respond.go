@@ -2,6 +2,7 @@ package hcm
 
 import (
 	"errors"
+	"net/http"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -343,6 +344,13 @@ func (cn *conn) ProtocolError(status int, details string) {
 		return
 	}
 	info := streaminfo.Info{Conn: cn.c.Info.Conn, Start: now(), ResponseCode: status, Details: details, Flags: streaminfo.DownstreamProtocolError}
+	if details == "request_header_timeout" {
+		info.Flags = 0
+	}
+	if status != 0 { // an answer was made: only HTTP/1 codecs do that
+		info.Protocol = message.HTTP11
+		info.BytesSent = uint64(len(http.StatusText(status)))
+	}
 	info.End = info.Start
 	ctx := format.Context{Info: &info}
 	for _, l := range m.cfg.AccessLogs {

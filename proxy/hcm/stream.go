@@ -120,7 +120,7 @@ func isGRPC(ct string) bool {
 func (st *stream) run() {
 	st.armTimers()
 	if r := st.admit(); r != nil {
-		if st.s.Info.Protocol != message.HTTP2 {
+		if st.s.Info.Protocol != message.HTTP2 && r.Status() >= 400 {
 			st.ss.CloseAfter() // as Envoy: the request is not read to its end
 		}
 		st.respond(r)
