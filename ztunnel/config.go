@@ -244,7 +244,7 @@ func splitAuthority(s string) (host string, port uint16, err error) {
 		return "", 0, fmt.Errorf("%q lacks host or port", s)
 	}
 	host = s[:i]
-	if len(host) > 253 || strings.ContainsAny(host, ":[]/@%\\?# \t") {
+	if len(host) > 253 || strings.ContainsAny(host, ":[]/@%\\?# \t\r\n\x00\"") {
 		return "", 0, fmt.Errorf("%q is not host:port", s)
 	}
 	for _, d := range []byte(s[i+1:]) {
