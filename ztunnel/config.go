@@ -243,8 +243,8 @@ func splitAuthority(s string) (host string, port uint16, err error) {
 	if i <= 0 {
 		return "", 0, fmt.Errorf("%q lacks host or port", s)
 	}
-	host = s[:i]
-	if len(host) > 253 || strings.ContainsAny(host, ":[]/@%\\?# \t\r\n\x00\"") {
+	host = strings.TrimSuffix(s[:i], ".")
+	if host == "" || host[len(host)-1] == '.' || len(host) > 253 || strings.ContainsAny(host, ":[]/@%\\?# \t\r\n\x00\"") {
 		return "", 0, fmt.Errorf("%q is not host:port", s)
 	}
 	for _, d := range []byte(s[i+1:]) {
@@ -259,5 +259,5 @@ func splitAuthority(s string) (host string, port uint16, err error) {
 	if port == 0 {
 		return "", 0, fmt.Errorf("%q has no valid port", s)
 	}
-	return strings.ToLower(strings.TrimSuffix(host, ".")), port, nil
+	return strings.ToLower(host), port, nil
 }

@@ -53,7 +53,7 @@ func FuzzParse(f *testing.F) {
 }
 
 func FuzzSplitAuthority(f *testing.F) {
-	for _, s := range []string{"a:1", "[::1]:80", "10.0.0.1:65535", "a.b.:080", "::1:1", "[fe80::1%x]:1"} {
+	for _, s := range []string{"a:1", "[::1]:80", "10.0.0.1:65535", "a.b.:080", "::1:1", "[fe80::1%x]:1", ".:1", "a..:1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
