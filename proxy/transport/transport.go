@@ -125,7 +125,8 @@ type Handler interface {
 // h2.Serve return it.
 type ServerConn interface {
 	// Drain ends the connection in order: GOAWAY, then close when the last
-	// stream has ended; HTTP/1 answers "connection: close".
+	// stream has ended; HTTP/1 answers "connection: close", an idle connection
+	// after one more request.
 	Drain()
 	// Close ends it now; active streams are reset.
 	Close(cause error)
@@ -182,8 +183,10 @@ type ServerConfig struct {
 // write the request while another reads the response.
 type ClientStream interface {
 	Version() message.Version
-	// WriteHeaders sends the request head. Unless end, the codec may hold it
-	// back until the first WriteData, Flush, or ReadHeaders.
+	// WriteHeaders sends the request head. The codec may hold it back until the
+	// first WriteData, Flush, or ReadHeaders; HTTP/1 does so with a whole small
+	// request, which then shares one system call's wait with its answer. An
+	// error of sending may therefore come from ReadHeaders.
 	WriteHeaders(h *message.Header, end bool) error
 	WriteData(p []byte, end bool) error
 	WriteTrailers(h *message.Header) error

@@ -23,14 +23,11 @@ const (
 	// (Envoy's delayed_close_timeout).
 	lingerTime  = time.Second
 	lingerBytes = 1 << 20
-	// drainGrace is how long a draining connection that never had a request
-	// waits for one.
-	drainGrace = 5 * time.Second
 )
 
 var (
-	errIdle    = errors.New("http/1.1: connection was idle for too long")
-	errDrained = errors.New("http/1.1: connection is drained")
+	errIdle   = errors.New("http/1.1: connection was idle for too long")
+	errClosed = errors.New("http/1.1: idle connection is closed")
 )
 
 // Server is one downstream connection; it implements transport.ServerConn.
@@ -100,7 +97,7 @@ func NewServer(c netio.Conn, cfg *transport.ServerConfig, h transport.Handler) *
 func (s *Server) Serve(done func()) {
 	s.done = done
 	if d := s.cfg.MaxConnectionDuration; d > 0 {
-		s.age.Arm(d, s.Drain)
+		s.age.Arm(d, s.tooOld)
 	}
 	s.armIdle()
 	s.run()
@@ -171,8 +168,8 @@ func (s *Server) pump() action {
 			} else if n > 0 {
 				return s.parse(n)
 			}
-		} else if s.scanned = 0; s.requests.Load() > 0 && s.closing() {
-			return actClose
+		} else {
+			s.scanned = 0
 		}
 		switch err := s.rd.tryFill(netio.SmallBuffer); {
 		case err == nil:
@@ -194,15 +191,10 @@ func (s *Server) unreadable(err error) action {
 	switch {
 	case errors.Is(err, errTimedOut):
 		return s.refuse(err)
-	case errors.Is(err, io.EOF), errors.Is(err, errIdle), errors.Is(err, errDrained):
+	case errors.Is(err, io.EOF), errors.Is(err, errIdle), errors.Is(err, errClosed):
 		return actClose
 	}
 	return actReset
-}
-
-// closing reports whether the connection must not take a further request.
-func (s *Server) closing() bool {
-	return s.draining.Load() || s.state.Load() == stateClosing
 }
 
 // head returns the length of the request head in the buffer, 0 if it is not
@@ -287,9 +279,6 @@ func (s *Server) armIdle() {
 	d := s.cfg.IdleTimeout
 	if d == 0 {
 		d = defaultIdleTimeout
-	}
-	if s.draining.Load() {
-		d = drainGrace
 	}
 	if d > 0 {
 		s.deadline.Arm(d, s.onIdle)
@@ -379,8 +368,15 @@ func (s *Server) linger() {
 
 // Drain implements transport.ServerConn. An idle connection is left alone: a
 // request may be on its way. It is answered, and closed after that.
-func (s *Server) Drain() {
-	s.draining.Store(true)
+func (s *Server) Drain() { s.draining.Store(true) }
+
+// tooOld drains a connection that has reached MaxConnectionDuration; an idle
+// one ends, as in Envoy.
+func (s *Server) tooOld() {
+	s.Drain()
+	if s.state.CompareAndSwap(stateIdle, stateClosing) {
+		netio.InterruptRead(s.rd.c, errClosed)
+	}
 }
 
 // Close implements transport.ServerConn.
@@ -389,7 +385,7 @@ func (s *Server) Close(cause error) {
 		cause = netio.ErrClosed
 	}
 	if s.state.CompareAndSwap(stateIdle, stateClosing) {
-		netio.InterruptRead(s.rd.c, errDrained)
+		netio.InterruptRead(s.rd.c, errClosed)
 		return
 	}
 	s.rd.c.Interrupt(cause)

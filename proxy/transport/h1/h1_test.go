@@ -2,19 +2,29 @@ package h1
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net/netip"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // handler is a transport.Handler made of functions.
 type handler struct {
@@ -93,7 +103,41 @@ func wait(t *testing.T, done chan struct{}) {
 	}
 }
 
-var kinds = map[string]func(*testing.T) (netio.Conn, netio.Conn){"pipe": pipe, "socket": sockets}
+// secured puts TLS on sockets.
+func secured(t *testing.T) (client, server netio.Conn) {
+	t.Helper()
+	cc, sc := sockets(t)
+	cert := certificate(t)
+	ch := make(chan netio.Conn, 1)
+	go func() {
+		c, err := netio.ServerTLS(context.Background(), sc, &tls.Config{Certificates: []tls.Certificate{cert}})
+		if err != nil {
+			t.Error(err)
+		}
+		ch <- c
+	}()
+	cc, err := netio.ClientTLS(context.Background(), cc, &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cc, <-ch
+}
+
+func certificate(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+var kinds = map[string]func(*testing.T) (netio.Conn, netio.Conn){"pipe": pipe, "socket": sockets, "tls": secured}
 
 func TestExchangesReuseAConnection(t *testing.T) {
 	for name, conns := range kinds {

@@ -32,7 +32,6 @@ type serverStream struct {
 	cont       func() error
 	sent       atomic.Uint64
 	inStart    uint64
-	lastOne    atomic.Bool
 
 	// While a request is in flight nobody reads the connection: watch looks
 	// now and then whether the client still is there.
@@ -222,7 +221,7 @@ func (st *serverStream) WriteHeaders(h *message.Header, end bool) error {
 	r := &st.resp
 	// An answer to a request that is still arriving ends the connection, as
 	// in Envoy.
-	r.close = st.closeAfter || st.lastOne.Load() || st.s.draining.Load() || !st.whole && !st.body.ended.Load()
+	r.close = st.closeAfter || st.s.draining.Load() || !st.whole && !st.body.ended.Load()
 	b, err := appendResponseHead(st.out.grow(roomFor(h)), h, r)
 	if err == nil && (r.status < 200 && r.status != 101 || r.status == 101 && !st.hd.upgrade) {
 		err = badField(message.Status)
