@@ -58,7 +58,7 @@ func (r *router) route(dst netip.AddrPort) (route, error) {
 	if w.Waypoint != nil && !r.isWaypointOf(w) {
 		return r.toWaypoint(w.Waypoint, dst, nil)
 	}
-	return r.toWorkload(w, dst, dst, nil)
+	return r.toWorkload(w, dst, nil)
 }
 
 func (r *router) toService(s *service, dst netip.AddrPort) (route, error) {
@@ -75,7 +75,7 @@ func (r *router) toService(s *service, dst netip.AddrPort) (route, error) {
 		return route{service: s.Service}, errNoHealthy
 	}
 	port := uint16(s.port(e, uint32(dst.Port()))) //nolint:gosec // checked when parsed
-	return r.toWorkload(e.w, dst, netip.AddrPortFrom(pickAddr(e.w, s.Service, dst.Addr()), port), s.Service)
+	return r.toWorkload(e.w, netip.AddrPortFrom(pickAddr(e.w, s.Service, dst.Addr()), port), s.Service)
 }
 
 func (r *router) waypointOf(s *workload.Service) *workload.Gateway {
@@ -167,8 +167,8 @@ func (r *router) serves(s *service) bool {
 	return s != nil && slices.ContainsFunc(s.endpoints, func(e endpoint) bool { return e.w == r.self })
 }
 
-// toWorkload goes to w itself.
-func (r *router) toWorkload(w *workload.Workload, _, to netip.AddrPort, s *workload.Service) (route, error) {
+// toWorkload goes to w itself, at the address and port to.
+func (r *router) toWorkload(w *workload.Workload, to netip.AddrPort, s *workload.Service) (route, error) {
 	if w.Network != r.m.network {
 		return route{dest: w, service: s}, errOtherNetwork
 	}
@@ -179,18 +179,14 @@ func (r *router) toWorkload(w *workload.Workload, _, to netip.AddrPort, s *workl
 	if w.Tunnel != workload.TunnelHBONE {
 		return rt, nil
 	}
+	if rt.hostname != "" { // what authority would it accept?
+		return rt, fmt.Errorf("%w: HBONE to a workload known by hostname only", errNoHealthy)
+	}
 	var sans []string
 	if s != nil {
 		sans = s.SANs
 	}
-	rt.tunnel = true
-	if rt.hostname == "" {
-		rt.authority = to.String()
-	} // else the authority is known when the name is resolved
-	rt.addr = netip.AddrPortFrom(to.Addr(), hbonePort)
-	if rt.hostname != "" {
-		return rt, fmt.Errorf("%w: HBONE to a workload known by hostname only", errNoHealthy)
-	}
+	rt.tunnel, rt.authority, rt.addr = true, to.String(), netip.AddrPortFrom(to.Addr(), hbonePort)
 	var err error
 	rt.expect, err = expected(w, sans)
 	return rt, err
