@@ -60,9 +60,9 @@ func exchange(cs transport.ClientStream, t *Target, resp *message.Header) (statu
 	if err := cs.WriteHeaders(h, false); err != nil {
 		return 0, err
 	}
-	if err := cs.Flush(); err != nil {
-		return 0, err
-	}
+	// The peer may have answered and stopped the stream already; ReadHeaders
+	// tells, and fails if it has not answered.
+	_ = cs.Flush()
 	if resp == nil {
 		resp = getHead()
 		defer putHead(resp)

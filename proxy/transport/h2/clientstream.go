@@ -34,7 +34,7 @@ func (v *clientStream) WriteHeaders(h *message.Header, end bool) error {
 		c.mu.Unlock()
 		return err
 	}
-	c.flush()
+	c.flush(s)
 	return nil
 }
 
@@ -51,7 +51,7 @@ func (c *conn) admit(s *stream) error {
 		case c.refused, c.nextID > maxStreamID:
 			return resetError(transport.RemoteRefused, "connection is going away")
 		case len(c.out) >= batchMax:
-			c.waitRoom()
+			c.waitRoom(s)
 			continue
 		case s.protocol != "" && !c.peer.received:
 			c.kick()
@@ -101,7 +101,7 @@ func (v *clientStream) Flush() error { return (*stream)(v).flushHeld() }
 func (v *clientStream) ReadHeaders(h *message.Header) (status int, end bool, err error) {
 	s := (*stream)(v)
 	s.c.mu.Lock()
-	s.c.flush()
+	s.c.flush(s)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for len(s.heads) == 0 && !s.gotHead && s.rerr == nil {
@@ -153,7 +153,7 @@ func (v *clientStream) Release() {
 	}
 	c.releaseHold(s)
 	c.quiesce()
-	c.flush()
+	c.flush(s)
 	s.recycle()
 	c.onFree()
 }

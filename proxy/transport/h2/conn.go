@@ -36,6 +36,9 @@ type conn struct {
 	out      []byte    // frames not yet handed to nc
 	outBuf   *[]byte   // the pooled buffer that out began in
 	flushing bool
+	writer   *stream // whose goroutine is flushing, nil: a worker
+	writes   uint64  // writes begun
+	stuckAt  uint64
 	frames   int // in out and in the batch being written
 	control  int // control frames among them
 	enc      encoder
@@ -76,8 +79,8 @@ type conn struct {
 	dataSent  atomic.Uint64 // DATA frames sent
 	completed atomic.Uint64 // exchanges that ended in order
 
-	flushFn, closeFn                                            func()
-	handshakeTimer, idleTimer, pingTimer, drainTimer, lifeTimer timer.Timer
+	flushFn, closeFn                                                        func()
+	handshakeTimer, idleTimer, pingTimer, drainTimer, lifeTimer, stuckTimer timer.Timer
 }
 
 const (
@@ -219,7 +222,7 @@ func (c *conn) die(cause error) []streamRef {
 	c.winWait = nil
 	c.room.Broadcast()
 	c.ready.Broadcast()
-	for _, t := range []*timer.Timer{&c.handshakeTimer, &c.idleTimer, &c.pingTimer, &c.lifeTimer, &c.drainTimer, &c.rd.headersTimer} {
+	for _, t := range []*timer.Timer{&c.handshakeTimer, &c.idleTimer, &c.pingTimer, &c.lifeTimer, &c.drainTimer, &c.stuckTimer, &c.rd.headersTimer} {
 		t.Stop()
 	}
 	return victims

@@ -1,5 +1,7 @@
 package h2
 
+import "github.com/fairlead-mesh/fairlead/internal/netio"
+
 // dataFrame starts a DATA frame; b begins with its header. Its payload is
 // delivered as it arrives.
 func (r *reader) dataFrame(b []byte, n int, flags uint8, id uint32) (more bool, err *connError) {
@@ -36,7 +38,7 @@ func (r *reader) dataFrame(b []byte, n int, flags uint8, id uint32) (more bool, 
 		return false, err
 	}
 	if v == admitOK {
-		switch s.feed(r.c, id, p, int64(n), int64(n-size), n+frameHeaderLen, ends) {
+		switch s.feed(r.c, id, piece{p: p, window: int64(n), overhead: int64(n - size), wire: n + frameHeaderLen, end: ends}) {
 		case fed:
 			r.data.s = s
 		case feedGone:
@@ -132,7 +134,7 @@ func (r *reader) ignored(id uint32) bool {
 	return !c.client && c.goAwaySent && !c.notice && id > c.finalID
 }
 
-// moreData delivers a further piece of the current DATA frame.
+// moreData delivers a further piece of the current DATA frame from buf.
 func (r *reader) moreData() {
 	d := &r.data
 	n := min(d.left, r.w-r.r)
@@ -141,7 +143,43 @@ func (r *reader) moreData() {
 	}
 	p := (*r.buf)[r.r : r.r+n]
 	r.r += n
-	d.left -= n
+	r.deliver(p, nil)
+}
+
+// directRead is the rest of a DATA frame from which on it is read into the chunk
+// that the stream gets, instead of being copied there.
+const directRead = netio.MediumBuffer
+
+// readDirect reads into a chunk for the stream of the current DATA frame. ok is
+// false if that is not worth it.
+func (r *reader) readDirect() (n int, err error, ok bool) { //nolint:revive // err is TryRead's
+	d := &r.data
+	if d.s == nil || d.left < directRead || r.r < r.w {
+		return 0, nil, false
+	}
+	size := directRead
+	if r.large {
+		size = min(d.left, netio.LargeBuffer)
+	}
+	ch := newChunk(size)
+	b := (*ch.buf)[:min(size, len(*ch.buf))]
+	n, err = r.c.nc.TryRead(b)
+	if err != nil {
+		ch.free()
+		return 0, err, true
+	}
+	// A transport that fills what it is given (no TLS records) may have more.
+	r.large = n == len(b)
+	ch.w = n
+	r.deliver(b[:n], ch)
+	return n, nil, true
+}
+
+// deliver hands a further piece of the current frame to its stream; ch, if not
+// nil, is given away.
+func (r *reader) deliver(p []byte, ch *chunk) {
+	d := &r.data
+	d.left -= len(p)
 	if d.s == nil {
 		return
 	}
@@ -153,14 +191,17 @@ func (r *reader) moreData() {
 		}
 		r.c.mu.Unlock()
 	}
-	switch d.s.feed(r.c, d.id, p, 0, 0, 0, end) {
-	case fed:
-	case feedLength:
+	res := d.s.feed(r.c, d.id, piece{p: p, ch: ch, end: end})
+	if res == fed {
+		return
+	}
+	if ch != nil {
+		ch.free()
+	}
+	if res == feedLength {
 		if err := r.fault(d.s, d.id, codeProtocol, "body differs from content-length"); err != nil {
 			r.failed(err)
 		}
-		d.s = nil
-	default:
-		d.s = nil
 	}
+	d.s = nil
 }

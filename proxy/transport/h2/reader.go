@@ -40,6 +40,7 @@ type reader struct {
 	waiting      bool // headersTimer is armed
 	headersTimer timer.Timer
 	wantFlush    bool
+	large        bool // the transport fills large buffers
 	discarded    int
 	err          error
 	resume       func()
@@ -94,12 +95,15 @@ func (c *conn) read() {
 // has ended with err.
 func (r *reader) step() bool {
 	for {
-		if r.buf == nil {
-			r.buf = netio.GetBuffer(netio.LargeBuffer)
-			r.r, r.w = 0, copy(*r.buf, r.rest)
-			r.rest = r.rest[:0]
+		n, err, direct := r.readDirect()
+		if !direct {
+			if r.buf == nil {
+				r.buf = netio.GetBuffer(netio.LargeBuffer)
+				r.r, r.w = 0, copy(*r.buf, r.rest)
+				r.rest = r.rest[:0]
+			}
+			n, err = r.c.nc.TryRead((*r.buf)[r.w:])
 		}
-		n, err := r.c.nc.TryRead((*r.buf)[r.w:])
 		if err != nil {
 			if errors.Is(err, netio.ErrWouldBlock) {
 				r.idle()
@@ -110,10 +114,12 @@ func (r *reader) step() bool {
 			r.buf = nil
 			return false
 		}
-		r.w += n
 		r.c.received.Add(uint64(n))
-		if cerr := r.process(); cerr != nil {
-			r.failed(cerr)
+		if !direct {
+			r.w += n
+			if cerr := r.process(); cerr != nil {
+				r.failed(cerr)
+			}
 		}
 		if r.wantFlush {
 			r.wantFlush = false
@@ -130,7 +136,7 @@ func (r *reader) idle() {
 	if r.blockID != 0 || r.w-r.r > typeAt && frameType((*r.buf)[r.r+typeAt]) == frameHeaders {
 		r.armHeaders(true)
 	}
-	if r.w-r.r > keptRest {
+	if r.w-r.r > keptRest || r.buf == nil {
 		return
 	}
 	r.rest = append(r.rest[:0], (*r.buf)[r.r:r.w]...)

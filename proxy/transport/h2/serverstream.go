@@ -39,7 +39,7 @@ func (v *serverStream) WriteInformational(h *message.Header) error {
 		c.mu.Unlock()
 		return err
 	}
-	c.flush()
+	c.flush(s)
 	return nil
 }
 
@@ -56,7 +56,7 @@ func (v *serverStream) WriteHeaders(h *message.Header, end bool) error {
 		c.mu.Unlock()
 		return err
 	}
-	c.flush()
+	c.flush(s)
 	return nil
 }
 
@@ -93,7 +93,7 @@ func (s *stream) writeTrailers(h *message.Header) error {
 		c.mu.Unlock()
 		return err
 	}
-	c.flush()
+	c.flush(s)
 	return nil
 }
 
@@ -103,7 +103,7 @@ func (s *stream) flushHeld() error {
 	c := s.c
 	c.mu.Lock()
 	err := s.werr
-	c.flush()
+	c.flush(s)
 	return err
 }
 

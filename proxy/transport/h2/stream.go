@@ -140,7 +140,7 @@ func (c *conn) handlerDone(s *stream) {
 	}
 	c.quiesce()
 	if len(c.out) > 0 && !c.flushing {
-		c.flush()
+		c.flush(nil)
 		c.mu.Lock()
 	}
 	c.checkEnd()
@@ -162,6 +162,7 @@ func (s *stream) reset(code errCode, cause error) {
 		c.sendRST(id, code)
 		c.remove(s, closedByUs)
 	}
+	c.watchWriter(s)
 	s.wake.Signal()
 	c.room.Broadcast()
 	c.kick()
@@ -216,6 +217,7 @@ func (s *stream) interrupt(cause error) {
 	c := s.c
 	c.mu.Lock()
 	s.werr = cause
+	c.watchWriter(s)
 	s.wake.Signal()
 	c.room.Broadcast()
 	c.ready.Broadcast()
@@ -248,9 +250,18 @@ const (
 	feedEarly
 )
 
-// feed delivers payload. The first piece of a frame brings what all of it takes
-// from the window, the part of that which is padding, and its size on the wire.
-func (s *stream) feed(c *conn, id uint32, p []byte, window, overhead int64, wire int, end bool) feedResult {
+// piece is payload on its way to a stream. The first piece of a frame brings what
+// all of it takes from the window, the part of that which is padding, and its
+// size on the wire.
+type piece struct {
+	p                []byte
+	ch               *chunk // not nil: p is its content, and it is given away
+	window, overhead int64
+	wire             int
+	end              bool
+}
+
+func (s *stream) feed(c *conn, id uint32, f piece) feedResult {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.c != c || s.id != id || s.eof || s.rerr != nil {
@@ -259,19 +270,24 @@ func (s *stream) feed(c *conn, id uint32, p []byte, window, overhead int64, wire
 	if c.client && !s.gotHead {
 		return feedEarly
 	}
-	if s.recvWin -= window; s.recvWin < 0 {
+	if s.recvWin -= f.window; s.recvWin < 0 {
 		return feedOverflow
 	}
-	s.unacked += overhead
-	s.bytesIn += uint64(wire)
+	s.unacked += f.overhead
+	s.bytesIn += uint64(f.wire)
 	if s.left >= 0 {
-		if s.left -= int64(len(p)); s.left < 0 || end && s.left > 0 {
+		if s.left -= int64(len(f.p)); s.left < 0 || f.end && s.left > 0 {
 			return feedLength
 		}
 	}
-	c.buffered.Add(int64(len(p)))
-	s.q.add(p)
-	s.eof = end
+	c.buffered.Add(int64(len(f.p)))
+	if f.ch != nil {
+		s.q.n += len(f.p)
+		s.q.push(f.ch)
+	} else {
+		s.q.add(f.p)
+	}
+	s.eof = f.end
 	s.signal()
 	return fed
 }
@@ -322,7 +338,8 @@ func (c *conn) consumed(n int) {
 	c.withheld = 0
 	c.isBehind.Store(false)
 	c.grantConn()
-	c.flush()
+	c.kick()
+	c.mu.Unlock()
 }
 
 // grantConn queues a WINDOW_UPDATE for the connection if it is due. mu is held.
@@ -347,7 +364,8 @@ func (c *conn) granted(s *stream, id uint32, n int, inc int64) {
 	if s.inMap && s.id == id && !s.endRecv {
 		c.sendWindowUpdate(id, inc)
 	}
-	c.flush()
+	c.kick()
+	c.mu.Unlock()
 }
 
 // waitInput blocks until there is payload, the end or an error. s.mu is held.

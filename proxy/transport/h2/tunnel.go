@@ -20,6 +20,8 @@ var (
 	_ netio.Unparker    = (*tunnel)(nil)
 	_ netio.Prober      = (*tunnel)(nil)
 	_ netio.PartsWriter = (*tunnel)(nil)
+
+	_ netio.ReadInterrupter = (*tunnel)(nil)
 )
 
 // tunnel makes s a tunnel and sends the head that was held back.
@@ -30,7 +32,7 @@ func (s *stream) tunnel() netio.Conn {
 	if !s.inMap {
 		c.releaseHold(s)
 	}
-	c.flush()
+	c.flush(s)
 	s.mu.Lock()
 	s.head, s.trailers, s.heads = message.Header{}, message.Header{}, nil
 	s.mu.Unlock()
@@ -106,7 +108,7 @@ func (t *tunnel) WriteParts(a, b, c []byte) error {
 			return tunnelWriteError(err)
 		}
 	}
-	s.c.flush()
+	s.c.flush(s)
 	return nil
 }
 
@@ -155,7 +157,7 @@ func (t *tunnel) CloseWrite() error {
 		s.c.mu.Unlock()
 		return tunnelWriteError(err)
 	}
-	s.c.flush()
+	s.c.flush(s)
 	return nil
 }
 
@@ -200,6 +202,7 @@ func (t *tunnel) Reset() {
 func (s *stream) end(cause error) {
 	c := s.c
 	s.werr = cause
+	c.watchWriter(s)
 	s.wake.Signal()
 	c.room.Broadcast()
 	c.kick()
@@ -213,6 +216,17 @@ func (s *stream) end(cause error) {
 }
 
 func (t *tunnel) Interrupt(cause error) { (*stream)(t).interrupt(cause) }
+
+// InterruptRead implements netio.ReadInterrupter.
+func (t *tunnel) InterruptRead(cause error) {
+	s := (*stream)(t)
+	s.mu.Lock()
+	n := s.q.drop()
+	s.rerr = cause
+	s.signal()
+	s.mu.Unlock()
+	s.c.consumed(n)
+}
 
 func (t *tunnel) LocalAddr() netip.AddrPort { return t.c.nc.LocalAddr() }
 

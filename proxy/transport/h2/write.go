@@ -4,6 +4,7 @@ import (
 	"errors"
 	"runtime"
 	"strconv"
+	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
@@ -88,9 +89,9 @@ func (c *conn) countControl(n int) bool {
 	return true
 }
 
-// flush sees to it that out is written, by this goroutine or the one that is at
-// it. mu is held and released.
-func (c *conn) flush() {
+// flush sees to it that out is written, by the goroutine that is at it or by this
+// one, which serves s (nil: none in particular). mu is held and released.
+func (c *conn) flush(s *stream) {
 	if c.flushing || len(c.out) == 0 {
 		c.mu.Unlock()
 		return
@@ -101,11 +102,12 @@ func (c *conn) flush() {
 		runtime.Gosched()
 		c.mu.Lock()
 	}
-	c.writeOut()
+	c.writeOut(s, nil)
 	c.mu.Unlock()
 }
 
-// kick is flush for those who must not block: reader and timers. mu is held.
+// kick is flush for those who must not block: reader, timers, consumers of what
+// was received. mu is held.
 func (c *conn) kick() {
 	if !c.flushing && len(c.out) > 0 {
 		c.flushing = true
@@ -124,25 +126,43 @@ func (c *conn) finish() {
 
 func (c *conn) flushTask() {
 	c.mu.Lock()
-	c.writeOut()
+	c.writeOut(nil, nil)
 	c.mu.Unlock()
 }
 
-// writeOut writes batches until there are none; the caller has set flushing. mu
-// is held, and released while writing.
-func (c *conn) writeOut() {
+// maxRounds is how many batches a stream's goroutine writes before it hands the
+// flushing on: others' data may not keep it from its own work.
+const maxRounds = 4
+
+// writeOut writes batches until there are none; the caller has set flushing. more,
+// if not nil, follows the first batch without being copied. mu is held, and
+// released while writing.
+func (c *conn) writeOut(s *stream, more []byte) {
 	var err error
-	for len(c.out) > 0 && err == nil {
+	c.writer = s
+	for round := 0; (len(c.out) > 0 || more != nil) && err == nil; round++ {
+		if s != nil && round == maxRounds {
+			c.writer = nil
+			workers.run(task{fn: c.flushFn})
+			return
+		}
 		b, buf, frames, control := c.out, c.outBuf, c.frames, c.control
 		c.out, c.outBuf = nil, nil
+		c.writes++
 		c.mu.Unlock()
-		_, err = c.nc.Write(b)
+		if more != nil {
+			err = netio.WriteParts(c.nc, b, more, nil)
+			more = nil
+		} else {
+			_, err = c.nc.Write(b)
+		}
 		netio.PutBuffer(buf)
 		c.mu.Lock()
 		c.frames -= frames
 		c.control -= control
 		c.room.Broadcast()
 	}
+	c.writer = nil
 	c.flushing = false
 	switch {
 	case err != nil:
@@ -158,21 +178,46 @@ func (c *conn) writeOut() {
 	}
 }
 
+// stuckGrace is how long a write may go on that holds a stream's goroutine after
+// the stream was interrupted. Then the transport is given up: the peer reads
+// nothing at all.
+const stuckGrace = time.Second
+
+var errStuck = &transport.ResetError{Reason: transport.ConnectionTermination, Detail: "http/2 peer does not read"}
+
+// watchWriter sees to it that s, which was interrupted, is not held by a write to
+// a stalled transport. mu is held.
+func (c *conn) watchWriter(s *stream) {
+	if c.writer == s && !c.dead {
+		c.stuckAt = c.writes
+		c.stuckTimer.Arm(stuckGrace, c.onStuckTimer)
+	}
+}
+
+func (c *conn) onStuckTimer() {
+	c.mu.Lock()
+	stuck := c.writer != nil && c.writes == c.stuckAt
+	c.mu.Unlock()
+	if stuck {
+		workers.run(task{fn: func() { c.abort(errStuck) }})
+	}
+}
+
 // waitRoom returns when the batch was or is being written. mu is held.
-func (c *conn) waitRoom() {
+func (c *conn) waitRoom(s *stream) {
 	if c.flushing {
 		c.room.Wait()
 		return
 	}
 	c.flushing = true
-	c.writeOut()
+	c.writeOut(s, nil)
 }
 
 // waitWindow blocks s until it may send or has failed. mu is held.
 func (c *conn) waitWindow(s *stream) {
 	if !c.flushing && len(c.out) > 0 {
 		c.flushing = true
-		c.writeOut()
+		c.writeOut(s, nil)
 		return
 	}
 	if c.sendWin <= 0 {
@@ -204,9 +249,13 @@ func (c *conn) writeData(s *stream, p []byte, end bool) error {
 		c.mu.Unlock()
 		return err
 	}
-	c.flush()
+	c.flush(s)
 	return nil
 }
+
+// directMin is the payload from which on it is written without being copied into
+// the batch, if nobody else is writing.
+const directMin = 16 << 10
 
 // appendData is writeData without the last flush. mu is held, and released while
 // it blocks.
@@ -217,7 +266,7 @@ func (c *conn) appendData(s *stream, p []byte, end bool) error {
 		}
 		free := batchMax - len(c.out) - frameHeaderLen
 		if free < min(len(p), 4<<10) {
-			c.waitRoom()
+			c.waitRoom(s)
 			continue
 		}
 		n := int(min(int64(len(p)), int64(free), int64(c.peer.maxFrame), s.sendWin, c.sendWin))
@@ -230,21 +279,40 @@ func (c *conn) appendData(s *stream, p []byte, end bool) error {
 		if end && n == len(p) {
 			flags = flagEndStream
 		}
-		c.reserve(n + frameHeaderLen)
-		c.out = appendFrameHeader(c.out, n, frameData, flags, s.id)
-		c.out = append(c.out, p[:n]...)
-		c.frames++
-		c.dataSent.Add(1)
-		s.sendWin -= int64(n)
-		c.sendWin -= int64(n)
-		s.bytesOut += uint64(n) + frameHeaderLen
+		c.putData(s, p[:n], flags)
 		p = p[n:]
 		if flags != 0 {
-			c.endSent(s)
 			break
 		}
 	}
 	return nil
+}
+
+// putData queues one DATA frame that the windows allow, or writes it. mu is held.
+func (c *conn) putData(s *stream, p []byte, flags uint8) {
+	n := len(p)
+	direct := n >= directMin && !c.flushing
+	if direct {
+		c.flushing = true
+		c.reserve(frameHeaderLen)
+	} else {
+		c.reserve(n + frameHeaderLen)
+	}
+	c.out = appendFrameHeader(c.out, n, frameData, flags, s.id)
+	if !direct {
+		c.out = append(c.out, p...)
+	}
+	c.frames++
+	c.dataSent.Add(1)
+	s.sendWin -= int64(n)
+	c.sendWin -= int64(n)
+	s.bytesOut += uint64(n) + frameHeaderLen
+	if flags&flagEndStream != 0 {
+		c.endSent(s)
+	}
+	if direct {
+		c.writeOut(s, p)
+	}
 }
 
 // endSent notes that this side's END_STREAM was queued. mu is held.
@@ -269,7 +337,7 @@ const (
 // while the batch is full.
 func (c *conn) writeHead(s *stream, h *message.Header, rules headRules, end bool) error {
 	for len(c.out) >= batchMax {
-		c.waitRoom()
+		c.waitRoom(s)
 		if err := s.writable(); err != nil {
 			return err
 		}
