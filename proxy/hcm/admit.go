@@ -30,10 +30,19 @@ func (st *stream) admit() *filters.Response {
 	}
 	st.forwarded()
 	st.xfcc()
-	if spec.Via != "" {
-		h.Add("via", spec.Via)
-	}
+	appendVia(h, spec.Via)
 	return nil
+}
+
+// appendVia adds a hop to the one Via field, as Envoy does.
+func appendVia(h *message.Header, via string) {
+	if via == "" {
+		return
+	}
+	if old, ok := h.Joined("via"); ok && old != "" {
+		via = old + ", " + via
+	}
+	h.Set("via", via)
 }
 
 // normalizeHost lower-cases the authority and strips port and trailing dot as
@@ -355,8 +364,8 @@ func (st *stream) checkUpgrade() *filters.Response {
 	} else if u := s.Request.Get("upgrade"); u != "" {
 		kind = strings.ToLower(u)
 	}
-	if kind == "" {
-		return nil
+	if kind == "" || kind == "connect" && s.Route == nil {
+		return nil // no route: 404
 	}
 	allowed := st.m.upgrades[kind].Enabled
 	if r, ok := s.Route.(*routing.Route); ok && r.Config != nil && r.Config.Action != nil {

@@ -210,9 +210,7 @@ func (st *stream) finalizeHeaders(r *filters.Response) {
 	if spec.AlwaysSetRequestIDInResponse && s.Info.RequestID != "" {
 		h.Set("x-request-id", s.Info.RequestID)
 	}
-	if spec.Via != "" {
-		h.Add("via", spec.Via)
-	}
+	appendVia(h, spec.Via)
 	if st.m.draining.Load() {
 		st.ss.CloseAfter()
 	}

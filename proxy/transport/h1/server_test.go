@@ -547,6 +547,9 @@ func TestConnectionsEndInOrder(t *testing.T) {
 			go s.Serve(func() { close(done) })
 			_, _ = cc.Write([]byte(ask))
 			read(t, cc)
+			for s.Active() != 0 { // the answer is out before the stream has ended
+				time.Sleep(time.Millisecond)
+			}
 			s.Close(nil)
 			wait(t, done)
 			if _, err := cc.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
