@@ -9,12 +9,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"github.com/fairlead-mesh/fairlead/internal/timer"
 )
@@ -72,8 +70,6 @@ type socket struct {
 	pread, pend bool
 	probeFn     func(uintptr)
 }
-
-const lostCheck = time.Second
 
 // newSocket takes over nc, which is a *net.TCPConn or *net.UnixConn.
 func newSocket(nc net.Conn) (Conn, error) {
@@ -337,237 +333,6 @@ func (s *socket) Park(func()) bool {
 	return false
 }
 
-// Loop implements Looper.
-func (s *socket) Loop(f func() bool) error {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return s.fail(ErrClosed)
-	}
-	s.inLoop = true
-	s.mu.Unlock()
-	if s.loopFn == nil {
-		s.loopFn, s.lostFn = s.onLoop, s.findLost
-	}
-	s.loop, s.looping = f, true
-	err := s.read(s.loopFn)
-	s.loop, s.looping = nil, false
-	s.lost.Stop()
-	s.armed.Store(false)
-	s.mu.Lock()
-	s.inLoop = false
-	closed := s.closed
-	s.mu.Unlock()
-	if closed {
-		_ = s.nc.Close()
-	}
-	return err
-}
-
-func (s *socket) onLoop(fd uintptr) bool {
-	s.rounds.Add(1)
-	s.lfd, s.can = fd, true
-	for {
-		if !s.loop() {
-			return true
-		}
-		if s.peeked.b == nil {
-			break
-		}
-	}
-	// A short read, not EAGAIN, said that the socket is empty: an end may hide
-	// behind the bytes.
-	if s.rerr != syscall.EAGAIN && !s.armed.Swap(true) {
-		s.lost.Arm(lostCheck, s.lostFn)
-	}
-	return false
-}
-
-// findLost wakes a quiet loop whose socket is readable after all.
-func (s *socket) findLost() {
-	if n := s.rounds.Load(); n != s.seen {
-		s.seen = n
-		s.lost.Arm(lostCheck, s.lostFn)
-		return
-	}
-	s.armed.Store(false)
-	if readable, _ := s.Probe(); readable {
-		_ = s.nc.SetReadDeadline(past)
-	}
-}
-
-// Probe implements Prober.
-func (s *socket) Probe() (readable, ended bool) {
-	s.pmu.Lock()
-	defer s.pmu.Unlock()
-	if s.probeFn == nil {
-		s.probeFn = func(fd uintptr) { s.pread, s.pend = rawPoll(fd) }
-	}
-	if err := s.rc.Control(s.probeFn); err != nil {
-		return true, true
-	}
-	return s.pread, s.pend
-}
-
-// WriteRead implements Exchanger.
-func (s *socket) WriteRead(out, in []byte) (n int, wrote bool, err error) {
-	if s.looping {
-		panic("netio: WriteRead inside Loop")
-	}
-	if s.peeked.b != nil || len(out) == 0 {
-		if _, err = s.Write(out); err != nil {
-			return 0, false, err
-		}
-		n, err = s.Read(in)
-		return n, true, err
-	}
-	if s.exchangeFn == nil {
-		s.exchangeFn = s.onExchange
-	}
-	s.xout, s.rbuf, s.xsent = out, in, false
-	err = s.read(s.exchangeFn)
-	rest := s.xout
-	s.xout, s.rbuf = nil, nil
-	if err != nil {
-		return 0, len(rest) == 0, err
-	}
-	if len(rest) > 0 { // the peer is slow, or the write failed
-		if s.rerr != 0 && s.rerr != syscall.EAGAIN {
-			return 0, false, &sysError{"write", s.rerr}
-		}
-		if _, err = s.Write(rest); err != nil {
-			return 0, false, err
-		}
-		n, err = s.Read(in)
-		return n, true, err
-	}
-	n, err = s.result("read")
-	return n, true, err
-}
-
-func (s *socket) onExchange(fd uintptr) bool {
-	if !s.xsent {
-		s.xsent = true
-		s.rn, s.rerr = rawWrite(fd, s.xout)
-		if s.rerr == 0 {
-			s.xout = s.xout[s.rn:]
-		}
-		return len(s.xout) > 0 || s.rerr != 0
-	}
-	if len(s.xout) > 0 { // woken again after a partial write: leave the poller
-		return true
-	}
-	return s.onRead(fd)
-}
-
-func (s *socket) Write(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	s.wbuf = p
-	err := s.rc.Write(s.writeFn)
-	n := len(p) - len(s.wbuf)
-	s.wbuf = nil
-	if err != nil {
-		return n, s.fail(err)
-	}
-	if s.werr != 0 {
-		return n, &sysError{"write", s.werr}
-	}
-	return n, nil
-}
-
-func (s *socket) onWrite(fd uintptr) bool {
-	for {
-		var n int
-		n, s.werr = rawWrite(fd, s.wbuf)
-		switch s.werr {
-		case 0:
-			s.wbuf = s.wbuf[n:]
-			if len(s.wbuf) == 0 {
-				return true
-			}
-		case syscall.EAGAIN:
-			return false
-		case syscall.EINTR:
-		default:
-			return true
-		}
-	}
-}
-
-// tryWrite writes what the socket takes without blocking.
-func (s *socket) tryWrite(p []byte) int {
-	n := 0
-	_ = s.rc.Control(func(fd uintptr) { n, _ = rawWrite(fd, p) })
-	return max(n, 0)
-}
-
-// WriteParts implements PartsWriter.
-func (s *socket) WriteParts(a, b, c []byte) error {
-	if s.partsFn == nil {
-		s.partsFn = s.onParts
-	}
-	s.nparts = 0
-	for _, p := range [...][]byte{a, b, c} {
-		if len(p) > 0 {
-			s.parts[s.nparts] = syscall.Iovec{Base: unsafe.SliceData(p), Len: uint64(len(p))}
-			s.nparts++
-		}
-	}
-	if s.nparts == 0 {
-		return nil
-	}
-	err := s.rc.Write(s.partsFn)
-	s.parts = [3]syscall.Iovec{}
-	s.msg.Iov = nil
-	if err != nil {
-		return s.fail(err)
-	}
-	if s.werr != 0 {
-		return &sysError{"write", s.werr}
-	}
-	return nil
-}
-
-func (s *socket) onParts(fd uintptr) bool {
-	first := 3 - s.nparts
-	if first > 0 && s.parts[2].Base == nil { // right-align, so that the rest is parts[3-nparts:]
-		copy(s.parts[first:], s.parts[:s.nparts])
-		clear(s.parts[:first])
-	}
-	for s.nparts > 0 {
-		s.msg.Iov = &s.parts[3-s.nparts]
-		s.msg.Iovlen = uint64(s.nparts) //nolint:gosec // 1..3
-		var n int
-		n, s.werr = rawWritev(fd, &s.msg)
-		switch s.werr {
-		case 0:
-			s.advance(n)
-		case syscall.EAGAIN:
-			return false
-		case syscall.EINTR:
-		default:
-			return true
-		}
-	}
-	return true
-}
-
-func (s *socket) advance(n int) {
-	for n > 0 {
-		v := &s.parts[3-s.nparts]
-		if uint64(n) < v.Len { //nolint:gosec // n > 0
-			v.Base = (*byte)(unsafe.Add(unsafe.Pointer(v.Base), n)) //nolint:gosec // inside the piece
-			v.Len -= uint64(n)                                      //nolint:gosec // n > 0
-			return
-		}
-		n -= int(v.Len) //nolint:gosec // at most n
-		*v = syscall.Iovec{}
-		s.nparts--
-	}
-}
-
 func (s *socket) CloseWrite() error {
 	c, ok := s.nc.(interface{ CloseWrite() error })
 	if !ok {
@@ -623,30 +388,4 @@ func (s *socket) InterruptRead(cause error) {
 	if s.rcause.CompareAndSwap(nil, &cause) {
 		_ = s.nc.SetReadDeadline(past)
 	}
-}
-
-// pollfd is struct pollfd of poll(2).
-type pollfd struct {
-	fd              int32
-	events, revents int16
-}
-
-// Bits of poll(2).
-const (
-	pollIn    = 0x1
-	pollErr   = 0x8
-	pollHup   = 0x10
-	pollRdHup = 0x2000
-)
-
-func rawPoll(fd uintptr) (readable, ended bool) {
-	p := pollfd{fd: int32(fd), events: pollIn | pollRdHup} //nolint:gosec // a descriptor
-	var zero syscall.Timespec
-	n, _, e := syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&zero)), 0, 0, 0) //nolint:gosec // system call
-	runtime.KeepAlive(&p)
-	runtime.KeepAlive(&zero)
-	if e != 0 || n == 0 {
-		return false, false
-	}
-	return true, p.revents&(pollRdHup|pollErr|pollHup) != 0
 }

@@ -1,0 +1,111 @@
+//go:build linux && (amd64 || arm64)
+
+package netio
+
+import (
+	"runtime"
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+// lostCheck is how long a loop is quiet before the socket is looked at.
+const lostCheck = time.Second
+
+// Loop implements Looper.
+func (s *socket) Loop(f func() bool) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return s.fail(ErrClosed)
+	}
+	s.inLoop = true
+	s.mu.Unlock()
+	if s.loopFn == nil {
+		s.loopFn, s.lostFn = s.onLoop, s.findLost
+	}
+	s.loop, s.looping = f, true
+	err := s.read(s.loopFn)
+	s.loop, s.looping = nil, false
+	s.lost.Stop()
+	s.armed.Store(false)
+	s.mu.Lock()
+	s.inLoop = false
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
+		_ = s.nc.Close()
+	}
+	return err
+}
+
+func (s *socket) onLoop(fd uintptr) bool {
+	s.rounds.Add(1)
+	s.lfd, s.can = fd, true
+	for {
+		if !s.loop() {
+			return true
+		}
+		if s.peeked.b == nil {
+			break
+		}
+	}
+	// A short read, not EAGAIN, said that the socket is empty: an end may hide
+	// behind the bytes.
+	if s.rerr != syscall.EAGAIN && !s.armed.Swap(true) {
+		s.lost.Arm(lostCheck, s.lostFn)
+	}
+	return false
+}
+
+// findLost wakes a quiet loop whose socket is readable after all.
+func (s *socket) findLost() {
+	if n := s.rounds.Load(); n != s.seen {
+		s.seen = n
+		s.lost.Arm(lostCheck, s.lostFn)
+		return
+	}
+	s.armed.Store(false)
+	if readable, _ := s.Probe(); readable {
+		_ = s.nc.SetReadDeadline(past)
+	}
+}
+
+// Probe implements Prober.
+func (s *socket) Probe() (readable, ended bool) {
+	s.pmu.Lock()
+	defer s.pmu.Unlock()
+	if s.probeFn == nil {
+		s.probeFn = func(fd uintptr) { s.pread, s.pend = rawPoll(fd) }
+	}
+	if err := s.rc.Control(s.probeFn); err != nil {
+		return true, true
+	}
+	return s.pread, s.pend
+}
+
+// pollfd is struct pollfd of poll(2).
+type pollfd struct {
+	fd              int32
+	events, revents int16
+}
+
+// Bits of poll(2).
+const (
+	pollIn    = 0x1
+	pollErr   = 0x8
+	pollHup   = 0x10
+	pollRdHup = 0x2000
+)
+
+func rawPoll(fd uintptr) (readable, ended bool) {
+	p := pollfd{fd: int32(fd), events: pollIn | pollRdHup} //nolint:gosec // a descriptor
+	var zero syscall.Timespec
+	n, _, e := syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&zero)), 0, 0, 0) //nolint:gosec // system call
+	runtime.KeepAlive(&p)
+	runtime.KeepAlive(&zero)
+	if e != 0 || n == 0 {
+		return false, false
+	}
+	return true, p.revents&(pollRdHup|pollErr|pollHup) != 0
+}
