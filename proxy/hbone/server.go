@@ -105,8 +105,9 @@ func (r *Request) IsConnect() bool { return r.Header.Get(message.Method) == "CON
 // behaves.
 func (r *Request) Authority() string { return r.Header.Get(message.Authority) }
 
-// OnReset registers f to be called once if the client gives up before Accept or
-// Reject. f must not block.
+// OnReset registers f to be called once if the client gives up: while the request
+// is undecided, and while the tunnel is open. f must not block. OnReset(nil) takes
+// f back.
 func (r *Request) OnReset(f func(cause error)) { r.s.OnReset(f) }
 
 // Accept answers 200 with fields added and returns the tunnel, which outlives

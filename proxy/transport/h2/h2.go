@@ -14,6 +14,11 @@
 // (at most 32 MiB more than it) waits for consumers, so that a slow stream does
 // not stall others, and as consumers take data beyond that.
 //
+// A head that exceeds the limits is answered with 431 (Envoy resets the stream);
+// one that goes on in CONTINUATION frames beyond them ends the connection.
+// CONNECT always reaches the handler, extended CONNECT as the upgrade request that
+// Envoy makes of it, if AllowConnect.
+//
 // Limitations: no server push, no priorities (RFC 9113 deprecates both).
 package h2
 
