@@ -239,7 +239,6 @@ func (st *stream) forwarded() {
 		st.setRemote(final)
 	}
 	edge := !internal && spec.UseRemoteAddress
-	st.internal = internal
 	st.cleanEnvoyHeaders(internal, edge, final)
 	st.setRequestID(edge)
 }
@@ -277,8 +276,8 @@ func (st *stream) cleanEnvoyHeaders(internal, edge bool, final netip.Addr) {
 			h.Del(n)
 		}
 	}
-	if t := st.m.cfg.Routes.Table(); t != nil {
-		for _, n := range t.InternalOnlyHeaders() {
+	if st.table != nil {
+		for _, n := range st.table.InternalOnlyHeaders() {
 			h.Del(n)
 		}
 	}

@@ -61,6 +61,3 @@ func (r *requestBody) Close() {
 		r.b.Close()
 	}
 }
-
-// countingWriter counts what was sent downstream.
-type countingWriter struct{ body uint64 }

@@ -61,11 +61,9 @@ type Config struct {
 type Manager struct {
 	cfg    Config
 	spec   *xdsresource.HTTPConnectionManager
-	server transport.ServerConfig
-	enders []bool
-
-	connectAllowed bool
-	upgrades       map[string]xdsresource.Upgrade
+	// plain and secure are what codecs take, by the scheme of the connection.
+	plain, secure transport.ServerConfig
+	upgrades      map[string]xdsresource.Upgrade
 
 	st managerStats
 
@@ -95,13 +93,11 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	m := &Manager{cfg: cfg, spec: cfg.Spec, server: cfg.Spec.Server, conns: map[*conn]struct{}{}, upgrades: map[string]xdsresource.Upgrade{}}
+	m := &Manager{cfg: cfg, spec: cfg.Spec, plain: cfg.Spec.Server, secure: cfg.Spec.Server, conns: map[*conn]struct{}{}, upgrades: map[string]xdsresource.Upgrade{}}
 	for _, u := range cfg.Spec.Upgrades {
 		m.upgrades[u.Type] = u
-		if u.Type == "connect" && u.Enabled {
-			m.connectAllowed = true
-		}
 	}
+	m.secure.Scheme = "https"
 	m.pool.New = func() any { return newStream(m) }
 	sc := cfg.Stats
 	m.st = managerStats{
@@ -183,11 +179,9 @@ func (cn *conn) start() {
 }
 
 func (cn *conn) serve(c netio.Conn, http2 bool) {
-	cfg := &cn.m.server
-	if cn.secure && cfg.Scheme != "https" {
-		cp := *cfg
-		cp.Scheme = "https"
-		cfg = &cp
+	cfg := &cn.m.plain
+	if cn.secure {
+		cfg = &cn.m.secure
 	}
 	type runner interface {
 		transport.ServerConn

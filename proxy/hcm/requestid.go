@@ -1,10 +1,6 @@
 package hcm
 
-import (
-	"math/rand/v2"
-
-	"github.com/fairlead-mesh/fairlead/internal/message"
-)
+import "math/rand/v2"
 
 const hexDigits = "0123456789abcdef"
 
@@ -95,5 +91,3 @@ func (st *stream) packTraceReason(id string) {
 func sampled(percent float64) bool {
 	return percent >= 100 || percent > 0 && rand.Float64()*100 < percent
 }
-
-var _ = message.Method

@@ -172,6 +172,23 @@ type tunnelConn struct {
 	in, out atomic.Uint64
 }
 
+// WriteParts implements netio.PartsWriter.
+func (c *tunnelConn) WriteParts(a, b, d []byte) error {
+	c.out.Add(uint64(len(a) + len(b) + len(d)))
+	return netio.WriteParts(c.Conn, a, b, d)
+}
+
+// Probe implements netio.Prober.
+func (c *tunnelConn) Probe() (readable, ended bool) {
+	if p, ok := c.Conn.(netio.Prober); ok {
+		return p.Probe()
+	}
+	return false, false
+}
+
+// InterruptRead implements netio.ReadInterrupter.
+func (c *tunnelConn) InterruptRead(cause error) { netio.InterruptRead(c.Conn, cause) }
+
 func (c *tunnelConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.in.Add(uint64(n))

@@ -27,8 +27,7 @@ type stream struct {
 	// table is the route table taken once for this stream.
 	table *routing.Table
 
-	in  requestBody
-	out countingWriter
+	in requestBody
 
 	idle, request, duration timer.Timer
 	// lastActivity is a monotonic-ish nanosecond stamp for the idle timer; only
@@ -41,7 +40,7 @@ type stream struct {
 	onIdle, onRequestTimeout, onDurationReached   func()
 	reselect                                      func(*filters.Stream)
 	informational                                 func(*message.Header) error
-	headersSent, tunnelled, internal, selfStarted bool
+	headersSent, tunnelled bool
 }
 
 // Causes that the manager interrupts a stream with.
@@ -119,6 +118,7 @@ func isGRPC(ct string) bool {
 // run takes the request to its response and writes it.
 func (st *stream) run() {
 	st.armTimers()
+	st.table = st.m.cfg.Routes.Table() // once: no stream sees two versions
 	if r := st.admit(); r != nil {
 		if st.s.Info.Protocol != message.HTTP2 && r.Status() >= 400 {
 			st.ss.CloseAfter() // as Envoy: the request is not read to its end
@@ -126,7 +126,6 @@ func (st *stream) run() {
 		st.respond(r)
 		return
 	}
-	st.table = st.m.cfg.Routes.Table()
 	st.selectRoute()
 	st.applyRouteTimeouts()
 	if r := st.checkUpgrade(); r != nil {
@@ -295,9 +294,8 @@ func (st *stream) finish() {
 // be running their callback is left to the collector.
 func (st *stream) release() {
 	st.cn, st.ss, st.table = nil, nil, nil
-	st.headersSent, st.tunnelled, st.internal, st.selfStarted = false, false, false, false
+	st.headersSent, st.tunnelled = false, false
 	st.idleTimeout = 0
-	st.out = countingWriter{}
 	st.s.Reset() // before st.in: a late interruption must not meet it
 	st.in = requestBody{}
 	st.m.pool.Put(st)

@@ -1,11 +1,13 @@
 package hcm
 
 import (
-	"net/url"
 	"strings"
 
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
+
+// pemEscaper is Envoy's encoding of PEM in a header.
+var pemEscaper = strings.NewReplacer("\n", "%0A", " ", "%20", "+", "%2B", "/", "%2F", "=", "%3D")
 
 const xfccHeader = "x-forwarded-client-cert"
 
@@ -33,10 +35,7 @@ func (st *stream) xfcc() {
 	peer := &ci.TLS.Peer
 	parts = append(parts, "Hash="+peer.Digest)
 	if d.Cert {
-		parts = append(parts, `Cert="`+url.QueryEscape(peer.PEM)+`"`)
-	}
-	if d.Chain {
-		parts = append(parts, `Chain="`+url.QueryEscape(peer.PEM)+`"`)
+		parts = append(parts, `Cert="`+pemEscaper.Replace(peer.PEM)+`"`)
 	}
 	if d.Subject {
 		parts = append(parts, `Subject="`+strings.ReplaceAll(peer.Subject, `"`, `\"`)+`"`)

@@ -42,7 +42,6 @@ func (s *scope) connectionManager(m *hcmv3pb.HttpConnectionManager) *HTTPConnect
 		SkipXFFAppend:                m.GetSkipXffAppend(),
 		Via:                          m.GetVia(),
 		InternalCIDRs:                s.prefixes("internal_address_config.cidr_ranges", m.GetInternalAddressConfig().GetCidrRanges()),
-		UnixSocketsInternal:          m.GetInternalAddressConfig().GetUnixSockets(),
 		GenerateRequestID:            boolean(m.GetGenerateRequestId(), true),
 		PreserveExternalRequestID:    m.GetPreserveExternalRequestId(),
 		AlwaysSetRequestIDInResponse: m.GetAlwaysSetRequestIdInResponse(),
@@ -53,8 +52,6 @@ func (s *scope) connectionManager(m *hcmv3pb.HttpConnectionManager) *HTTPConnect
 		StripTrailingDot:             m.GetStripTrailingHostDot(),
 		AppendXForwardedPort:         m.GetAppendXForwardedPort(),
 		SchemeToOverwrite:            m.GetSchemeHeaderTransformation().GetSchemeToOverwrite(),
-		RepresentIPv4RemoteAsMapped:  m.GetRepresentIpv4RemoteAddressAsIpv4MappedIpv6(),
-		StreamErrorOnInvalidHTTP:     m.GetStreamErrorOnInvalidHttpMessage().GetValue(),
 		Server:                       s.serverConfig(m),
 	}
 	if h.ServerName == "" {
@@ -136,7 +133,7 @@ func (s *scope) hcmEnums(h *HTTPConnectionManager, m *hcmv3pb.HttpConnectionMana
 	}
 	d := m.GetSetCurrentClientCertDetails()
 	h.SetClientCert = SetClientCertDetails{
-		Subject: d.GetSubject().GetValue(), Cert: d.GetCert(), Chain: d.GetChain(), DNS: d.GetDns(), URI: d.GetUri(),
+		Subject: d.GetSubject().GetValue(), Cert: d.GetCert(), DNS: d.GetDns(), URI: d.GetUri(),
 	}
 }
 

@@ -80,7 +80,6 @@ type FilterChain struct {
 	// Broken, if not empty, is why the chain as a whole can't be executed: its
 	// connections are closed (security relevant) and it is reported.
 	Broken string
-	// ListenerAccessLogs are inherited from the listener for convenience.
 }
 
 // FilterChainMatch is Envoy's classic match; all given criteria must hold, most
@@ -214,8 +213,7 @@ type HTTPConnectionManager struct {
 	SkipXFFAppend                bool
 	Via                          string
 	InternalCIDRs                []netip.Prefix // internal_address_config; none by default, as in Envoy since 1.33
-	UnixSocketsInternal          bool
-	GenerateRequestID            bool // default true
+	GenerateRequestID            bool           // default true
 	PreserveExternalRequestID    bool
 	AlwaysSetRequestIDInResponse bool
 	// UseRequestIDForTraceSampling and PackTraceReason of UuidRequestIdConfig.
@@ -224,21 +222,17 @@ type HTTPConnectionManager struct {
 	ForwardClientCert ForwardClientCert
 	SetClientCert     SetClientCertDetails
 
-	NormalizePath               bool
-	MergeSlashes                bool
-	EscapedSlashes              PathWithEscapedSlashes
-	UnderscoreAction            HeadersUnderscore
-	StripMatchingPort           bool
-	StripAnyPort                bool
-	StripTrailingDot            bool
-	AppendXForwardedPort        bool
-	SchemeToOverwrite           string // scheme_header_transformation
-	RepresentIPv4RemoteAsMapped bool
+	NormalizePath        bool
+	MergeSlashes         bool
+	EscapedSlashes       PathWithEscapedSlashes
+	UnderscoreAction     HeadersUnderscore
+	StripMatchingPort    bool
+	StripAnyPort         bool
+	StripTrailingDot     bool
+	AppendXForwardedPort bool
+	SchemeToOverwrite    string // scheme_header_transformation
 
 	Upgrades []Upgrade
-
-	// AddProxyProtocolConnectionState, StreamErrorOnInvalidHTTPMessage, …
-	StreamErrorOnInvalidHTTP bool
 
 	LocalReply *LocalReplyConfig
 	Tracing    *Tracing
@@ -246,7 +240,7 @@ type HTTPConnectionManager struct {
 }
 
 // SetClientCertDetails is set_current_client_cert_details.
-type SetClientCertDetails struct{ Subject, Cert, Chain, DNS, URI bool }
+type SetClientCertDetails struct{ Subject, Cert, DNS, URI bool }
 
 // Upgrade is one upgrade_configs entry, of HCM or of a route.
 type Upgrade struct {

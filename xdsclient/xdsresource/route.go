@@ -3,7 +3,6 @@ package xdsresource
 import (
 	"time"
 
-	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/matcher"
 )
@@ -297,5 +296,3 @@ type HeaderMutation struct {
 	Action    AppendAction
 	KeepEmpty bool
 }
-
-var _ filters.Config = nil

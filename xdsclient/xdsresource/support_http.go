@@ -68,8 +68,8 @@ var httpTable = []message{
 	},
 	{
 		name:      "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails",
-		supported: `subject cert chain dns uri`,
-		ignored:   notes{"issuer": "the issuer is not sent"},
+		supported: `subject cert dns uri`,
+		ignored:   notes{"chain": "the peer's chain is not sent", "issuer": "the issuer is not sent"},
 		closed:    notes{"format": "x-forwarded-client-cert is only sent as text"},
 	},
 	{
