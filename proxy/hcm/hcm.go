@@ -59,8 +59,8 @@ type Config struct {
 // Manager is a compiled connection manager. It is immutable but for its set of
 // connections, and safe for concurrent use.
 type Manager struct {
-	cfg    Config
-	spec   *xdsresource.HTTPConnectionManager
+	cfg  Config
+	spec *xdsresource.HTTPConnectionManager
 	// plain and secure are what codecs take, by the scheme of the connection.
 	plain, secure transport.ServerConfig
 	upgrades      map[string]xdsresource.Upgrade

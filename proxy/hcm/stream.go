@@ -36,11 +36,11 @@ type stream struct {
 	idleTimeout  time.Duration
 
 	// Method values made once, so that arming and registering don't allocate.
-	onReset                                       func(error)
-	onIdle, onRequestTimeout, onDurationReached   func()
-	reselect                                      func(*filters.Stream)
-	informational                                 func(*message.Header) error
-	headersSent, tunnelled bool
+	onReset                                     func(error)
+	onIdle, onRequestTimeout, onDurationReached func()
+	reselect                                    func(*filters.Stream)
+	informational                               func(*message.Header) error
+	headersSent, tunnelled                      bool
 }
 
 // Causes that the manager interrupts a stream with.
