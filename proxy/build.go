@@ -28,6 +28,8 @@ type builtListener struct {
 	spec   *xdsresource.Listener
 	config listener.Config
 	chains []*builtChain
+	// diags are those of the listener's own parts, not of its chains.
+	diags []Diagnostic
 }
 
 // builtChain is a compiled filter chain with what it depends on.
@@ -99,10 +101,17 @@ func (b *builder) listener(spec *xdsresource.Listener) *builtListener {
 	bl := &builtListener{spec: spec}
 	sc := b.s.stats.Scope("envoy_listener_", stats.Label{Name: "envoy_listener_address", Value: statAddress(spec)})
 	bl.config = listener.Config{Spec: spec, Stats: sc, Logger: b.s.log, DrainTime: b.s.opt.DrainTime}
-	for i := range spec.ListenerFilters {
-		b.listenerFilter(bl, where, &spec.ListenerFilters[i])
+	if prev != nil && prev.spec.Digest == spec.Digest {
+		bl.config.ListenerFilters, bl.config.AccessLogs, bl.diags = prev.config.ListenerFilters, prev.config.AccessLogs, prev.diags
+		b.diags = append(b.diags, bl.diags...)
+	} else {
+		mark := len(b.diags)
+		for i := range spec.ListenerFilters {
+			b.listenerFilter(bl, where, &spec.ListenerFilters[i])
+		}
+		bl.config.AccessLogs = listenerLogs(b.accessLogs(where, spec.AccessLogs))
+		bl.diags = append([]Diagnostic(nil), b.diags[mark:]...)
 	}
-	bl.config.AccessLogs = listenerLogs(b.accessLogs(where, spec.AccessLogs))
 	for _, fc := range spec.FilterChains {
 		bc := b.chain(bl, old, fc)
 		bl.config.Chains = append(bl.config.Chains, bc.chain)
@@ -304,6 +313,7 @@ func (b *builder) hcm(where string, ls *xdsresource.Listener, spec *xdsresource.
 	if err != nil {
 		return nil, err
 	}
+	cb.base = cb.renew()
 	h := &builtHCM{routes: &hcm.Routes{}, chains: cb, rdsName: spec.RDSName}
 	rc := spec.RouteConfig
 	if rc == nil {
@@ -324,6 +334,9 @@ func (b *builder) setTable(h *builtHCM, where string, rc *xdsresource.RouteConfi
 		return
 	}
 	h.chains.b = b
+	if old := h.chains.renew(); len(old) > 0 {
+		b.s.later(func() { b.s.filters.release(old, b.s.log) })
+	}
 	t, errs := routing.Compile(rc, routing.Options{Chain: h.chains.chain})
 	for _, err := range errs {
 		b.diag(where, "route_config["+rc.Name+"]", "error", err.Error())
@@ -354,7 +367,7 @@ func (b *builder) refreshRoutes(snap *Snapshot) {
 	snap.Diagnostics = b.diags
 }
 
-// usedBy lists the filters that the chains of snap hold.
+// usedBy is the set of chains of snap.
 func usedBy(snap *Snapshot) map[*builtChain]bool {
 	out := map[*builtChain]bool{}
 	for _, l := range snap.Listeners {

@@ -28,8 +28,8 @@ func newClusters(s *Server) *upstream.Manager {
 	return m
 }
 
-// applyClusters hands the clusters over, and then what is known of their
-// endpoints: an assignment may have come before its cluster.
+// applyClusters hands the clusters over. Endpoints come by UpdateEndpoints; the
+// manager keeps an assignment that arrives before its cluster.
 func (s *Server) applyClusters(res *Resources) {
 	list := slices.SortedFunc(maps.Values(res.Clusters), func(a, b *xdsresource.Cluster) int { return strings.Compare(a.Name, b.Name) })
 	s.clusters.Apply(list)

@@ -74,7 +74,17 @@ type chainBuilder struct {
 	// extensions are the ECDS configurations that config_discovery resolved to.
 	resolved []*xdsresource.TypedConfig
 	chains   map[string][]filters.HTTPFilter
-	refs     []*filterRef
+	// base are the filters of the chain without overrides, which lives as long
+	// as the manager; refs those of the route table in force.
+	base, refs []*filterRef
+}
+
+// renew starts the chains of a further route table and returns what the former
+// one held.
+func (cb *chainBuilder) renew() []*filterRef {
+	old := cb.refs
+	cb.refs, cb.chains = nil, nil
+	return old
 }
 
 // resolve links config_discovery filters; it returns the digests that the chain

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/admin"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
@@ -14,7 +15,7 @@ import (
 func (p *Process) adminHandler() *admin.Handler {
 	src := admin.Source{
 		Info: p.info, ConfigDump: p.configDump, Clusters: p.clusterDump, Listeners: p.listenerDump,
-		Certs: func() any { return p.server.secrets.States() }, Unsupported: p.unsupported, Stats: p.registry,
+		Certs: p.certs, Unsupported: p.unsupported, Stats: p.registry,
 		Drain:      func(_, graceful bool) { p.server.DrainListeners(graceful) },
 		FailHealth: func(fail bool) { p.failed.Store(fail) }, Quit: p.Quit,
 	}
@@ -33,6 +34,39 @@ func (p *Process) info() admin.ServerInfo {
 		st = admin.Initializing
 	}
 	return admin.ServerInfo{Version: "fairlead/" + p.opt.Version, State: st, Start: p.start, Node: map[string]any{"id": p.node.ID, "cluster": p.node.Cluster, "metadata": p.node.Metadata}}
+}
+
+// certificate is one line of /certs: what an operator checks, no key and no PEM.
+type certificate struct {
+	Name     string     `json:"name"`
+	Subject  string     `json:"subject,omitempty"`
+	URIs     []string   `json:"uri_sans,omitempty"`
+	DNS      []string   `json:"dns_sans,omitempty"`
+	Serial   string     `json:"serial_number,omitempty"`
+	From     *time.Time `json:"valid_from,omitempty"`
+	To       *time.Time `json:"expiration_time,omitempty"`
+	DaysLeft *int       `json:"days_until_expiration,omitempty"`
+	Error    string     `json:"error,omitempty"`
+}
+
+// certs lists the workload's certificate and the secrets in use.
+func (p *Process) certs() any {
+	out := []certificate{}
+	for _, st := range p.server.secrets.States() {
+		c := certificate{Name: st.Name}
+		if st.Err != nil {
+			c.Error = st.Err.Error()
+		}
+		if l := st.Leaf; l != nil {
+			days := int(time.Until(l.NotAfter).Hours() / 24)
+			c.Subject, c.DNS, c.Serial, c.From, c.To, c.DaysLeft = l.Subject.String(), l.DNSNames, l.SerialNumber.Text(16), &l.NotBefore, &l.NotAfter, &days
+			for _, u := range l.URIs {
+				c.URIs = append(c.URIs, u.String())
+			}
+		}
+		out = append(out, c)
+	}
+	return map[string]any{"certificates": out}
 }
 
 // unsupported lists what is configured and not executed as given.

@@ -25,11 +25,12 @@ type Resources struct {
 // part that isn't executed, or not as configured.
 type Diagnostic struct {
 	// Resource is "listener connect_terminate", "cluster x"; Path the place in it.
-	Resource, Path string
+	Resource string `json:"resource"`
+	Path     string `json:"path"`
 	// Severity is "error" for what fails closed or is broken, "ignored" for
 	// fields without effect, "warning" for the rest.
-	Severity string
-	Message  string
+	Severity string `json:"severity"`
+	Message  string `json:"message"`
 }
 
 // String formats d in one line.

@@ -56,15 +56,13 @@ type Server struct {
 	mu        sync.Mutex // guards Apply and the fields below
 	filters   filterPool
 	listeners map[string]*listener.Listener
-	dynamic   *Resources
-	pending   []*time.Timer
+	pending   map[*time.Timer]func() // releases to come
 	closed    bool
 
 	// byName is the current set of listeners, for internal hops.
 	byName   atomic.Pointer[map[string]*listener.Listener]
 	snapshot atomic.Pointer[Snapshot]
 	draining atomic.Bool
-	start    time.Time
 	st       serverStats
 }
 
@@ -91,7 +89,7 @@ func New(o Options) (*Server, error) {
 	if o.DrainTime == 0 {
 		o.DrainTime = 10 * time.Minute
 	}
-	s := &Server{opt: o, log: o.Logger, stats: o.Stats.Scope(""), node: o.Node, listeners: map[string]*listener.Listener{}, dynamic: &Resources{}, start: time.Now()}
+	s := &Server{opt: o, log: o.Logger, stats: o.Stats.Scope(""), node: o.Node, listeners: map[string]*listener.Listener{}, pending: map[*time.Timer]func(){}}
 	s.logs = accesslog.NewSinks(s.stats.Scope("fairlead_access_log_"))
 	s.secrets = secret.NewStore(secret.Config{Identity: o.Identity, Logger: o.Logger})
 	s.clusters = newClusters(s)
@@ -126,7 +124,6 @@ func (s *Server) Apply(dynamic *Resources) error {
 	if s.closed {
 		return errors.New("proxy: closed")
 	}
-	s.dynamic = dynamic
 	res := merge(s.opt.Static, dynamic)
 	s.secrets.SetADS(res.Secrets)
 	prev := s.snapshot.Load()
@@ -265,18 +262,28 @@ func (s *Server) releaseReplaced(prev, snap *Snapshot) {
 	if len(gone) == 0 {
 		return
 	}
-	s.pending = append(s.pending, time.AfterFunc(s.opt.DrainTime+time.Second, func() {
+	s.later(func() { s.releaseChains(gone) })
+}
+
+// later runs f under the lock once streams of replaced parts have had the drain
+// time. The caller holds the lock.
+func (s *Server) later(f func()) {
+	var t *time.Timer
+	t = time.AfterFunc(s.opt.DrainTime+time.Second, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.releaseChains(gone)
-	}))
+		delete(s.pending, t)
+		f()
+	})
+	s.pending[t] = f
 }
 
 func (s *Server) releaseChains(cs []*builtChain) {
 	for _, c := range cs {
 		for _, h := range c.hcms {
+			s.filters.release(h.chains.base, s.log)
 			s.filters.release(h.chains.refs, s.log)
-			h.chains.refs = nil
+			h.chains.base, h.chains.refs = nil, nil
 		}
 	}
 }
@@ -351,9 +358,7 @@ func (s *Server) Close() {
 		return
 	}
 	s.closed = true
-	for _, t := range s.pending {
-		t.Stop()
-	}
+	due := s.pending
 	ls := s.listeners
 	s.mu.Unlock()
 	for _, l := range ls {
@@ -364,9 +369,14 @@ func (s *Server) Close() {
 	if err := s.logs.Close(); err != nil {
 		s.log.Warn("closing access logs", "error", err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for t, f := range due {
+		if t.Stop() { // else it runs, or has run
+			f()
+		}
+	}
 	if snap := s.snapshot.Load(); snap != nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
 		for c := range usedBy(snap) {
 			s.releaseChains([]*builtChain{c})
 		}
