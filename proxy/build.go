@@ -249,7 +249,7 @@ func (b *builder) compileChain(bl *builtListener, fc *xdsresource.FilterChain) *
 			}
 			lc.Terminal = t
 		default:
-			b.networkFilter(lc, bl.spec.Direction, f, path, last, broken)
+			b.networkFilter(lc, bl.spec.Direction, f, path, broken)
 		}
 		if lc.Terminal != nil && !last {
 			broken(path, "a terminal filter must be the last of its chain")
@@ -261,7 +261,7 @@ func (b *builder) compileChain(bl *builtListener, fc *xdsresource.FilterChain) *
 	return bc
 }
 
-func (b *builder) networkFilter(lc *listener.Chain, direction string, f *xdsresource.NetworkFilter, path string, _ bool, broken func(path, why string)) {
+func (b *builder) networkFilter(lc *listener.Chain, direction string, f *xdsresource.NetworkFilter, path string, broken func(path, why string)) {
 	tc := resolveDiscovery(b.res, &f.TypedConfig, f.ConfigDiscovery)
 	switch {
 	case tc == nil:
@@ -322,7 +322,7 @@ func (b *builder) hcm(where string, ls *xdsresource.Listener, spec *xdsresource.
 	b.setTable(h, where, rc)
 	h.manager, err = hcm.New(hcm.Config{
 		Spec: spec, Routes: h.routes, DefaultChain: def, AccessLogs: hcmLogs(b.accessLogs(where, spec.AccessLogs)),
-		Stats: sc, Logger: b.s.log, NodeID: b.s.opt.Node.ID,
+		Stats: sc, Logger: b.s.log,
 	})
 	return h, err
 }

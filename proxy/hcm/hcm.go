@@ -51,9 +51,6 @@ type Config struct {
 	// Stats is the scope for the "http" statistics of this manager.
 	Stats  *stats.Scope
 	Logger *slog.Logger
-	// NodeID is %NODE_ID% for via-like uses; LocalAddress is written to XFF for
-	// loopback clients.
-	NodeID string
 }
 
 // Manager is a compiled connection manager. It is immutable but for its set of

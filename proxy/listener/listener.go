@@ -329,10 +329,7 @@ func (l *Listener) serve(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done 
 		return
 	}
 	ci.FilterChainName = chain.Name
-	if !chain.add(cn) {
-		cn.refuse(cur, errors.New("filter chain is closed"))
-		return
-	}
+	chain.add(cn)
 	if err := chain.handshake(&cn.fc, ci); err != nil {
 		l.st.sslError.Inc()
 		ci.TransportFailureReason = err.Error()
@@ -457,7 +454,7 @@ func (c *Chain) handshake(fc *filters.Connection, ci *streaminfo.Conn) error {
 	return nil
 }
 
-func (c *Chain) add(cn *connection) bool {
+func (c *Chain) add(cn *connection) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.conns == nil {
@@ -465,7 +462,6 @@ func (c *Chain) add(cn *connection) bool {
 	}
 	cn.chain = c
 	c.conns[cn] = struct{}{}
-	return true
 }
 
 func (c *Chain) remove(cn *connection) {

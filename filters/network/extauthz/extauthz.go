@@ -42,10 +42,6 @@ type filter struct {
 	failed   *stats.Counter
 }
 
-// NeedsConn tells the listener that the filter works without the bytes of the
-// connection.
-func (*filter) NeedsConn() bool { return false }
-
 // OnNewConnection implements filters.NetworkFilter.
 func (f *filter) OnNewConnection(c *filters.Connection) error {
 	if f.concerns != nil && !f.concerns(authz.Input{Info: c.Info}) {

@@ -34,10 +34,6 @@ type filter struct {
 	key string
 }
 
-// NeedsConn tells the listener that the filter works without the bytes of the
-// connection.
-func (*filter) NeedsConn() bool { return false }
-
 // OnNewConnection implements filters.NetworkFilter.
 func (f *filter) OnNewConnection(c *filters.Connection) error {
 	r := f.m.NewConnection()

@@ -39,10 +39,6 @@ type filter struct {
 	added     *stats.Counter
 }
 
-// NeedsConn tells the listener that the filter works without the bytes of the
-// connection.
-func (*filter) NeedsConn() bool { return false }
-
 // OnNewConnection implements filters.NetworkFilter.
 func (f *filter) OnNewConnection(c *filters.Connection) error {
 	ci := c.Info.Conn

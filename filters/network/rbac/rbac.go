@@ -47,10 +47,6 @@ type filter struct {
 	delay         time.Duration
 }
 
-// NeedsConn tells the listener that the filter works without the bytes of the
-// connection.
-func (f *filter) NeedsConn() bool { return f.delay > 0 }
-
 // OnNewConnection implements filters.NetworkFilter.
 func (f *filter) OnNewConnection(c *filters.Connection) error {
 	in := authz.Input{Info: c.Info}

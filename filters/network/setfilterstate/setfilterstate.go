@@ -29,10 +29,6 @@ func (Factory) Compile(_ *filters.Env, cfg filters.Config) (any, error) {
 
 type filter struct{ c *Config }
 
-// NeedsConn tells the listener that the filter works without the bytes of the
-// connection.
-func (*filter) NeedsConn() bool { return false }
-
 // OnNewConnection implements filters.NetworkFilter.
 func (f *filter) OnNewConnection(c *filters.Connection) error {
 	inherit(&c.Info.Metadata, &c.Info.Conn.Metadata)
