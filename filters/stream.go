@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
@@ -129,7 +130,7 @@ func (s *Stream) LocalReply(status int, body, details string, flag streaminfo.Re
 	if s.Info.IsGRPC {
 		r.Header.Add(message.Status, "200")
 		r.Header.Add("content-type", "application/grpc")
-		r.Header.Add("grpc-status", strconv.Itoa(GRPCStatusFromHTTP(status)))
+		r.Header.Add("grpc-status", strconv.Itoa(format.GRPCFromHTTP(status)))
 		if body != "" {
 			r.Header.Add("grpc-message", percentEncode(body))
 		}
@@ -146,24 +147,6 @@ func (s *Stream) LocalReply(status int, body, details string, flag streaminfo.Re
 	}
 	s.Info.ResponseCode = status
 	return r
-}
-
-// GRPCStatusFromHTTP maps an HTTP status to a gRPC one as Envoy's
-// Grpc::Utility::httpToGrpcStatus does.
-func GRPCStatusFromHTTP(status int) int {
-	switch status {
-	case 400:
-		return 13
-	case 401:
-		return 16
-	case 403:
-		return 7
-	case 404:
-		return 12
-	case 429, 502, 503, 504:
-		return 14
-	}
-	return 2
 }
 
 func percentEncode(s string) string {

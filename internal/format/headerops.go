@@ -240,7 +240,7 @@ func GRPCStatus(x *Context) (int64, bool) {
 	if x.Info == nil || x.Info.ResponseCode == 0 {
 		return 0, false
 	}
-	return int64(grpcFromHTTP(x.Info.ResponseCode)), true
+	return int64(GRPCFromHTTP(x.Info.ResponseCode)), true
 }
 
 // ParseGRPCStatus returns the number of a status by its name, "UNAVAILABLE".
@@ -256,7 +256,9 @@ func ParseGRPCStatus(name string) (int64, bool) {
 	return 0, false
 }
 
-func grpcFromHTTP(status int) int {
+// GRPCFromHTTP maps an HTTP status to a gRPC one as Envoy's
+// Grpc::Utility::httpToGrpcStatus does.
+func GRPCFromHTTP(status int) int {
 	switch status {
 	case 400:
 		return 13

@@ -61,6 +61,8 @@ type Manager struct {
 	// plain and secure are what codecs take, by the scheme of the connection.
 	plain, secure transport.ServerConfig
 	upgrades      map[string]xdsresource.Upgrade
+	// mapped are the header edits of the local reply mappers, by position.
+	mapped []*routing.Mutations
 
 	st managerStats
 
@@ -95,6 +97,11 @@ func New(cfg Config) (*Manager, error) {
 		m.upgrades[u.Type] = u
 	}
 	m.secure.Scheme = "https"
+	if lr := cfg.Spec.LocalReply; lr != nil {
+		for i := range lr.Mappers {
+			m.mapped = append(m.mapped, routing.CompileMutations(&xdsresource.HeaderMutations{Add: lr.Mappers[i].Headers}))
+		}
+	}
 	m.pool.New = func() any { return newStream(m) }
 	sc := cfg.Stats
 	m.st = managerStats{

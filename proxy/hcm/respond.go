@@ -284,7 +284,7 @@ func (st *stream) mapLocalReply(r *filters.Response) {
 			ctx.LocalReplyBody = *mp.Body
 			body, changed = []byte(*mp.Body), true
 		}
-		applyMutations(&r.Header, mp.Headers, &ctx)
+		st.m.mapped[i].Apply(&r.Header, &ctx)
 		if mp.BodyFormat != nil || mp.JSONBody != nil {
 			render, json, ctype = mp.BodyFormat, mp.JSONBody, mp.ContentType
 		}
@@ -314,27 +314,6 @@ func (st *stream) mapLocalReply(r *filters.Response) {
 		r.Header.Set("content-type", ctype)
 	}
 	r.Body = message.Bytes(body)
-}
-
-func applyMutations(h *message.Header, ms []xdsresource.HeaderMutation, ctx *format.Context) {
-	for i := range ms {
-		m := &ms[i]
-		v := string(m.Value.AppendHeader(nil, ctx))
-		switch m.Action {
-		case xdsresource.AppendIfExistsOrAdd:
-			h.Add(m.Name, v)
-		case xdsresource.AddIfAbsent:
-			if !h.Has(m.Name) {
-				h.Add(m.Name, v)
-			}
-		case xdsresource.OverwriteIfExistsOrAdd:
-			h.Set(m.Name, v)
-		case xdsresource.OverwriteIfExists:
-			if h.Has(m.Name) {
-				h.Set(m.Name, v)
-			}
-		}
-	}
 }
 
 // log writes the access log lines of a finished stream.

@@ -23,6 +23,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/timer"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"github.com/fairlead-mesh/fairlead/proxy/upstream"
+	"github.com/fairlead-mesh/fairlead/routing"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
@@ -53,6 +54,8 @@ type Filter struct {
 	d     Deps
 	log   *slog.Logger
 	total uint64
+	// headers are the edits of the tunnel's request, nil without.
+	headers *routing.Mutations
 
 	cxTotal, cxNoRoute, cxTx, cxRx, idleTimeout, maxDuration *stats.Counter
 	cxActive                                                 *stats.Gauge
@@ -75,6 +78,9 @@ func New(cfg *xdsresource.TCPProxy, d Deps) (filters.TerminalFilter, error) {
 		return nil, errors.New("tcp_proxy: weighted_clusters: the weights add up to 0")
 	case cfg.Tunneling != nil && cfg.Tunneling.Hostname == nil:
 		return nil, errors.New("tcp_proxy: tunneling_config: hostname is missing")
+	}
+	if t := cfg.Tunneling; t != nil {
+		f.headers = routing.CompileMutations(&xdsresource.HeaderMutations{Add: t.Headers})
 	}
 	c := d.Stats.Counter
 	f.cxTotal, f.cxNoRoute, f.cxTx, f.cxRx = c("downstream_cx_total"), c("downstream_cx_no_route"), c("downstream_cx_tx_bytes_total"), c("downstream_cx_rx_bytes_total")

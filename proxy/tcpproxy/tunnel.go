@@ -12,7 +12,6 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"github.com/fairlead-mesh/fairlead/proxy/upstream"
-	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
 // responseHeadersKey is where propagate_response_headers puts the head of the
@@ -110,34 +109,8 @@ func (s *session) request() *message.Header {
 		h.Add(message.Authority, host)
 	}
 	ctx.Request = h
-	for i := range t.Headers {
-		mutate(h, &t.Headers[i], &ctx)
-	}
+	s.f.headers.Apply(h, &ctx)
 	return h
-}
-
-func mutate(h *message.Header, m *xdsresource.HeaderMutation, ctx *format.Context) {
-	if strings.HasPrefix(m.Name, ":") || m.Name == "host" {
-		return // the decoder rejects these; a tunnel's target is hostname alone
-	}
-	v := string(m.Value.AppendHeader(nil, ctx))
-	if v == "" && !m.KeepEmpty {
-		return
-	}
-	switch m.Action {
-	case xdsresource.AppendIfExistsOrAdd:
-		h.Add(m.Name, v)
-	case xdsresource.AddIfAbsent:
-		if !h.Has(m.Name) {
-			h.Add(m.Name, v)
-		}
-	case xdsresource.OverwriteIfExistsOrAdd:
-		h.Set(m.Name, v)
-	case xdsresource.OverwriteIfExists:
-		if h.Has(m.Name) {
-			h.Set(m.Name, v)
-		}
-	}
 }
 
 // Headers is the filter-state object that holds the head of a tunnel's
