@@ -40,6 +40,7 @@ func TestBodiesAreReplayedOnRetry(t *testing.T) {
 	for _, kind := range []string{"whole", "streaming", "streaming, broken half-way"} {
 		t.Run(kind, func(t *testing.T) {
 			b := newSlowBody()
+			begun := make(chan struct{}) // "abc" was taken
 			var got atomic.Value
 			o := &origin{}
 			o.handle = func(x *exchange) answer {
@@ -50,7 +51,7 @@ func TestBodiesAreReplayedOnRetry(t *testing.T) {
 					return answer{err: reset(transport.RemoteReset)}
 				}
 				if kind == "streaming, broken half-way" {
-					go func() { b.c <- "def"; close(b.c) }()
+					go func() { <-begun; b.c <- "def"; close(b.c) }()
 				}
 				got.Store(x.body())
 				return answer{status: 200}
@@ -66,7 +67,7 @@ func TestBodiesAreReplayedOnRetry(t *testing.T) {
 				go func() { b.c <- "abc"; b.c <- "def"; close(b.c) }()
 			default:
 				s.Body = b
-				go func() { b.c <- "abc" }()
+				go func() { b.c <- "abc"; close(begun) }()
 			}
 			if r := w.do(s); r.status != 200 || got.Load() != "abcdef" {
 				t.Errorf("%d, upstream got %q", r.status, got.Load())
