@@ -131,7 +131,7 @@ func TestAnIdleJoinOfParkingConnectionsHoldsNoGoroutine(t *testing.T) {
 	for range 3 {
 		write(t, a, "x")
 		readN(t, b, 1)
-		eventually(t, func() bool { return runtime.NumGoroutine() == before })
+		eventually(t, func() bool { return runtime.NumGoroutine() <= before })
 	}
 	_ = a.Close()
 	_ = b.Close()
