@@ -23,6 +23,7 @@ type conn struct {
 	nc     netio.Conn
 	client bool
 	lim    limits
+	pool   *workerPool
 	// onEnd is called once, when the reader and all handlers have ended.
 	onEnd func(error)
 
@@ -103,7 +104,8 @@ func (c *conn) init(nc netio.Conn, l limits, client bool) {
 	c.sendWin, c.recvWin = defaultWindow, l.connWindow
 	c.flushFn, c.closeFn = c.flushTask, c.closeNow
 	c.rd.init(c)
-	workers.attach()
+	c.pool = workers
+	c.pool.attach()
 	c.idleSince = time.Now()
 	c.appendGreeting()
 }
@@ -235,7 +237,7 @@ func (c *conn) endStreams(victims []streamRef, cause error) {
 }
 
 // closeSoon is closeNow for timer callbacks and holders of mu.
-func (c *conn) closeSoon() { workers.run(task{fn: c.closeFn}) }
+func (c *conn) closeSoon() { c.pool.run(task{fn: c.closeFn}) }
 
 // closeNow closes the transport, which ends reader and flusher.
 func (c *conn) closeNow() {
@@ -270,7 +272,7 @@ func (c *conn) checkEnd() {
 	c.endCalled = true
 	err := c.err
 	c.mu.Unlock()
-	workers.detach()
+	c.pool.detach()
 	c.onEnd(err)
 }
 
@@ -296,7 +298,7 @@ func (c *conn) releaseHold(s *stream) {
 	s.held = false
 	c.held--
 	if s.tunnelled && c.onFree != nil {
-		workers.run(task{fn: c.onFree})
+		c.pool.run(task{fn: c.onFree})
 	}
 }
 

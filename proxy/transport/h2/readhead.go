@@ -209,7 +209,7 @@ func (r *reader) open(s *stream, id uint32, wire int) {
 		s.recycle()
 		return
 	}
-	workers.run(task{s: s})
+	c.pool.run(task{s: s})
 	if drain {
 		c.drain()
 	}

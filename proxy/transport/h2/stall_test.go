@@ -20,6 +20,7 @@ import (
 // A stream's goroutine that writes to a transport that takes nothing is freed
 // soon after the stream was interrupted.
 func TestInterruptFreesAWriterFromAStalledTransport(t *testing.T) {
+	ownWorkers(t)
 	synctest.Test(t, func(t *testing.T) {
 		a, b := netio.Pipe(clientAddr, serverAddr)
 		cc, err := NewClient(a, &transport.ClientConfig{})
@@ -59,6 +60,7 @@ func TestInterruptFreesAWriterFromAStalledTransport(t *testing.T) {
 
 // The same while the transport moves, however slowly: nobody else is hurt.
 func TestInterruptLeavesASlowTransportAlone(t *testing.T) {
+	ownWorkers(t)
 	synctest.Test(t, func(t *testing.T) {
 		a, b := netio.Pipe(clientAddr, serverAddr)
 		cc, err := NewClient(a, &transport.ClientConfig{})

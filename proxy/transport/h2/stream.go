@@ -235,7 +235,7 @@ func (s *stream) signal() {
 	s.rwake.Broadcast()
 	if f := s.resume; f != nil {
 		s.resume = nil
-		workers.run(task{fn: f})
+		s.c.pool.run(task{fn: f})
 	}
 }
 

@@ -17,9 +17,19 @@ import (
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 )
 
+// ownWorkers gives the connections of one test a pool of their own: goroutines
+// that idle in the process's pool may not be woken from inside a bubble.
+func ownWorkers(t *testing.T) {
+	t.Helper()
+	old := workers
+	workers = &workerPool{}
+	t.Cleanup(func() { workers = old })
+}
+
 // bubble runs a server and the frames of a client in a synctest bubble. f gets
 // the client's wire, which has sent preface and SETTINGS, and the server.
 func bubble(t *testing.T, cfg *transport.ServerConfig, greet bool, f func(*wire, *Server)) {
+	ownWorkers(t)
 	synctest.Test(t, func(t *testing.T) {
 		c, s := serve(t, cfg, &handlerFunc{f: newSite().serve})
 		w := newWire(t, c)

@@ -37,7 +37,9 @@ const (
 	workerTrim     = 2 * time.Second
 )
 
-var workers workerPool
+// workers is the pool that connections take when they are made. Tests that run in
+// a bubble of their own put one of their own here.
+var workers = &workerPool{}
 
 // run executes t on a goroutine of its own and returns at once.
 func (p *workerPool) run(t task) {
