@@ -75,6 +75,25 @@ type TerminalFilter interface {
 	Serve(c *Connection, done func())
 }
 
+// Opener is implemented by terminal filters that can give their upstream byte
+// stream away instead of copying to it. An internal listener that is dialled
+// then costs no copy and no goroutine.
+type Opener interface {
+	TerminalFilter
+	// CanOpen reports whether Open may be called instead of Serve.
+	CanOpen() bool
+	// Open connects upstream for c, whose Conn carries no bytes, and returns
+	// the stream; it blocks until then. If there is no upstream, what is
+	// returned has ended. done is called once, after the caller has closed the
+	// stream.
+	Open(c *Connection, done func()) netio.Conn
+}
+
+// Detached is implemented by listener and network filters that neither read
+// nor write nor wrap the connection, so that they may run before it carries
+// bytes.
+type Detached interface{ Detached() }
+
 // Denied is returned by a network filter that refuses a connection.
 type Denied struct {
 	// Details becomes %CONNECTION_TERMINATION_DETAILS%, for example

@@ -16,12 +16,12 @@ import (
 type internalHop struct{ s *Server }
 
 // DialInternal connects to listener name.
-func (h internalHop) DialInternal(_ context.Context, name string, host *upstream.Host, o *upstream.ConnectOptions) (netio.Conn, error) {
+func (h internalHop) DialInternal(ctx context.Context, name string, host *upstream.Host, o *upstream.ConnectOptions) (netio.Conn, error) {
 	l := h.s.Listener(name)
 	if l == nil {
 		return nil, fmt.Errorf("internal listener %s: %w", name, listener.ErrNoSuchListener)
 	}
-	return l.Dial(hopInfo(host, o))
+	return l.Dial(ctx, hopInfo(host, o))
 }
 
 // TakeOver gives the byte stream c to listener name.

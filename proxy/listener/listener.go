@@ -297,7 +297,9 @@ func (l *Listener) Serve(c netio.Conn, info *streaminfo.Conn, done func()) {
 
 // connection is a connection in a chain.
 type connection struct {
-	fc    filters.Connection
+	fc filters.Connection
+	// raw is the connection as it came, which may be cut at any time.
+	raw   netio.Conn
 	info  streaminfo.Info
 	chain *Chain
 	l     *Listener
@@ -308,25 +310,33 @@ type connection struct {
 }
 
 func (l *Listener) serve(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done func()) {
+	if cn := l.enter(cur, c, ci, done); cn != nil {
+		cn.chain.Terminal.Serve(&cn.fc, cn.end)
+	}
+}
+
+// enter runs a connection up to the terminal filter of its chain. nil means that
+// it was refused, and has ended.
+func (l *Listener) enter(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done func()) *connection {
 	ci.ListenerName = l.name
 	ci.Start = time.Now()
 	l.active.Add(1)
 	l.st.cxTotal.Inc()
 	l.st.cxActive.Add(1)
-	cn := &connection{l: l, done: done}
+	cn := &connection{l: l, done: done, raw: c}
 	cn.info.Conn = ci
 	cn.info.Start = ci.Start
 	cn.info.FilterState.Reset(&ci.FilterState)
 	cn.fc = filters.Connection{Conn: c, Info: &cn.info}
 	if err := l.runListenerFilters(cur, &cn.fc); err != nil {
 		cn.refuse(cur, err)
-		return
+		return nil
 	}
 	defaultTransport(ci)
 	chain := cur.selector.pick(ci)
 	if chain == nil || chain.Broken != "" {
 		cn.noChain(cur, chain)
-		return
+		return nil
 	}
 	ci.FilterChainName = chain.Name
 	chain.add(cn)
@@ -335,16 +345,16 @@ func (l *Listener) serve(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done 
 		ci.TransportFailureReason = err.Error()
 		cur.debug("tls handshake failed", "listener", l.name, "chain", chain.Name, "remote", ci.Remote, "error", err)
 		cn.end()
-		return
+		return nil
 	}
 	for _, f := range chain.Network {
 		cn.passed++
 		if err := f.OnNewConnection(&cn.fc); err != nil {
 			cn.deny(cur, err)
-			return
+			return nil
 		}
 	}
-	chain.Terminal.Serve(&cn.fc, cn.end)
+	return cn
 }
 
 // defaultTransport names the transport that no inspector found to be TLS, as
@@ -504,8 +514,8 @@ func (c *Chain) cut() {
 	}
 	c.mu.Unlock()
 	for _, cn := range conns {
-		cn.fc.Interrupt(errDrained)
-		cn.fc.Reset()
+		cn.raw.Interrupt(errDrained)
+		cn.raw.Reset()
 	}
 }
 

@@ -125,31 +125,47 @@ type session struct {
 	// bytesUp and bytesDown are the progress that periodic log lines show.
 	bytesUp, bytesDown atomic.Uint64
 	duration           timer.Timer
+	watch              watch
 }
 
 func (s *session) run() {
+	far := s.upstream()
+	if far == nil {
+		s.refuse()
+		return
+	}
+	s.connected()
+	s.join(far)
+}
+
+// upstream connects to the cluster; nil means that it could not, and Info says
+// why.
+func (s *session) upstream() netio.Conn {
 	f, info := s.f, s.info
 	name, match := f.route(info)
 	if s.cluster = f.d.Clusters.Cluster(name); s.cluster == nil {
 		f.cxNoRoute.Inc()
 		f.log.Warn("tcp_proxy: no such cluster", "cluster", name, "listener", info.Conn.ListenerName, "chain", info.Conn.FilterChainName)
 		info.Flags |= streaminfo.NoClusterFound
-		s.refuse()
-		return
+		return nil
 	}
 	u := &info.Upstream
 	u.Cluster, u.ClusterRaw, u.ClusterMetadata = s.cluster.StatName(), s.cluster.Name(), &s.cluster.Spec().Metadata
 	far, err := s.connect(match)
 	if err != nil {
 		f.log.Debug("tcp_proxy: no connection", "cluster", name, "flags", info.Flags.String(), "error", err)
-		s.refuse()
-		return
+		return nil
 	}
-	info.FirstUpstreamRx = time.Now()
-	if f.cfg.FlushOnConnected {
+	return far
+}
+
+// connected tells those who wait for it that there is an upstream.
+func (s *session) connected() {
+	s.info.FirstUpstreamRx = time.Now()
+	if s.f.cfg.FlushOnConnected {
 		s.log()
 	}
-	s.join(far)
+	s.observe()
 }
 
 // route chooses the cluster: one named by a filter, the only one, or by weight.
@@ -277,6 +293,7 @@ func (s *session) join(far netio.Conn) {
 func (s *session) joined(up, down uint64, err error) {
 	f, info := s.f, s.info
 	s.duration.Stop()
+	s.watch.end()
 	info.LastUpstreamRx = time.Now()
 	info.BytesReceived, info.BytesSent = up, down
 	f.cxRx.Add(up)
@@ -303,7 +320,7 @@ func (s *session) joined(up, down uint64, err error) {
 // progress keeps the record's byte counts current where somebody reads them
 // before the end.
 func (s *session) progress() func(up, down uint64) {
-	if s.f.cfg.AccessLogFlushInterval <= 0 {
+	if s.f.cfg.AccessLogFlushInterval <= 0 && !s.c.Observed() {
 		return nil
 	}
 	return func(up, down uint64) {

@@ -98,8 +98,24 @@ func (s *tunnelStream) ReadHeaders(h *message.Header) (int, bool, error) {
 func (s *tunnelStream) Tunnel() netio.Conn {
 	near, far := netio.Pipe(local, dest)
 	go s.c.o.handle(far)
-	return near
+	x, _ := near.(pipeEnd)
+	return streamPipe{x}
 }
+
+type pipeEnd interface {
+	netio.Conn
+	netio.Unparker
+	netio.Prober
+	netio.ReadInterrupter
+}
+
+// streamPipe can do what an HTTP/2 stream can.
+type streamPipe struct{ pipeEnd }
+
+func (s streamPipe) WriteParts(a, b, c []byte) error {
+	return netio.WriteParts(struct{ netio.Conn }{s.pipeEnd}, a, b, c)
+}
+
 func (s *tunnelStream) Interrupt(error)  {}
 func (s *tunnelStream) Reset()           {}
 func (s *tunnelStream) Release()         { s.c.cfg.OnIdle(s.c) }

@@ -87,3 +87,7 @@ func fromFilterState(ci *streaminfo.Conn) bool {
 	ci.Local, ci.LocalName = netip.AddrPortFrom(netip.Addr{}, uint16(port)), authority
 	return true
 }
+
+// Detached implements filters.Detached: an internal connection has no socket to
+// ask.
+func (filter) Detached() {}

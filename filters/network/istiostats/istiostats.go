@@ -50,3 +50,6 @@ func (f *filter) OnConnectionEnd(c *filters.Connection) {
 		r.Report(c.Info, true)
 	}
 }
+
+// Detached implements filters.Detached.
+func (f *filter) Detached() {}

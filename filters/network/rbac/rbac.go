@@ -60,3 +60,6 @@ func (f *filter) OnNewConnection(c *filters.Connection) error {
 	}
 	return &filters.Denied{Details: details}
 }
+
+// Detached implements filters.Detached.
+func (f *filter) Detached() {}

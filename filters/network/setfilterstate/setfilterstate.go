@@ -49,3 +49,6 @@ func inherit(stream, conn *streaminfo.Metadata) {
 		}
 	}
 }
+
+// Detached implements filters.Detached.
+func (f *filter) Detached() {}
