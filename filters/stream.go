@@ -126,7 +126,7 @@ func (s *Stream) LocalReply(status int, body, details string, flag streaminfo.Re
 	r := s.NewResponse()
 	r.Local = true
 	s.Info.Details = details
-	s.Info.Flags |= flag
+	s.Info.Flags = s.Info.Flags.With(flag)
 	if s.Info.IsGRPC {
 		r.Header.Add(message.Status, "200")
 		r.Header.Add("content-type", "application/grpc")

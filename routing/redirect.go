@@ -99,7 +99,8 @@ func (r *Route) redirectPath(d *xdsresource.Redirect, h *message.Header) string 
 }
 
 // DirectReply returns the local reply of a redirect or direct response, nil if
-// r forwards. It sets s.Info.Details like Envoy.
+// r forwards. It sets s.Info.Details like Envoy, and for direct responses whose
+// status asks for one the request's own URL as location.
 func (r *Route) DirectReply(s *filters.Stream) *filters.Response {
 	const details = "direct_response"
 	if status, location, ok := r.Redirect(s); ok {
@@ -115,5 +116,10 @@ func (r *Route) DirectReply(s *filters.Stream) *filters.Response {
 	if d.BodyFormat != nil {
 		body = d.BodyFormat.Render(&format.Context{Info: &s.Info, Request: &s.Request, LocalReplyBody: body})
 	}
-	return s.LocalReply(d.Status, body, details, 0)
+	resp := s.LocalReply(d.Status, body, details, 0)
+	if d.Status == 201 || d.Status/100 == 3 {
+		h := &s.Request
+		resp.Header.Add("location", h.Get(message.Scheme)+"://"+h.Get(message.Authority)+h.Get(message.Path))
+	}
+	return resp
 }

@@ -185,24 +185,17 @@ func flagsOp(long bool) func(command) (op, error) {
 			if x.Info == nil || x.Info.Flags == 0 {
 				return append(dst, '-'), true
 			}
-			rest := x.Info.Flags
-			for i, sep := 0, false; rest != 0 && i < len(flagLongNames); i++ {
-				f := streaminfo.ResponseFlag(1) << i
-				if rest&f == 0 {
-					continue
-				}
-				rest &^= f
-				if sep {
-					dst = append(dst, ',')
-				}
-				sep = true
+			for i, rest := x.Info.Flags.Next(); ; i, rest = rest.Next() {
 				if long {
 					dst = append(dst, flagLongNames[i]...)
 				} else {
-					dst = append(dst, f.String()...)
+					dst = append(dst, streaminfo.ResponseFlag(1<<i).String()...)
 				}
+				if rest == 0 {
+					return dst, true
+				}
+				dst = append(dst, ',')
 			}
-			return dst, true
 		}}, c.noArgument()
 	}
 }

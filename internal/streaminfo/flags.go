@@ -1,10 +1,22 @@
 package streaminfo
 
-import "strings"
+import (
+	"math/bits"
+	"strings"
+)
 
 // ResponseFlag says why a stream or connection ended as it did: one bit for
-// each flag of Envoy's %RESPONSE_FLAGS%.
+// each flag of Envoy's %RESPONSE_FLAGS%. The bits from orderShift on remember in
+// which order flags were set, if With set more than one.
 type ResponseFlag uint64
+
+const (
+	orderShift = 34 // bits below are flags; above are maxOrdered places
+	orderBits  = 5
+	maxOrdered = 6
+	orderMask  = 1<<orderBits - 1
+	flagMask   = ResponseFlag(1)<<orderShift - 1
+)
 
 // Envoy's response flags; the comment is the short form that access logs and
 // Istio's metrics carry.
@@ -46,27 +58,63 @@ var flagNames = [...]string{
 	"UMSDR", "RFCF", "NFCF", "DT", "UPE", "NC", "OM", "DF", "DO", "DR", "UDO",
 }
 
-// String returns the short names joined by ",", in Envoy's order, and "-" if
-// no flag is set.
+// With returns f with g set too. Envoy lists flags in the order in which they
+// were set: so do String and Next, for flags that were set one at a time.
+func (f ResponseFlag) With(g ResponseFlag) ResponseFlag {
+	old := f & flagMask
+	if g &= flagMask; old == 0 || g&^old == 0 {
+		return f | g
+	}
+	n := 0
+	for n < maxOrdered && f>>(orderShift+n*orderBits)&orderMask != 0 {
+		n++
+	}
+	if n == 0 {
+		f, n = f.place(old, n)
+	}
+	f, _ = f.place(g&^old, n)
+	return f | g
+}
+
+// place notes that the flags of g come next, after n others.
+func (f ResponseFlag) place(g ResponseFlag, n int) (ResponseFlag, int) {
+	for ; g != 0 && n < maxOrdered; n++ {
+		i := bits.TrailingZeros64(uint64(g))
+		g &^= 1 << i
+		f |= ResponseFlag(i+1) << (orderShift + n*orderBits)
+	}
+	return f, n
+}
+
+// Next returns the number (0 for the lowest bit) of the flag that was set first,
+// and the others. f must not be 0.
+func (f ResponseFlag) Next() (i int, rest ResponseFlag) {
+	if f >= 1<<orderShift {
+		i = int(f>>orderShift&orderMask) - 1
+		rest = (f>>(orderShift+orderBits))<<orderShift | f&flagMask
+	} else {
+		i, rest = bits.TrailingZeros64(uint64(f)), f
+	}
+	return i, rest &^ (1 << i)
+}
+
+// String returns the short names joined by ",", in the order in which they were
+// set as far as that is known, and "-" if no flag is set.
 func (f ResponseFlag) String() string {
 	switch {
 	case f == 0:
 		return "-"
 	case f&(f-1) == 0:
-		for i, n := range flagNames {
-			if f == 1<<i {
-				return n
-			}
-		}
+		return flagNames[bits.TrailingZeros64(uint64(f))]
 	}
 	var b strings.Builder
-	for i, n := range flagNames {
-		if f&(1<<i) != 0 {
-			if b.Len() > 0 {
-				b.WriteByte(',')
-			}
-			b.WriteString(n)
+	for f != 0 {
+		if b.Len() > 0 {
+			b.WriteByte(',')
 		}
+		var i int
+		i, f = f.Next()
+		b.WriteString(flagNames[i])
 	}
 	return b.String()
 }

@@ -101,11 +101,11 @@ func (st *stream) bodyFailed(err error) {
 	switch {
 	case errors.Is(cause, errStreamIdle):
 		st.m.st.rqIdle.Inc()
-		info.Flags |= streaminfo.StreamIdleTimeout
+		info.Flags = info.Flags.With(streaminfo.StreamIdleTimeout)
 		info.Details = "stream_idle_timeout"
 	case errors.Is(cause, errMaxDuration):
 		st.m.st.rqMaxDuration.Inc()
-		info.Flags |= streaminfo.DurationTimeout
+		info.Flags = info.Flags.With(streaminfo.DurationTimeout)
 		info.Details = "max_duration_timeout"
 	case cause != nil:
 		st.downstreamReset(cause)

@@ -201,13 +201,13 @@ func (st *stream) downstreamReset(cause error) {
 	st.m.st.rqRxReset.Inc()
 	switch {
 	case transport.ReasonOf(cause) == transport.ProtocolError:
-		info.Flags |= streaminfo.DownstreamProtocolError
+		info.Flags = info.Flags.With(streaminfo.DownstreamProtocolError)
 		setDetails(info, "codec_error")
 	case info.Protocol == message.HTTP2 && transport.ReasonOf(cause) != transport.ConnectionTermination:
-		info.Flags |= streaminfo.DownstreamRemoteReset
+		info.Flags = info.Flags.With(streaminfo.DownstreamRemoteReset)
 		setDetails(info, "http2.remote_reset")
 	default:
-		info.Flags |= streaminfo.DownstreamConnectionTermination
+		info.Flags = info.Flags.With(streaminfo.DownstreamConnectionTermination)
 		setDetails(info, "downstream_remote_disconnect")
 	}
 	st.ss.Reset(transport.LocalReset)
@@ -226,7 +226,9 @@ func (st *stream) respondInterrupted(r *filters.Response) {
 		st.ss.Reset(transport.LocalReset)
 		return
 	}
-	st.ss.CloseAfter()
+	if !st.in.complete {
+		st.ss.CloseAfter()
+	}
 	st.respond(r)
 }
 

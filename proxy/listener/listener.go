@@ -396,7 +396,7 @@ func (cn *connection) deny(cur *compiled, err error) {
 	var d *filters.Denied
 	if errors.As(err, &d) {
 		cn.info.Conn.TerminationDetails = d.Details
-		cn.info.Flags |= d.Flag
+		cn.info.Flags = cn.info.Flags.With(d.Flag)
 	} else {
 		cn.info.Conn.TerminationDetails = "network_filter_error"
 	}
@@ -418,7 +418,7 @@ func (cn *connection) refuse(cur *compiled, err error) {
 // noChain closes a connection that no chain takes, and says so in the log.
 func (cn *connection) noChain(cur *compiled, broken *Chain) {
 	cn.l.st.noChain.Inc()
-	cn.info.Flags |= streaminfo.NoRouteFound
+	cn.info.Flags = cn.info.Flags.With(streaminfo.NoRouteFound)
 	cn.info.Details = "filter_chain_not_found"
 	if broken != nil {
 		cn.info.Conn.FilterChainName = broken.Name

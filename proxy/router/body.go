@@ -124,23 +124,23 @@ func (rq *request) brokeOff(err error) error {
 		return be.err
 	case cause == errRouteTimeout:
 		rq.c.Count(upstream.EventTimeout)
-		info.Flags |= streaminfo.UpstreamRequestTimeout
+		info.Flags = info.Flags.With(streaminfo.UpstreamRequestTimeout)
 		info.Details = "response_timeout"
 		return cause
 	case cause == errMaxDuration:
-		info.Flags |= streaminfo.DurationTimeout
+		info.Flags = info.Flags.With(streaminfo.DurationTimeout)
 		info.Details = "max_duration_timeout"
 		return cause
 	case cause == errUpstreamMaxAge:
 		rq.c.Count(upstream.EventMaxDuration)
-		info.Flags |= streaminfo.UpstreamMaxStreamDurationReached
+		info.Flags = info.Flags.With(streaminfo.UpstreamMaxStreamDurationReached)
 		info.Details = "upstream_max_stream_duration_reached"
 		return cause
 	case cause != nil:
 		return cause
 	case try != nil:
 		rq.c.Count(tryEvent(try))
-		info.Flags |= streaminfo.UpstreamRequestTimeout
+		info.Flags = info.Flags.With(streaminfo.UpstreamRequestTimeout)
 		info.Details = tryDetail(try)
 		return try
 	}
@@ -152,7 +152,7 @@ func (rq *request) brokeOff(err error) error {
 		rq.c.Count(upstream.EventRxReset)
 	}
 	rq.c.Failed(rq.host, upstream.FailureReset)
-	info.Flags |= reasonFlag(reason)
+	info.Flags = info.Flags.With(reasonFlag(reason))
 	info.Details = "upstream_reset_after_response_started{" + underscores(reasonText(reason, err)) + "}"
 	return err
 }

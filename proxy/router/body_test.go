@@ -165,7 +165,7 @@ func TestAStalledUploadIsAnsweredBeforeItIsStopped(t *testing.T) {
 	s.Body = b
 	s.SelectRoute(w.table().Match(s))
 	resp, err := w.f.Do(s, filters.Next{})
-	if err != nil || resp.Status() != 504 {
+	if err != nil || resp.Status() != 408 {
 		t.Fatalf("%v %v", resp, err)
 	}
 	select {

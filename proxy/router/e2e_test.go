@@ -125,7 +125,7 @@ func TestEndToEnd(t *testing.T) {
 						t.Fatalf("%d, %d bytes, %v", resp.StatusCode, len(b), err)
 					}
 				}
-				for path, want := range map[string]int{"/early": 413, "/slow": 504} {
+				for path, want := range map[string]int{"/early": 413, "/slow": 408} {
 					body, end := stalled()
 					req, _ := http.NewRequestWithContext(context.Background(), http.MethodPost, url+path, body)
 					start := time.Now()

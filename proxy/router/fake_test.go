@@ -304,6 +304,7 @@ type world struct {
 	m     *upstream.Manager
 	rc    *xdsresource.RouteConfiguration
 	f     filters.HTTPFilter
+	edit  func(s *filters.Stream) // of cases
 	conns []*fakeConn
 	mu    sync.Mutex
 }

@@ -48,9 +48,9 @@ func (rq *request) answered(st *upstream.Stream, status int, end bool) (*filters
 			}
 			return nil, true, nil
 		case retryExhausted:
-			info.Flags |= streaminfo.UpstreamRetryLimitExceeded
+			info.Flags = info.Flags.With(streaminfo.UpstreamRetryLimitExceeded)
 		case retryOverflowed:
-			info.Flags |= streaminfo.UpstreamOverflow
+			info.Flags = info.Flags.With(streaminfo.UpstreamOverflow)
 		case noRetry:
 		}
 	}
@@ -187,9 +187,6 @@ func (rq *request) failed(err error) (*filters.Response, bool, error) {
 		}
 		rq.c.Failed(rq.host, upstream.FailureReset)
 	}
-	if stale && reason == transport.ConnectionTermination && try == nil && rq.freeRetry() {
-		return nil, true, nil
-	}
 	if rq.retry.wouldRetryReset(reason, rq.sent) {
 		if !rq.pump.replayable() {
 			rq.f.rqRetrySkipped.Inc()
@@ -197,9 +194,12 @@ func (rq *request) failed(err error) (*filters.Response, bool, error) {
 			return resp, again, err
 		}
 	}
+	if stale && reason == transport.ConnectionTermination && try == nil && rq.freeRetry() {
+		return nil, true, nil
+	}
 	rq.retry.settle(rq.c, rq.high, false)
 	if try != nil {
-		return rq.f.abort(rq.s, rq.c, 504, "upstream request timeout", tryDetail(try), streaminfo.UpstreamRequestTimeout, false), false, nil
+		return rq.timeoutReply(tryDetail(try)), false, nil
 	}
 	return rq.resetReply(reason, err), false, nil
 }
@@ -215,28 +215,26 @@ func (rq *request) retryReset() (again bool, resp *filters.Response, err error) 
 		}
 		return true, nil, nil
 	case retryExhausted:
-		rq.s.Info.Flags |= streaminfo.UpstreamRetryLimitExceeded
+		rq.s.Info.Flags = rq.s.Info.Flags.With(streaminfo.UpstreamRetryLimitExceeded)
 	case retryOverflowed:
-		rq.s.Info.Flags |= streaminfo.UpstreamOverflow
+		rq.s.Info.Flags = rq.s.Info.Flags.With(streaminfo.UpstreamOverflow)
 	case noRetry:
 	}
 	return false, nil, nil
 }
 
-// maxFreeTries bounds freeRetry: a pool may hold several stale connections.
-const maxFreeTries = 3
-
-// freeRetry allows another attempt when a reused connection ended before it
-// brought a byte: the peer closed it while the request was on its way. Only
-// safe methods (RFC 9110 section 9.2.1) without a moving body are repeated,
-// for they may have been executed.
+// freeRetry allows one further attempt, whatever the retry policy, when a reused
+// connection ended before it brought a byte: the peer closed it while the
+// request was on its way (RFC 9112 section 9.3.1). Only safe methods (RFC 9110
+// section 9.2.1) without a moving body are repeated, for they may have been
+// executed. Envoy has no such attempt.
 func (rq *request) freeRetry() bool {
-	if rq.freeTries == maxFreeTries || rq.kind != noTunnel || rq.body.kind == streaming {
+	if rq.freeTried || rq.kind != noTunnel || rq.body.kind == streaming {
 		return false
 	}
 	switch rq.s.Request.Get(message.Method) {
 	case "GET", "HEAD", "OPTIONS", "TRACE":
-		rq.freeTries++
+		rq.freeTried = true
 		rq.attempts--
 		return true
 	}
@@ -275,15 +273,29 @@ func (rq *request) timedOut(cause error, inFlight bool) *filters.Response {
 			rq.c.Failed(rq.host, upstream.FailureTimeout)
 		}
 	}
+	status := 504
+	if rq.mu.Lock(); rq.completed.IsZero() {
+		status = 408 // the client, too, was slow
+	}
+	rq.mu.Unlock()
 	switch cause {
 	case errMaxDuration:
-		return rq.f.abort(rq.s, rq.c, 504, "downstream duration timeout", "max_duration_timeout", streaminfo.DurationTimeout, false)
+		return rq.f.abort(rq.s, rq.c, status, "downstream duration timeout", "max_duration_timeout", streaminfo.DurationTimeout, false)
 	case errUpstreamMaxAge:
 		rq.c.Count(upstream.EventMaxDuration)
-		return rq.f.abort(rq.s, rq.c, 504, "upstream max stream duration reached", "upstream_max_stream_duration_reached", streaminfo.UpstreamMaxStreamDurationReached, false)
+		return rq.f.abort(rq.s, rq.c, status, "upstream max stream duration reached", "upstream_max_stream_duration_reached", streaminfo.UpstreamMaxStreamDurationReached, false)
 	}
 	rq.c.Count(upstream.EventTimeout)
-	return rq.f.abort(rq.s, rq.c, 504, "upstream request timeout", "response_timeout", streaminfo.UpstreamRequestTimeout, false)
+	return rq.timeoutReply("response_timeout")
+}
+
+// timeoutReply answers a request that upstream did not answer in time.
+func (rq *request) timeoutReply(details string) *filters.Response {
+	status, body := 504, "upstream request timeout"
+	if rq.t.alt {
+		status, body = 204, ""
+	}
+	return rq.f.abort(rq.s, rq.c, status, body, details, streaminfo.UpstreamRequestTimeout, false)
 }
 
 // noHost answers when load balancing gave no host.

@@ -38,7 +38,7 @@ type request struct {
 
 	attempts  int
 	tried     []*upstream.Host
-	freeTries int
+	freeTried bool
 	sent      bool
 	numBuf    [24]byte
 	mirrors   []pendingMirror
@@ -439,7 +439,7 @@ func (rq *request) release() {
 	clear(rq.tried)
 	rq.s, rq.route, rq.action, rq.c, rq.host, rq.resp = nil, nil, nil, nil, nil, nil
 	rq.opts, rq.pick, rq.t, rq.retry = upstream.ConnectOptions{}, upstream.PickContext{}, timeouts{}, retryState{}
-	rq.attempts, rq.tried, rq.freeTries, rq.sent, rq.cookie, rq.timerArmed = 0, rq.tried[:0], 0, false, "", false
+	rq.attempts, rq.tried, rq.freeTried, rq.sent, rq.cookie, rq.timerArmed = 0, rq.tried[:0], false, false, "", false
 	rq.received, rq.ended, rq.grpcLater, rq.held = nil, false, false, false
 	rq.body = source{}
 	rq.pump.reset()

@@ -125,21 +125,39 @@ func TestRateLimitedBackoffWaitsAsAsked(t *testing.T) {
 }
 
 func TestAStaleConnectionIsReplacedForSafeMethodsOnly(t *testing.T) {
-	for method, want := range map[string]int{"GET": 200, "POST": 503} {
-		o := &origin{}
-		o.handle = func(x *exchange) answer {
-			if x.n == 2 {
-				return answer{err: reset(transport.ConnectionTermination)}
+	for _, tc := range []struct {
+		name, method   string
+		fails          int
+		policy         *xdsresource.RetryPolicy
+		want, attempts int // as counted
+		sent           int // after the first
+	}{
+		{"GET", "GET", 1, nil, 200, 1, 2},
+		{"HEAD", "HEAD", 1, nil, 200, 1, 2},
+		{"only once", "GET", 2, nil, 503, 1, 2},
+		{"POST may have been executed", "POST", 1, nil, 503, 1, 1},
+		{"a policy that covers it decides", "GET", 1, &xdsresource.RetryPolicy{On: xdsresource.RetryReset, NumRetries: 1}, 200, 2, 2},
+		{"a policy that does not cover it", "GET", 1, &xdsresource.RetryPolicy{On: xdsresource.RetryConnectFailure, NumRetries: 1}, 200, 1, 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			o := &origin{}
+			o.handle = func(x *exchange) answer {
+				if x.n >= 2 && x.n < 2+tc.fails {
+					return answer{err: reset(transport.ConnectionTermination)}
+				}
+				return answer{status: 200}
 			}
-			return answer{status: 200}
-		}
-		w := newWorld(t, o)
-		w.do(newStream())
-		r := w.do(newStream(message.Method, method))
-		if r.status != want {
-			t.Errorf("%s: %d, want %d", method, r.status, want)
-		}
-		w.idle()
+			w := newWorld(t, o)
+			if tc.policy != nil {
+				w.retry(*tc.policy)
+			}
+			w.do(newStream())
+			r := w.do(newStream(message.Method, tc.method))
+			if r.status != tc.want || r.info.AttemptCount != tc.attempts || o.attempts() != 1+tc.sent {
+				t.Errorf("%d after %d attempts, %d requests", r.status, r.info.AttemptCount, o.attempts()-1)
+			}
+			w.idle()
+		})
 	}
 }
 

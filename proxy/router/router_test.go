@@ -59,12 +59,19 @@ func TestOutcomesMatchEnvoy(t *testing.T) {
 		{"route timeout", func(w *world) { w.action().Timeout = 30 * time.Millisecond }, &origin{handle: say(answer{hang: true})}, 504, "upstream request timeout", "UT", "response_timeout", 1},
 		{"a 503 retried in vain", func(w *world) { w.retry(retry5xx) }, &origin{handle: say(answer{status: 503, body: "no"})}, 503, "no", "URX", "via_upstream", 3},
 		{"a reset retried in vain", func(w *world) { w.retry(retry5xx) }, &origin{handle: say(answer{err: reset(transport.ConnectionTermination)})}, 503,
-			connectText + "retried and the latest reset reason: connection termination", "UC,URX", "upstream_reset_before_response_started{connection_termination}", 3},
+			connectText + "retried and the latest reset reason: connection termination", "URX,UC", "upstream_reset_before_response_started{connection_termination}", 3},
 		{"per-try timeouts in vain", func(w *world) {
 			w.retry(xdsresource.RetryPolicy{On: xdsresource.Retry5xx, NumRetries: 1, PerTryTimeout: 30 * time.Millisecond, BaseInterval: time.Millisecond})
-		}, &origin{handle: say(answer{hang: true})}, 504, "upstream request timeout", "UT,URX", "upstream_per_try_timeout", 2},
+		}, &origin{handle: say(answer{hang: true})}, 504, "upstream request timeout", "URX,UT", "upstream_per_try_timeout", 2},
 		{"max stream duration", func(w *world) { d := 30 * time.Millisecond; w.action().MaxStreamDuration = &d }, &origin{handle: say(answer{hang: true})},
 			504, "downstream duration timeout", "DT", "max_duration_timeout", 1},
+		{"max stream duration before the request was complete", func(w *world) {
+			d := 30 * time.Millisecond
+			w.action().MaxStreamDuration, w.edit = &d, func(s *filters.Stream) { s.Body = newSlowBody() }
+		}, &origin{handle: say(answer{hang: true})}, 408, "downstream duration timeout", "DT", "max_duration_timeout", 1},
+		{"route timeout with another answer", func(w *world) {
+			w.action().Timeout, w.edit = 30*time.Millisecond, func(s *filters.Stream) { s.Request.Add(hdrAltResponse, "") }
+		}, &origin{handle: say(answer{hang: true})}, 204, "", "UT", "response_timeout", 1},
 		{"a broken route", func(w *world) { w.route().Action, w.route().Broken = nil, "path_match_policy is unknown" }, &origin{}, 500, "", "-", "route_not_executable", 0},
 		{"a broken cluster", func(w *world) {
 			c := clusterOf("c", "10.0.0.1:80")
@@ -72,7 +79,7 @@ func TestOutcomesMatchEnvoy(t *testing.T) {
 			w.apply(c)
 		}, &origin{}, 503, "no healthy upstream", "UH", "cluster_not_usable", 0},
 	}
-	if len(cases) != 20 {
+	if len(cases) != 22 {
 		t.Errorf("%d cases", len(cases))
 	}
 	for _, tc := range cases {
@@ -81,7 +88,11 @@ func TestOutcomesMatchEnvoy(t *testing.T) {
 			if tc.edit != nil {
 				tc.edit(w)
 			}
-			r := w.do(newStream())
+			s := newStream()
+			if w.edit != nil {
+				w.edit(s)
+			}
+			r := w.do(s)
 			if r.err != nil || r.bodyErr != nil || r.status != tc.status || r.body != tc.body || r.info.Flags.String() != tc.flags || r.info.Details != tc.details {
 				t.Errorf("got %d %q flags %s details %s err %v %v\nwant %d %q flags %s details %s", r.status, r.body, r.info.Flags, r.info.Details, r.err, r.bodyErr,
 					tc.status, tc.body, tc.flags, tc.details)

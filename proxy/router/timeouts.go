@@ -34,6 +34,8 @@ const (
 // timeouts are the limits of one request; 0 is none.
 type timeouts struct {
 	route, perTry, perTryIdle, duration time.Duration
+	// alt asks for 204 in place of 504 (x-envoy-upstream-rq-timeout-alt-response).
+	alt bool
 }
 
 // hasEnvoyHeader tells cheaply whether the request carries any header that
@@ -77,6 +79,7 @@ func timeoutsOf(s *filters.Stream, a *xdsresource.RouteAction, p *xdsresource.Re
 		if d, ok := takeMillis(&s.Request, hdrPerTry, true); ok {
 			t.perTry = d
 		}
+		t.alt = s.Request.Has(hdrAltResponse) // removed with the headers about retries
 	}
 	if t.route > 0 && t.perTry >= t.route {
 		t.perTry = 0

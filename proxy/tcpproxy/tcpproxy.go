@@ -146,7 +146,7 @@ func (s *session) upstream() netio.Conn {
 	if s.cluster = f.d.Clusters.Cluster(name); s.cluster == nil {
 		f.cxNoRoute.Inc()
 		f.log.Warn("tcp_proxy: no such cluster", "cluster", name, "listener", info.Conn.ListenerName, "chain", info.Conn.FilterChainName)
-		info.Flags |= streaminfo.NoClusterFound
+		info.Flags = info.Flags.With(streaminfo.NoClusterFound)
 		return nil
 	}
 	u := &info.Upstream
@@ -202,7 +202,7 @@ func (s *session) connect(match map[string]any) (netio.Conn, error) {
 	for {
 		host, err := s.cluster.Pick(&p)
 		if err != nil {
-			info.Flags |= streaminfo.NoHealthyUpstream
+			info.Flags = info.Flags.With(streaminfo.NoHealthyUpstream)
 			if errors.Is(err, upstream.ErrDNS) {
 				info.Flags = info.Flags&^streaminfo.NoHealthyUpstream | streaminfo.DNSResolutionFailed
 			}
@@ -216,7 +216,7 @@ func (s *session) connect(match map[string]any) (netio.Conn, error) {
 			return far, nil
 		}
 		if transport.ReasonOf(err) == transport.Overflow {
-			info.Flags |= streaminfo.UpstreamOverflow
+			info.Flags = info.Flags.With(streaminfo.UpstreamOverflow)
 			return nil, err
 		}
 		s.cluster.Failed(host, upstream.FailureConnect)
@@ -225,7 +225,7 @@ func (s *session) connect(match map[string]any) (netio.Conn, error) {
 			info.Upstream.TransportFailureReason = strings.ReplaceAll(re.Detail, " ", "_")
 		}
 		if info.AttemptCount >= attempts {
-			info.Flags |= streaminfo.UpstreamConnectionFailure | streaminfo.UpstreamRetryLimitExceeded
+			info.Flags = info.Flags.With(streaminfo.UpstreamConnectionFailure | streaminfo.UpstreamRetryLimitExceeded)
 			s.cluster.Count(upstream.EventConnectAttemptsExceeded)
 			return nil, err
 		}
@@ -308,7 +308,7 @@ func (s *session) joined(up, down uint64, err error) {
 	switch {
 	case s.expired.Load():
 		f.maxDuration.Inc()
-		info.Flags |= streaminfo.DurationTimeout
+		info.Flags = info.Flags.With(streaminfo.DurationTimeout)
 		info.ConnectionTerminationDetails = "max_connection_duration_reached"
 	case errors.Is(err, netio.ErrJoinIdle):
 		f.idleTimeout.Inc()

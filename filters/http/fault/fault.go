@@ -54,7 +54,7 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 	}
 	if f.c.Delay > 0 && hit(f.c.DelayPPM) && f.begin() {
 		f.delays.Inc()
-		s.Info.Flags |= streaminfo.DelayInjected
+		s.Info.Flags = s.Info.Flags.With(streaminfo.DelayInjected)
 		err := wait(s, f.c.Delay)
 		f.active.Add(-1)
 		if err != nil {

@@ -309,6 +309,9 @@ func (s *Server) refuse(err error) action {
 	}
 	s.h.ProtocolError(pe.status, pe.details)
 	text := reasons[pe.status]
+	if pe == errTimedOut {
+		text = "request header timeout"
+	}
 	b := append(appendStatusLine(nil, message.HTTP11, pe.status), "\r\n"...)
 	if pe.status == 426 {
 		b = append(b, "upgrade: HTTP/1.1\r\n"...)
