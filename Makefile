@@ -21,6 +21,7 @@ build: ## Build bin/fairlead, one static binary
 .PHONY: test
 test: ## Run all tests
 	$(GO) test -shuffle=on $(TESTFLAGS) ./...
+	cd bench && $(GO) test $(TESTFLAGS) ./...
 
 .PHONY: race
 race: ## Run the tests under the race detector
@@ -29,6 +30,7 @@ race: ## Run the tests under the race detector
 .PHONY: lint
 lint: ## go vet, gofmt, golangci-lint
 	$(GO) vet ./...
+	cd bench && $(GO) vet ./...
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
 
 .PHONY: tidy
@@ -51,3 +53,18 @@ cluster: ## Prove the waypoint against a real API server and istiod (root; CLUST
 .PHONY: chart
 chart: ## Lint and render the Helm chart, compare with its golden files
 	cd tools && $(GO) test ./...
+
+.PHONY: bench-build
+bench-build: build
+	cd bench && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/bench ./cmd/bench && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/bench-naive ./naive
+
+# The load generator gets a processor of its own where there are two.
+PIN := $(shell command -v taskset >/dev/null && [ "$$(nproc)" -gt 1 ] && echo taskset -c 0)
+
+.PHONY: bench-quick
+bench-quick: bench-build ## Fairlead beside Envoy, CPU a request and memory as ratios, at most 2 minutes
+	cd bench && $(PIN) ../$(BIN)/bench -contenders fairlead,fairlead+istio,envoy -rounds 3 -run 1.4s
+
+.PHONY: bench
+bench: bench-build ## All contenders and workloads, at most 10 minutes
+	cd bench && $(PIN) ../$(BIN)/bench -rounds 7 -json ../$(BIN)/bench.json
