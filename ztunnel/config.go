@@ -30,6 +30,9 @@ type Config struct {
 	Source identity.Source
 	// HBONE is where tunnels are accepted; the zero AddrPort accepts none.
 	HBONE netip.AddrPort
+	// ReusePort lets other processes of the same user listen on HBONE's port,
+	// too: a successor while this one drains, or a proxy at the wildcard address.
+	ReusePort bool
 	// SOCKS5 and Connect are loopback addresses of the two proxies for
 	// applications; zero: none.
 	SOCKS5, Connect netip.AddrPort
@@ -79,11 +82,12 @@ type localFile struct {
 	ClusterDomain string         `yaml:"clusterDomain"`
 	Identity      IdentityConfig `yaml:"identity"`
 	Listeners     struct {
-		HBONE   string `yaml:"hbone"`
-		SOCKS5  string `yaml:"socks5"`
-		Connect string `yaml:"connect"`
-		Stats   string `yaml:"stats"`
-		Forward []struct {
+		HBONE     string `yaml:"hbone"`
+		ReusePort bool   `yaml:"reusePort"`
+		SOCKS5    string `yaml:"socks5"`
+		Connect   string `yaml:"connect"`
+		Stats     string `yaml:"stats"`
+		Forward   []struct {
 			Listen      string `yaml:"listen"`
 			Destination string `yaml:"destination"`
 		} `yaml:"forward"`
@@ -111,6 +115,7 @@ func Parse(data []byte) (*Config, error) {
 	c := &Config{
 		Namespace: f.Workload.Namespace, Name: f.Workload.Name, ServiceAccount: orElse(f.Workload.ServiceAccount, "default"),
 		Network: f.Network, ClusterDomain: f.ClusterDomain, Identity: f.Identity, mesh: m,
+		ReusePort: f.Listeners.ReusePort,
 	}
 	for _, x := range []struct {
 		name, from string

@@ -278,6 +278,22 @@ func TestAClientOfAnotherTrustDomainIsRefused(t *testing.T) {
 	b.waitLog(t, "trust domain")
 }
 
+func TestASuccessorMayListenBesideItIfToldSo(t *testing.T) {
+	ca, err := identity.NewDevCA("cluster.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const shared = "listeners: {hbone: '" + addrB + ":15008', reusePort: true}\n"
+	doc := describe(echoServer(t))
+	start(t, ca, "b", idOf("b"), doc, shared).stop()
+	start(t, ca, "b", idOf("b"), doc, shared)
+	start(t, ca, "b", idOf("b"), doc, shared)
+	c := parse(t, "workload: {namespace: default, name: b, serviceAccount: b}\nidentity: {devCA: true}\n"+listenB+doc)
+	if z, err := New(c); err == nil {
+		t.Error("listened without being told so", z.Addr("hbone"))
+	}
+}
+
 func TestADrainLetsFlowsEndAndThenCutsThem(t *testing.T) {
 	a, b, _ := pair(t, false, idOf("b"))
 	c, code := socks(t, a.Addr("socks5"), "10.77.0.1", 80)

@@ -143,11 +143,11 @@ func (z *Ztunnel) openIdentity() error {
 }
 
 func (z *Ztunnel) listen(registry *stats.Registry) (err error) {
-	open := func(what string, a netip.AddrPort) *netio.Listener {
+	open := func(what string, a netip.AddrPort, o netio.ListenOptions) *netio.Listener {
 		if err != nil || !a.IsValid() {
 			return nil
 		}
-		l, e := netio.Listen(a, netio.ListenOptions{})
+		l, e := netio.Listen(a, o)
 		if e != nil {
 			err = fmt.Errorf("listeners.%s: %w", what, e)
 			return nil
@@ -155,15 +155,15 @@ func (z *Ztunnel) listen(registry *stats.Registry) (err error) {
 		z.ports[l.Addr().Port()] = true
 		return l
 	}
-	z.hbone = open("hbone", z.cfg.HBONE)
-	if l := open("socks5", z.cfg.SOCKS5); l != nil {
+	z.hbone = open("hbone", z.cfg.HBONE, netio.ListenOptions{ReusePort: z.cfg.ReusePort})
+	if l := open("socks5", z.cfg.SOCKS5, netio.ListenOptions{}); l != nil {
 		z.fronts = append(z.fronts, front{l, z.serveSOCKS})
 	}
-	if l := open("connect", z.cfg.Connect); l != nil {
+	if l := open("connect", z.cfg.Connect, netio.ListenOptions{}); l != nil {
 		z.fronts = append(z.fronts, front{l, z.serveConnect})
 	}
 	for _, w := range z.cfg.Forwards {
-		if l := open("forward", w.Listen); l != nil {
+		if l := open("forward", w.Listen, netio.ListenOptions{}); l != nil {
 			z.fronts = append(z.fronts, front{l, z.forwarder(w.Destination)})
 		}
 	}
