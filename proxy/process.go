@@ -59,8 +59,10 @@ type Process struct {
 
 	ready  atomic.Bool
 	failed atomic.Bool
-	quit   chan struct{}
-	once   sync.Once
+	// unready is why the first configuration isn't in force, nil without one.
+	unready atomic.Pointer[error]
+	quit    chan struct{}
+	once    sync.Once
 
 	mu      sync.Mutex
 	servers []*admin.Server
@@ -213,7 +215,12 @@ func FromAgent(cfg *agent.Config, o ProcessOptions) (*Process, error) {
 func (p *Process) connect(xc xdsclient.Config) error {
 	xc.Types = append(p.server.XDSTypes(p.dec), xc.Types...)
 	xc.OnView = func(v *xdsclient.View) {
-		p.server.OnView(v)
+		// The first configuration must be in force before traffic may come; a
+		// later one that isn't leaves the former in force.
+		if err := p.server.OnView(v); err != nil && !p.ready.Load() {
+			p.unready.Store(&err)
+			return
+		}
 		p.setReady()
 	}
 	xc.Logger = p.log
@@ -240,10 +247,13 @@ func (p *Process) Ready() error {
 		return errors.New("health check was failed by the operator")
 	case p.server.Draining():
 		return errors.New("draining")
-	case !p.ready.Load():
-		return errors.New("no configuration from the control plane yet")
+	case p.ready.Load():
+		return nil
 	}
-	return nil
+	if err := p.unready.Load(); err != nil {
+		return *err
+	}
+	return errors.New("no configuration from the control plane yet")
 }
 
 // Server returns the proxy itself.

@@ -37,11 +37,14 @@ func (s *Server) onEndpoints(changes []xdsclient.Change) {
 	}
 }
 
-// OnView applies a view of the control plane's resources.
-func (s *Server) OnView(v *xdsclient.View) {
-	if err := s.Apply(resourcesOf(v)); err != nil {
+// OnView applies a view of the control plane's resources, logs an error and
+// returns it as Apply does.
+func (s *Server) OnView(v *xdsclient.View) error {
+	err := s.Apply(resourcesOf(v))
+	if err != nil {
 		s.log.Error("applying configuration", "generation", v.Generation, "error", err)
 	}
+	return err
 }
 
 func resourcesOf(v *xdsclient.View) *Resources {
