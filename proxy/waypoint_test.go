@@ -168,6 +168,16 @@ func startProxy(t *testing.T, doc string, id identity.Source) *proxy.Process {
 // tunnel opens a CONNECT stream through HBONE as the workload id.
 func tunnel(t *testing.T, ca *identity.DevCA, id string, port int, authority string) (netio.Conn, transport.ClientConn) {
 	t.Helper()
+	c, cl, err := tryTunnel(t, ca, id, port, authority)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, cl
+}
+
+// tryTunnel is tunnel; the error is that of the CONNECT.
+func tryTunnel(t *testing.T, ca *identity.DevCA, id string, port int, authority string) (netio.Conn, transport.ClientConn, error) {
+	t.Helper()
 	spiffe, err := identity.ParseID(id)
 	if err != nil {
 		t.Fatal(err)
@@ -208,9 +218,9 @@ func tunnel(t *testing.T, ca *identity.DevCA, id string, port int, authority str
 	}
 	status, _, err := st.ReadHeaders(&h)
 	if err != nil || status != 200 {
-		t.Fatalf("CONNECT: %d, %v", status, err)
+		return nil, cl, fmt.Errorf("CONNECT: %d, %w", status, err)
 	}
-	return st.Tunnel(), cl
+	return st.Tunnel(), cl, nil
 }
 
 // get sends one request through a tunnelled connection.

@@ -150,6 +150,7 @@ func (st *stream) tunnel(r *filters.Response) {
 	st.idle.Stop()
 	st.idleTimeout = 0
 	st.tunnelled = true
+	st.parties.Store(2)
 	st.m.st.upgradesTotal.Inc()
 	st.m.st.upgradesActive.Add(1)
 	t := r.Tunnel
@@ -162,7 +163,7 @@ func (st *stream) tunnel(r *filters.Response) {
 		st.s.Info.BytesReceived += c.in.Load()
 		st.s.Info.BytesSent += c.out.Load()
 		st.m.st.upgradesActive.Add(-1)
-		st.finish()
+		st.leave()
 	})
 }
 

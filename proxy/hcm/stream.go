@@ -41,6 +41,9 @@ type stream struct {
 	reselect                                    func(*filters.Stream)
 	informational                               func(*message.Header) error
 	headersSent, tunnelled                      bool
+	// parties counts who still uses a tunnelled stream: its handler, which may
+	// be in TakeOver when the tunnel is over already, and the tunnel.
+	parties atomic.Int32
 }
 
 // Causes that the manager interrupts a stream with.
@@ -66,7 +69,7 @@ func (cn *conn) ServeStream(ss transport.ServerStream) {
 	m := cn.m
 	st, _ := m.pool.Get().(*stream)
 	st.begin(cn, ss)
-	defer st.finishUnlessTunnelled()
+	defer st.handlerDone()
 	defer func() {
 		if p := recover(); p != nil {
 			st.panicked(p)
@@ -256,8 +259,18 @@ func (st *stream) writeInformational(h *message.Header) error {
 	return st.ss.WriteInformational(h)
 }
 
-func (st *stream) finishUnlessTunnelled() {
-	if !st.tunnelled {
+// handlerDone ends the stream, unless it has become a tunnel that goes on.
+func (st *stream) handlerDone() {
+	if st.tunnelled {
+		st.leave()
+		return
+	}
+	st.finish()
+}
+
+// leave ends a tunnelled stream with the second of its two parties.
+func (st *stream) leave() {
+	if st.parties.Add(-1) == 0 {
 		st.finish()
 	}
 }
