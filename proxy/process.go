@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -148,7 +149,46 @@ func (p *Process) dynamic(cfg *bootstrap.Config) error {
 	if cfg.ADS.Target != "" && !cfg.ADS.Plaintext {
 		xc.Transport.TLS = &xdsclient.TLS{RootsPEM: cfg.ADS.RootCAs}
 	}
-	return p.connect(xc)
+	return p.connect(xc, demand{
+		clusters: cfg.CDS != nil && cfg.CDS.ADS, listeners: cfg.LDS != nil && cfg.LDS.ADS, names: staticReferences(cfg),
+	})
+}
+
+// demand is what a process asks of its control plane beside what received
+// resources refer to.
+type demand struct {
+	clusters, listeners bool // all of them
+	names               []xdsclient.Key
+}
+
+// staticReferences lists what static resources need from the control plane.
+func staticReferences(cfg *bootstrap.Config) []xdsclient.Key {
+	var keys []xdsclient.Key
+	for _, c := range cfg.Clusters {
+		keys = append(keys, references(c)...)
+	}
+	for _, l := range cfg.Listeners {
+		keys = append(keys, references(l)...)
+	}
+	return keys
+}
+
+// apply narrows the types to what is asked for.
+func (d demand) apply(types []xdsclient.ResourceType) {
+	for i := range types {
+		t := &types[i]
+		switch t.TypeURL {
+		case xdsresource.ClusterType:
+			t.Wildcard = d.clusters
+		case xdsresource.ListenerType:
+			t.Wildcard = d.listeners
+		}
+		for _, k := range d.names {
+			if k.TypeURL == t.TypeURL && !slices.Contains(t.Names, k.Name) {
+				t.Names = append(t.Names, k.Name)
+			}
+		}
+	}
 }
 
 // adsTarget is the gRPC target of ads_config: its own, or the first endpoint of
@@ -209,11 +249,13 @@ func FromAgent(cfg *agent.Config, o ProcessOptions) (*Process, error) {
 	}
 	xc := cfg.XDSConfig()
 	xc.Types = append(xc.Types, agent.WorkloadType(p.table))
-	return p, p.connect(xc)
+	return p, p.connect(xc, demand{clusters: true, listeners: true})
 }
 
-func (p *Process) connect(xc xdsclient.Config) error {
-	xc.Types = append(p.server.XDSTypes(p.dec), xc.Types...)
+func (p *Process) connect(xc xdsclient.Config, d demand) error {
+	types := p.server.XDSTypes(p.dec)
+	d.apply(types)
+	xc.Types = append(types, xc.Types...)
 	xc.OnView = func(v *xdsclient.View) {
 		// The first configuration must be in force before traffic may come; a
 		// later one that isn't leaves the former in force.

@@ -98,7 +98,7 @@ func (c *Client) handle(r *discoveryv3pb.DeltaDiscoveryResponse, ch changes) []*
 	now := time.Now()
 	if t.answered.IsZero() {
 		t.answered = now
-		if t.OnChange == nil {
+		if t.OnChange == nil || c.generation == 0 {
 			c.markDirtyLocked() // also an empty answer makes a View
 		}
 	}
