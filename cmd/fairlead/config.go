@@ -46,7 +46,7 @@ func configValidate(cmd *cobra.Command, file string) error {
 	}
 	cfg, err := bootstrap.Parse(doc, xdsresource.NewDecoder(builtin.Registry(), xdsresource.Options{}))
 	if err != nil {
-		return err
+		return inFile(file, err)
 	}
 	n := 0
 	note := func(where string, path, reason string) {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
@@ -22,21 +24,45 @@ func main() {
 	err := root().ExecuteContext(ctx)
 	stop()
 	if err != nil {
-		report(err)
+		report(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-// report prints err, one problem a line.
-func report(err error) {
+// fileError is an error about a file that was given by name.
+type fileError struct {
+	file string
+	err  error
+}
+
+func (e *fileError) Error() string { return e.file + ": " + e.err.Error() }
+func (e *fileError) Unwrap() error { return e.err }
+
+// inFile says that err is about file; a problem of the file system says so
+// itself.
+func inFile(file string, err error) error {
+	var pe *fs.PathError
+	if err == nil || errors.As(err, &pe) && pe.Path == file {
+		return err
+	}
+	return &fileError{file, err}
+}
+
+// report prints err, one problem a line, each with its file.
+func report(w io.Writer, err error) {
+	prefix := "fairlead: "
+	var fe *fileError
+	if errors.As(err, &fe) {
+		prefix += fe.file + ": "
+	}
 	var pe *xdsresource.ParseError
 	if errors.As(err, &pe) {
 		for _, p := range pe.Problems {
-			fmt.Fprintln(os.Stderr, "fairlead: "+p.String())
+			fmt.Fprintln(w, prefix+p.String())
 		}
 		return
 	}
-	fmt.Fprintln(os.Stderr, "fairlead: "+err.Error())
+	fmt.Fprintln(w, "fairlead: "+err.Error())
 }
 
 func root() *cobra.Command {

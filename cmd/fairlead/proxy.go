@@ -104,7 +104,7 @@ func runBootstrap(cmd *cobra.Command, args []string) error {
 	level.Set(f.level)
 	p, err := proxy.FromBootstrap(doc, proxy.ProcessOptions{Registry: builtin.Registry(), Logger: logger(level, f.json), Level: level, Version: version, DrainTime: f.drain})
 	if err != nil {
-		return err
+		return inFile(f.file, err)
 	}
 	return p.Run(cmd.Context())
 }

@@ -28,8 +28,8 @@ var layers = [][]string{
 	{"proxy/router", "proxy/tcpproxy"},
 	{"proxy"},
 	{"internal/xdstest"},
-	{"demo"},
-	{"cmd/*", "internal/archtest"},
+	{"demo", "examples"},
+	{"cmd/*", "examples/*", "internal/archtest"},
 }
 
 // forbidden dependencies, direct or not, of the package matching the key.
