@@ -34,7 +34,7 @@ func (r *requestBody) Next() ([]byte, bool, error) {
 	}
 	if last && !r.complete {
 		r.complete = true
-		st.s.Info.RequestComplete = now()
+		st.s.Info.RequestComplete = st.s.Info.Now()
 		st.request.Stop()
 	}
 	return p, last, nil

@@ -34,6 +34,7 @@ func (st *stream) respond(r *filters.Response) {
 		st.mapLocalReply(r)
 	}
 	s.Response = r
+	s.Info.FirstDownstreamTx = s.Info.Now()
 	st.finalizeHeaders(r)
 	if r.Tunnel != nil {
 		st.tunnel(r)
@@ -42,7 +43,6 @@ func (st *stream) respond(r *filters.Response) {
 	head := s.Request.Get(message.Method) == "HEAD"
 	end := head || message.IsEmpty(r.Body)
 	st.headersSent = true
-	s.Info.FirstDownstreamTx = now()
 	if err := st.ss.WriteHeaders(&r.Header, end); err != nil {
 		st.writeFailed(err)
 		return
@@ -214,7 +214,7 @@ func (st *stream) finalizeHeaders(r *filters.Response) {
 	h := &r.Header
 	s.Info.ResponseCode = r.Status()
 	if !h.Has("date") {
-		h.Add("date", httpDate())
+		h.Add("date", httpDate(st.s.Info.FirstDownstreamTx))
 	}
 	switch spec.ServerHeader {
 	case xdsresource.ServerOverwrite:
@@ -249,8 +249,7 @@ type dateValue struct {
 	text string
 }
 
-func httpDate() string {
-	t := time.Now()
+func httpDate(t time.Time) string {
 	if d := cachedDate.Load(); d != nil && d.unix == t.Unix() {
 		return d.text
 	}

@@ -283,7 +283,7 @@ func (st *stream) finish() {
 	st.duration.Stop()
 	st.in.Close()
 	info := &s.Info
-	info.End = now()
+	info.End = info.Now()
 	info.WireBytesReceived, info.WireBytesSent = st.ss.BytesIn(), st.ss.BytesOut()
 	st.endFilters()
 	if len(m.cfg.AccessLogs) > 0 {

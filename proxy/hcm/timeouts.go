@@ -46,7 +46,7 @@ func (st *stream) setIdle(d time.Duration) {
 // costs one store.
 func (st *stream) touch() {
 	if st.idleTimeout > 0 {
-		st.lastActivity.Store(time.Now().UnixNano())
+		st.lastActivity.Store(int64(time.Since(st.s.Info.Start)))
 	}
 }
 
@@ -55,7 +55,7 @@ func (st *stream) idleExpired() {
 	if d <= 0 {
 		return
 	}
-	if rest := d - time.Duration(time.Now().UnixNano()-st.lastActivity.Load()); rest > 0 {
+	if rest := d - (time.Since(st.s.Info.Start) - time.Duration(st.lastActivity.Load())); rest > 0 {
 		st.idle.Arm(rest, st.onIdle)
 		return
 	}

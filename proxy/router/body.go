@@ -2,7 +2,6 @@ package router
 
 import (
 	"errors"
-	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
@@ -31,7 +30,7 @@ func (b *responseBody) Next() ([]byte, bool, error) {
 	rq.touchIdle()
 	if last && !rq.ended {
 		rq.ended = true
-		rq.s.Info.LastUpstreamRx = time.Now()
+		rq.s.Info.LastUpstreamRx = rq.s.Info.Now()
 		rq.observe()
 		if rq.grpcLater {
 			rq.grpcLater = false

@@ -35,7 +35,7 @@ func (rq *request) receive(st *upstream.Stream) (status int, end bool, err error
 // answered decides about a response whose head has arrived.
 func (rq *request) answered(st *upstream.Stream, status int, end bool) (*filters.Response, bool, error) {
 	info := &rq.s.Info
-	info.FirstUpstreamRx = time.Now()
+	info.FirstUpstreamRx = info.Now()
 	rq.c.CountCode(status)
 	rq.judge(status, end)
 	h := &rq.resp.Header

@@ -134,7 +134,7 @@ func (rq *request) names() {
 // requestComplete notes that the last byte of the request is here: the route's
 // timeout starts. The pump may call it, too.
 func (rq *request) requestComplete() {
-	now := time.Now()
+	now := rq.s.Info.Now()
 	rq.mu.Lock()
 	rq.completed = now
 	rq.mu.Unlock()

@@ -314,11 +314,11 @@ func (p *pool) offer(pc *pooledConn) {
 	}
 }
 
+// markIdle notes that pc is idle from now on.
+func (pc *pooledConn) markIdle() { pc.idleSince.Store(int64(time.Since(pc.start))) }
+
 // onIdle is the codec's word that a stream was released and pc has room.
 func (pc *pooledConn) onIdle(transport.ClientConn) {
-	if pc.streams.Load() == 0 {
-		pc.idleSince.Store(time.Now().UnixNano())
-	}
 	pc.p.offer(pc)
 }
 
@@ -396,7 +396,6 @@ func (p *pool) armSweep() {
 
 func (p *pool) sweepIdle() {
 	d := p.c.idleTimeout()
-	now := time.Now().UnixNano()
 	var old []*pooledConn
 	next := time.Duration(0)
 	p.mu.Lock()
@@ -405,7 +404,7 @@ func (p *pool) sweepIdle() {
 		if pc.streams.Load() > 0 {
 			continue
 		}
-		rest := d - time.Duration(now-pc.idleSince.Load())
+		rest := d - (time.Since(pc.start) - time.Duration(pc.idleSince.Load()))
 		if rest <= 0 {
 			old = append(old, pc)
 			pc.retired = true
@@ -448,7 +447,7 @@ func (p *pool) dialed(conn *connection) (*pooledConn, error) {
 	p.mu.Unlock()
 	s.cxActive.Add(1)
 	p.st.cxActive.Add(1)
-	pc.idleSince.Store(time.Now().UnixNano())
+	pc.markIdle()
 	if !pc.multiplex {
 		pc.ClientConn = p.c.m.opt.HTTP1(conn.Conn, &cfg)
 	} else {

@@ -3,7 +3,6 @@ package upstream
 import (
 	"net/netip"
 	"sync"
-	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
@@ -44,7 +43,7 @@ func (s *Stream) Release() {
 	st.cxRxBytes.Add(cs.BytesIn())
 	st.cxTxBytes.Add(cs.BytesOut())
 	if pc.streams.Add(-1) == 0 {
-		pc.idleSince.Store(time.Now().UnixNano())
+		pc.markIdle()
 	}
 	p.st.rqActive.Add(-1)
 	st.rqActive.Add(-1)
