@@ -20,7 +20,7 @@ func TestTheServersToTryTheExamplesWith(t *testing.T) {
 		t.Run(c.file, func(t *testing.T) {
 			w := newWorld(t)
 			w.proxy(c.file)
-			client := w.client(&http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}) //nolint:gosec // the name is not the subject
+			client := w.client(&http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}})
 			for url, want := range c.urls {
 				url = strings.Replace(url, "127.0.0.", w.net, 1)
 				if status, body := send(t, client, "GET", url, nil); status != 200 || body != want {

@@ -77,7 +77,7 @@ func (w *world) proxy(name string) *proxy.Process {
 	ready := make(chan struct{})
 	p, err := proxy.FromBootstrap(w.file(name), proxy.ProcessOptions{
 		Registry: builtin.Registry(), DrainTime: 100 * time.Millisecond, OnReady: func() { close(ready) },
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		w.t.Fatalf("%s: %v", name, err)
@@ -284,7 +284,7 @@ func (w *world) viaZtunnel(last int) *http.Client {
 		if _, err = fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nhost: %s\r\n\r\n", addr, addr); err == nil {
 			var resp *http.Response
 			br := bufio.NewReader(c)
-			if resp, err = http.ReadResponse(br, &http.Request{Method: http.MethodConnect}); err == nil && (resp.StatusCode != 200 || br.Buffered() > 0) {
+			if resp, err = http.ReadResponse(br, &http.Request{Method: http.MethodConnect}); err == nil && (resp.StatusCode != http.StatusOK || br.Buffered() > 0) {
 				err = fmt.Errorf("CONNECT %s: %s", addr, resp.Status)
 			}
 		}

@@ -82,7 +82,7 @@ func TestTheIngressExample(t *testing.T) {
 	t.Run("other names are refused without a certificate", func(t *testing.T) {
 		for _, name := range []string{"evil.example.com", "example.com", ""} {
 			shown := false
-			err := refusedTLS(t, w.ip(1)+":8443", &tls.Config{ServerName: name, InsecureSkipVerify: true, VerifyConnection: func(tls.ConnectionState) error { //nolint:gosec // nothing is sent
+			err := refusedTLS(t, w.ip(1)+":8443", &tls.Config{ServerName: name, InsecureSkipVerify: true, VerifyConnection: func(tls.ConnectionState) error {
 				shown = true
 				return nil
 			}})

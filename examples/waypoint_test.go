@@ -103,7 +103,7 @@ func TestTheWaypointExample(t *testing.T) {
 		}
 		good := w.certificate("client")
 		base := func(min, max uint16, certs ...tls.Certificate) *tls.Config {
-			return &tls.Config{RootCAs: w.roots(MeshCA), InsecureSkipVerify: true, NextProtos: []string{"h2"}, MinVersion: min, MaxVersion: max, Certificates: certs} //nolint:gosec // the server is not the subject
+			return &tls.Config{RootCAs: w.roots(MeshCA), InsecureSkipVerify: true, NextProtos: []string{"h2"}, MinVersion: min, MaxVersion: max, Certificates: certs}
 		}
 		for _, c := range []struct {
 			name   string

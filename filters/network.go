@@ -95,6 +95,8 @@ type Opener interface {
 type Detached interface{ Detached() }
 
 // Denied is returned by a network filter that refuses a connection.
+//
+//nolint:errname // a verdict
 type Denied struct {
 	// Details becomes %CONNECTION_TERMINATION_DETAILS%, for example
 	// "rbac_access_denied_matched_policy[none]".

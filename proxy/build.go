@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/fairlead-mesh/fairlead/filters"
@@ -307,7 +308,7 @@ func (b *builder) hcm(where string, ls *xdsresource.Listener, spec *xdsresource.
 		}
 	}
 	if cb.terminal == nil {
-		return nil, fmt.Errorf("http_filters: no terminal filter (envoy.filters.http.router must be the last)")
+		return nil, errors.New("http_filters: no terminal filter (envoy.filters.http.router must be the last)")
 	}
 	def, err := cb.chain(nil)
 	if err != nil {

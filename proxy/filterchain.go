@@ -115,7 +115,10 @@ func resolveDiscovery(res *Resources, own *xdsresource.TypedConfig, d *xdsresour
 	return &ext.TypedConfig
 }
 
-// chain implements routing.ChainBuilder.
+// chain implements routing.Options.Chain. It never fails: what can't be executed
+// refuses requests in its place.
+//
+
 func (cb *chainBuilder) chain(overrides []xdsresource.Overrides) ([]filters.HTTPFilter, error) {
 	var key strings.Builder
 	picked := make([]*xdsresource.Override, len(cb.specs))
@@ -130,11 +133,7 @@ func (cb *chainBuilder) chain(overrides []xdsresource.Overrides) ([]filters.HTTP
 	}
 	out := make([]filters.HTTPFilter, len(cb.specs))
 	for i := range cb.specs {
-		f, err := cb.filter(i, picked[i])
-		if err != nil {
-			return nil, err
-		}
-		out[i] = f
+		out[i] = cb.filter(i, picked[i])
 	}
 	if cb.chains == nil {
 		cb.chains = map[string][]filters.HTTPFilter{}
@@ -145,8 +144,8 @@ func (cb *chainBuilder) chain(overrides []xdsresource.Overrides) ([]filters.HTTP
 
 // mostSpecific returns the override of a filter that is nearest to the route.
 func mostSpecific(overrides []xdsresource.Overrides, name string) *xdsresource.Override {
-	for i := len(overrides) - 1; i >= 0; i-- {
-		if o, ok := overrides[i][name]; ok {
+	for _, override := range slices.Backward(overrides) {
+		if o, ok := override[name]; ok {
 			return &o
 		}
 	}
@@ -155,19 +154,19 @@ func mostSpecific(overrides []xdsresource.Overrides, name string) *xdsresource.O
 
 // filter compiles position i. What can't be compiled fails closed: a filter
 // that answers 403 takes its place.
-func (cb *chainBuilder) filter(i int, o *xdsresource.Override) (filters.HTTPFilter, error) {
+func (cb *chainBuilder) filter(i int, o *xdsresource.Override) filters.HTTPFilter {
 	spec := &cb.specs[i]
 	if spec.Router != nil {
-		return cb.terminal, nil
+		return cb.terminal
 	}
 	if o != nil && o.Disabled || o == nil && spec.Disabled {
-		return nil, nil
+		return nil
 	}
 	path := cb.where + ": http filter " + spec.Name
 	tc := cb.resolved[i]
 	if tc == nil {
 		cb.b.diag(cb.where, "http_filters["+spec.Name+"]", "error", "its configuration (ECDS) has not arrived; requests are answered 500")
-		return missingConfig{}, nil
+		return missingConfig{}
 	}
 	if tc.Unknown != "" || o != nil && o.Unknown != "" {
 		why := tc.Unknown
@@ -176,10 +175,10 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) (filters.HTTPFilt
 		}
 		if spec.Optional || o != nil && o.Optional && tc.Unknown == "" {
 			cb.b.diag(cb.where, "http_filters["+spec.Name+"]", "warning", "optional filter is left out: "+why)
-			return nil, nil
+			return nil
 		}
 		cb.b.diag(cb.where, "http_filters["+spec.Name+"]", "error", "not executable, requests are answered 403: "+why)
-		return refuse{spec.Name}, nil
+		return refuse{spec.Name}
 	}
 	k := filterKey{name: spec.Name, typeURL: tc.TypeURL, direction: cb.direction, base: tc.Digest}
 	var override filters.Config
@@ -196,10 +195,10 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) (filters.HTTPFilt
 	if err != nil {
 		cb.b.diag(cb.where, "http_filters["+spec.Name+"]", "error", "not executable, requests are answered 403: "+err.Error())
 		cb.b.s.log.Error("http filter can't be compiled; its requests are refused", "where", path, "error", err)
-		return refuse{spec.Name}, nil
+		return refuse{spec.Name}
 	}
 	cb.refs = append(cb.refs, ref)
-	return ref.filter, nil
+	return ref.filter
 }
 
 // refuse answers 403 in place of a filter that can't be executed: what it would

@@ -131,7 +131,7 @@ func newTunnelServer(t *testing.T) *tunnelServer {
 			mu.Lock()
 			conns = append(conns, c)
 			mu.Unlock()
-			wg.Go(func() { (&http2.Server{}).ServeConn(c, &http2.ServeConnOpts{Handler: s}) })
+			wg.Go(func() { (&http2.Server{}).ServeConn(c, &http2.ServeConnOpts{Handler: s}) }) //nolint:staticcheck // serves one connection, which net/http does not
 		}
 	})
 	t.Cleanup(func() {
@@ -157,7 +157,7 @@ func (s *tunnelServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	rc := http.NewResponseController(w)
-	w.WriteHeader(200)
+	w.WriteHeader(http.StatusOK)
 	_ = rc.Flush()
 	br := bufio.NewReader(r.Body)
 	for {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -63,18 +64,10 @@ func newWorld(t *testing.T) *world {
 // apply hands over copies of the maps, as each View does.
 func (w *world) apply() error {
 	r := proxy.Resources{Listeners: map[string]*xdsresource.Listener{}, Clusters: map[string]*xdsresource.Cluster{}, Routes: map[string]*xdsresource.RouteConfiguration{}, Extensions: map[string]*xdsresource.ExtensionConfig{}}
-	for k, v := range w.res.Listeners {
-		r.Listeners[k] = v
-	}
-	for k, v := range w.res.Clusters {
-		r.Clusters[k] = v
-	}
-	for k, v := range w.res.Routes {
-		r.Routes[k] = v
-	}
-	for k, v := range w.res.Extensions {
-		r.Extensions[k] = v
-	}
+	maps.Copy(r.Listeners, w.res.Listeners)
+	maps.Copy(r.Clusters, w.res.Clusters)
+	maps.Copy(r.Routes, w.res.Routes)
+	maps.Copy(r.Extensions, w.res.Extensions)
 	return w.Apply(&r)
 }
 

@@ -194,7 +194,7 @@ func tryTunnel(t *testing.T, ca *identity.DevCA, id string, port int, authority 
 	}
 	cert := src.Certificate()
 	tc, err := netio.ClientTLS(ctx, c, &tls.Config{
-		Certificates: []tls.Certificate{*cert}, InsecureSkipVerify: true, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS13, //nolint:gosec // the test's own server
+		Certificates: []tls.Certificate{*cert}, InsecureSkipVerify: true, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS13,
 	})
 	if err != nil {
 		t.Fatal(err)

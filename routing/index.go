@@ -38,7 +38,7 @@ func indexRoutes(routes []entry) *routeIndex {
 	}
 	x := &routeIndex{exact: map[string][]int32{}, prefix: &trieNode{}}
 	for i := range routes {
-		spec, n := routes[i].match.spec, int32(i) //nolint:gosec // far fewer than 2^31 routes
+		spec, n := routes[i].match.spec, int32(i)
 		switch {
 		case spec.Kind == xdsresource.PathExact && !spec.IgnoreCase:
 			x.exact[spec.Path] = append(x.exact[spec.Path], n)

@@ -5,6 +5,7 @@ package routing
 import (
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
@@ -219,12 +220,8 @@ func mergeMatch(base, over map[string]any) map[string]any {
 		return base
 	}
 	m := make(map[string]any, len(base)+len(over))
-	for k, v := range base {
-		m[k] = v
-	}
-	for k, v := range over {
-		m[k] = v
-	}
+	maps.Copy(m, base)
+	maps.Copy(m, over)
 	return m
 }
 

@@ -142,7 +142,6 @@ type Client struct {
 	firstDirty, lastDirty time.Time
 	view                  *View
 	conn                  connStatus
-	everConnected         bool
 }
 
 // New checks c and returns a Client.

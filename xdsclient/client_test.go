@@ -29,7 +29,7 @@ func decode(_ string, b []byte) (any, []xdsclient.Key, error) {
 		panic("boom")
 	}
 	var ks []xdsclient.Key
-	for _, r := range strings.Fields(refs) {
+	for r := range strings.FieldsSeq(refs) {
 		short, name, _ := strings.Cut(r, "/")
 		ks = append(ks, xdsclient.Key{TypeURL: short2url[short], Name: name})
 	}

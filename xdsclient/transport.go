@@ -81,7 +81,7 @@ func Dial(target string, t Transport) (*grpc.ClientConn, error) {
 	if t.UserAgent != "" {
 		opts = append(opts, grpc.WithUserAgent(t.UserAgent))
 	}
-	creds := credentials.TransportCredentials(insecure.NewCredentials())
+	creds := insecure.NewCredentials()
 	if t.TLS != nil {
 		creds = &freshTLS{TransportCredentials: credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.TLS.ServerName}), t: *t.TLS}
 	}

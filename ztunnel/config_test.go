@@ -14,7 +14,7 @@ func TestWhatIsNotUnderstoodIsRefused(t *testing.T) {
 	for _, tc := range []struct{ name, doc, want string }{
 		{"an empty file", "", "empty"},
 		{"an unknown setting", settings + me + "polices: []\n", "polices"},
-		{"an unknown field of a workload", settings + "workloads: [{nmae: x}]\n", "nmae"},
+		{"an unknown field of a workload", settings + "workloads: [{name: x}]\n", "name"},
 		{"a misspelled match", policy("{destinationPort: [80]}"), "destinationPort"},
 		{"a misspelled account", policy("{serviceAccounts: [{namespace: a, serviceAcount: b}]}"), "serviceAcount"},
 		{"an empty match", policy("{}"), "empty match"},

@@ -88,7 +88,7 @@ workloads:
 `, port, addrA, addrB)
 }
 
-func start(t *testing.T, ca *identity.DevCA, name string, as identity.ID, doc string, more string) *running {
+func start(t *testing.T, ca *identity.DevCA, name string, as identity.ID, doc, more string) *running {
 	t.Helper()
 	c := parse(t, fmt.Sprintf("workload: {namespace: default, name: %s, serviceAccount: %s}\nidentity: {devCA: true}\ndrainTime: 300ms\n", name, name)+more+doc)
 	src, err := ca.Source(as)

@@ -79,7 +79,8 @@ func socksRequest(c netio.Conn, b *[256]byte) (host string, port uint16, err err
 	if b[0] != 5 {
 		return "", 0, &socksError{socksFailure, "bad version in the request"}
 	}
-	command, kind, n := b[1], b[3], 0
+	command, kind := b[1], b[3]
+	var n int
 	switch kind {
 	case 1:
 		n = 4
@@ -159,8 +160,7 @@ func (z *Ztunnel) serveSOCKS(ctx context.Context, c netio.Conn) {
 	host, port, err := socksGreet(c)
 	if err != nil || !kept() {
 		kept()
-		var se *socksError
-		if errors.As(err, &se) {
+		if se, ok := errors.AsType[*socksError](err); ok {
 			_ = socksReply(c, se.reply)
 		}
 		z.refused(c, err)

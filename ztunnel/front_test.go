@@ -3,6 +3,7 @@ package ztunnel
 import (
 	"bytes"
 	"errors"
+	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
@@ -76,7 +77,7 @@ func TestSOCKSRequests(t *testing.T) {
 func TestTheHeadOfAConnectRequest(t *testing.T) {
 	c, done := client([]byte("CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\nearly"))
 	r, rest, err := readHead(c)
-	if err != nil || r.Method != "CONNECT" || r.RequestURI != "a:1" || string(rest) != "early" {
+	if err != nil || r.Method != http.MethodConnect || r.RequestURI != "a:1" || string(rest) != "early" {
 		t.Errorf("%v %q %v", r, rest, err)
 	}
 	done()

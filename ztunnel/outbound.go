@@ -122,7 +122,7 @@ func (z *Ztunnel) dns(ctx context.Context, host string) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, &nameError{host, err}
 	}
-	return as[rand.IntN(len(as))].Unmap(), nil //nolint:gosec // load balancing
+	return as[rand.IntN(len(as))].Unmap(), nil
 }
 
 // headers are what a CONNECT tells about its origin.
@@ -137,7 +137,7 @@ func (z *Ztunnel) headers(f *flow) []message.Field {
 	}
 	var id [24]byte
 	for i := range id {
-		id[i] = byte(rand.Uint32()) //nolint:gosec // a trace ID is no secret
+		id[i] = byte(rand.Uint32())
 	}
 	trace := "00-" + hex.EncodeToString(id[:16]) + "-" + hex.EncodeToString(id[16:]) + "-00"
 	return append(h, message.Field{Name: "forwarded", Value: forwarded}, message.Field{Name: "traceparent", Value: trace})

@@ -167,7 +167,7 @@ func (t *inboundTable) servicePort(host string, port uint16) (uint16, error) {
 	for i := range s.endpoints {
 		if e := &s.endpoints[i]; e.w == t.self {
 			if p := s.port(e, uint32(port)); p != 0 {
-				return uint16(p), nil //nolint:gosec // checked when parsed
+				return uint16(p), nil
 			}
 			return 0, fmt.Errorf("service %s has no port %d", s.Key(), port)
 		}

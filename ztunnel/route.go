@@ -74,7 +74,7 @@ func (r *router) toService(s *service, dst netip.AddrPort) (route, error) {
 	if e == nil {
 		return route{service: s.Service}, errNoHealthy
 	}
-	port := uint16(s.port(e, uint32(dst.Port()))) //nolint:gosec // checked when parsed
+	port := uint16(s.port(e, uint32(dst.Port())))
 	return r.toWorkload(e.w, netip.AddrPortFrom(pickAddr(e.w, s.Service, dst.Addr()), port), s.Service)
 }
 
@@ -131,18 +131,18 @@ func (r *router) resolve(g *workload.Gateway, family netip.Addr) (*workload.Work
 		if port == 0 {
 			port = g.Port // the endpoint has an application tunnel
 		}
-		return e.w, s.SANs, netip.AddrPortFrom(pickAddr(e.w, s.Service, family), uint16(port)), nil //nolint:gosec // checked when parsed
+		return e.w, s.SANs, netip.AddrPortFrom(pickAddr(e.w, s.Service, family), uint16(port)), nil
 	}
 	if g.Hostname != "" {
 		for _, w := range r.m.workloads {
 			if w.Hostname == g.Hostname && w.Namespace == g.Namespace {
-				return w, nil, netip.AddrPortFrom(pickAddr(w, nil, family), uint16(g.Port)), nil //nolint:gosec // checked when parsed
+				return w, nil, netip.AddrPortFrom(pickAddr(w, nil, family), uint16(g.Port)), nil
 			}
 		}
 		return nil, nil, netip.AddrPort{}, fmt.Errorf("%w (%s/%s)", errUnknownWaypoint, g.Namespace, g.Hostname)
 	}
 	if w := r.m.byAddr[netAddr{g.Network, g.Address}]; w != nil {
-		return w, nil, netip.AddrPortFrom(g.Address, uint16(g.Port)), nil //nolint:gosec // checked when parsed
+		return w, nil, netip.AddrPortFrom(g.Address, uint16(g.Port)), nil
 	}
 	return nil, nil, netip.AddrPort{}, fmt.Errorf("%w (%s/%s)", errUnknownWaypoint, g.Network, g.Address)
 }
@@ -309,4 +309,4 @@ func pickAddr(w *workload.Workload, s *workload.Service, want netip.Addr) netip.
 	return r
 }
 
-func randomBelow(n uint64) uint64 { return rand.Uint64N(n) } //nolint:gosec // load balancing
+func randomBelow(n uint64) uint64 { return rand.Uint64N(n) }

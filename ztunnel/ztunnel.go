@@ -136,7 +136,7 @@ func (z *Ztunnel) openIdentity() error {
 		return fmt.Errorf("identity: %w", err)
 	}
 	if got, err := identity.IDOf(f.Certificate().Leaf); err != nil || got != z.id {
-		return fmt.Errorf("identity: the certificate is for %v (%v), but the workload is %s", got, err, z.id)
+		return fmt.Errorf("identity: the certificate is for %v (%w), but the workload is %s", got, err, z.id)
 	}
 	z.source, z.follow = f, f.Run
 	return nil

@@ -49,7 +49,7 @@ func configValidate(cmd *cobra.Command, file string) error {
 		return inFile(file, err)
 	}
 	n := 0
-	note := func(where string, path, reason string) {
+	note := func(where, path, reason string) {
 		n++
 		cmd.Printf("ignored: %s: %s: %s\n", where, path, reason)
 	}
@@ -80,7 +80,7 @@ func configDump(cmd *cobra.Command, addr string) error {
 	if err != nil {
 		return fmt.Errorf("config dump: %w (is the proxy running, and is %s its admin address?)", err, addr)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	_, err = io.Copy(cmd.OutOrStdout(), resp.Body)
 	return err
 }

@@ -51,18 +51,16 @@ func inFile(file string, err error) error {
 // report prints err, one problem a line, each with its file.
 func report(w io.Writer, err error) {
 	prefix := "fairlead: "
-	var fe *fileError
-	if errors.As(err, &fe) {
+	if fe, ok := errors.AsType[*fileError](err); ok {
 		prefix += fe.file + ": "
 	}
-	var pe *xdsresource.ParseError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*xdsresource.ParseError](err); ok {
 		for _, p := range pe.Problems {
-			fmt.Fprintln(w, prefix+p.String())
+			_, _ = fmt.Fprintln(w, prefix+p.String())
 		}
 		return
 	}
-	fmt.Fprintln(w, "fairlead: "+err.Error())
+	_, _ = fmt.Fprintln(w, "fairlead: "+err.Error())
 }
 
 func root() *cobra.Command {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -86,7 +87,7 @@ func parseBootstrapFlags(args []string) (*bootstrapFlags, error) {
 		return nil, fmt.Errorf("proxy: --log-level: unknown level %q", level)
 	}
 	if f.file == "" {
-		return nil, fmt.Errorf("proxy: give a bootstrap file with -c, or the role waypoint or router")
+		return nil, errors.New("proxy: give a bootstrap file with -c, or the role waypoint or router")
 	}
 	return f, nil
 }

@@ -69,7 +69,7 @@ func All() *Filter { return &Filter{func(*format.Context) bool { return true }} 
 // Runtime matches a fraction (0 to 1) of the streams at random: runtime_filter
 // with its default.
 func Runtime(fraction float64) *Filter {
-	return &Filter{func(*format.Context) bool { return fraction > 0 && rand.Float64() < fraction }} //nolint:gosec // sampling
+	return &Filter{func(*format.Context) bool { return fraction > 0 && rand.Float64() < fraction }}
 }
 
 // And matches if all of fs do.

@@ -26,8 +26,13 @@ var levelNames = []struct {
 	name  string
 	level slog.Level
 }{
-	{"trace", slog.LevelDebug - 4}, {"debug", slog.LevelDebug}, {"info", slog.LevelInfo}, {"warning", slog.LevelWarn},
-	{"error", slog.LevelError}, {"critical", slog.LevelError + 4}, {"off", LevelOff},
+	{"trace", slog.LevelDebug - 4},
+	{"debug", slog.LevelDebug},
+	{"info", slog.LevelInfo},
+	{"warning", slog.LevelWarn},
+	{"error", slog.LevelError},
+	{"critical", slog.LevelError + 4},
+	{"off", LevelOff},
 }
 
 // Levels implements Logging.

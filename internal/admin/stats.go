@@ -105,12 +105,14 @@ func dottedName(m *stats.Sample) string {
 		}
 	}
 	sep := "{"
+	var nameSb108 strings.Builder
 	for _, l := range m.Labels {
 		if l.Name != used {
-			name += sep + l.Name + `="` + l.Value + `"`
+			nameSb108.WriteString(sep + l.Name + `="` + l.Value + `"`)
 			sep = ","
 		}
 	}
+	name += nameSb108.String()
 	if sep == "," {
 		name += "}"
 	}

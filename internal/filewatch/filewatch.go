@@ -92,7 +92,7 @@ func (w *Watcher) Run(ctx context.Context, changed func()) error {
 				soon = true
 				timer.Reset(settle)
 			}
-		case <-failures: // polling goes on
+		case <-failures: //nolint:errcheck // polling goes on
 		case <-timer.C:
 			soon = false
 			timer.Reset(poll)

@@ -104,7 +104,7 @@ var celRequest = map[string]celAttribute{
 		if c.Info == nil {
 			return nil
 		}
-		return types.Int(int64(c.Info.BytesReceived) + headerBytes(c.Request)) //nolint:gosec // far below 2^63
+		return types.Int(int64(c.Info.BytesReceived) + headerBytes(c.Request))
 	},
 	"protocol": info(func(i *streaminfo.Info) ref.Val { return str(i.Protocol.String()) }),
 }
@@ -117,7 +117,7 @@ var celResponse = map[string]celAttribute{
 		return types.Int(i.ResponseCode)
 	}),
 	"code_details":  info(func(i *streaminfo.Info) ref.Val { return str(i.Details) }),
-	"flags":         info(func(i *streaminfo.Info) ref.Val { return types.Int(i.Flags) }), //nolint:gosec // 30 flags
+	"flags":         info(func(i *streaminfo.Info) ref.Val { return types.Int(i.Flags) }),
 	"size":          info(func(i *streaminfo.Info) ref.Val { return types.Int(i.BytesSent) }),
 	"headers":       func(c *Context) ref.Val { return headerMap(c.Response) },
 	"trailers":      func(c *Context) ref.Val { return headerMap(c.Trailers) },
@@ -126,7 +126,7 @@ var celResponse = map[string]celAttribute{
 		if c.Info == nil {
 			return nil
 		}
-		return types.Int(int64(c.Info.BytesSent) + headerBytes(c.Response) + headerBytes(c.Trailers)) //nolint:gosec // far below 2^63
+		return types.Int(int64(c.Info.BytesSent) + headerBytes(c.Response) + headerBytes(c.Trailers))
 	},
 	"grpc_status": func(c *Context) ref.Val {
 		n, ok := GRPCStatus(c)
@@ -173,7 +173,7 @@ var celUpstream = withTLS(map[string]celAttribute{
 	}),
 	"local_address":            info(func(i *streaminfo.Info) ref.Val { return addr(i.Upstream.Local) }),
 	"transport_failure_reason": info(func(i *streaminfo.Info) ref.Val { return str(i.Upstream.TransportFailureReason) }),
-	"request_attempt_count":    info(func(i *streaminfo.Info) ref.Val { return types.Uint(i.AttemptCount) }), //nolint:gosec // not negative
+	"request_attempt_count":    info(func(i *streaminfo.Info) ref.Val { return types.Uint(i.AttemptCount) }),
 	"locality":                 info(func(i *streaminfo.Info) ref.Val { return str(i.Upstream.Locality) }),
 }, func(c *Context) *streaminfo.TLS {
 	if c.Info == nil {

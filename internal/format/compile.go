@@ -1,6 +1,7 @@
 package format
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -78,7 +79,7 @@ func parseCommand(s string) (command, int, error) {
 	}
 	c.name = s[1:i]
 	if c.name == "" {
-		return c, 0, fmt.Errorf("no operator after %%: write %%%% for a percent sign")
+		return c, 0, errors.New("no operator after %%: write %%%% for a percent sign")
 	}
 	if i < len(s) && s[i] == '(' {
 		c.hasSub = true

@@ -79,11 +79,15 @@ func TestOperatorsRenderLikeEnvoy(t *testing.T) {
 		{"%RESP(:STATUS)% %RESP(none)% %TRAILER(grpc-status)%", "503 - -"},
 		{"%START_TIME%", "2026-03-07T09:05:03.042Z"},
 		{"%START_TIME(%Y/%m/%dT%H:%M:%S.%3f%z %s.%6f %f %1f)%", "2026/03/07T09:05:03.042+0000 1772874303.042109 042109007 0"},
-		{"%START_TIME(%E4Y %E3S %E*S %E*f %Ez %y %j %a %b %e %I %p %T %F %u %w %V %%)%",
-			"2026 03.042 03.042109007 042109007 +00:00 26 066 Sat Mar  7 09 AM 09:05:03 2026-03-07 6 6 10 %"},
+		{
+			"%START_TIME(%E4Y %E3S %E*S %E*f %Ez %y %j %a %b %e %I %p %T %F %u %w %V %%)%",
+			"2026 03.042 03.042109007 042109007 +00:00 26 066 Sat Mar  7 09 AM 09:05:03 2026-03-07 6 6 10 %",
+		},
 		{"%PROTOCOL% %UPSTREAM_PROTOCOL%", "HTTP/1.1 HTTP/2"},
-		{"%RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG%",
-			"503 via_upstream UF,URX UpstreamConnectionFailure,UpstreamRetryLimitExceeded"},
+		{
+			"%RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG%",
+			"503 via_upstream UF,URX UpstreamConnectionFailure,UpstreamRetryLimitExceeded",
+		},
 		{"%BYTES_RECEIVED% %BYTES_SENT% %DOWNSTREAM_WIRE_BYTES_SENT% %UPSTREAM_REQUEST_ATTEMPT_COUNT%", "10 20 99 2"},
 		{"%DURATION% %REQUEST_DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION%", "1234 3 20 1214"},
 		{"%COMMON_DURATION(DS_RX_BEG:DS_RX_END:us)% %COMMON_DURATION(DS_RX_BEG:US_RX_END)%", "3000 -"},
@@ -101,8 +105,10 @@ func TestOperatorsRenderLikeEnvoy(t *testing.T) {
 		{"%FILTER_STATE(plain:PLAIN)% %FILTER_STATE(plain)% %FILTER_STATE(conn:PLAIN)% %FILTER_STATE(nope:PLAIN)%", `v"1 "v\"1" c1 -`},
 		{"%FILTER_STATE(downstream_peer:FIELD:workload)% %FILTER_STATE(downstream_peer:FIELD:bad)% %FILTER_STATE(plain:PLAIN):2%", `w1 - v"`},
 		{"%FILTER_STATE(downstream_peer)%", `{"labels":{"k":"v"},"namespace":"ns1","service":"svc","workload":"w1"}`},
-		{"%DYNAMIC_METADATA(ns:s)% %DYNAMIC_METADATA(ns:n)% %DYNAMIC_METADATA(ns:deep)% %DYNAMIC_METADATA(ns:deep:b)% %DYNAMIC_METADATA(x)%",
-			`te"xt 3 {"a":null,"b":true} true -`},
+		{
+			"%DYNAMIC_METADATA(ns:s)% %DYNAMIC_METADATA(ns:n)% %DYNAMIC_METADATA(ns:deep)% %DYNAMIC_METADATA(ns:deep:b)% %DYNAMIC_METADATA(x)%",
+			`te"xt 3 {"a":null,"b":true} true -`,
+		},
 		{"%METADATA(CLUSTER:istio)% %CLUSTER_METADATA(istio:services)% %METADATA(ROUTE:a:b)%", `{"services":[{"n":1.5,"name":"s"}]} [{"n":1.5,"name":"s"}] -`},
 		{"%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS_NUMBER%", "Unavailable UNAVAILABLE 14"},
 		{"%ENVIRONMENT(FORMAT_TEST)% %ENVIRONMENT(FORMAT_TEST):3% %ENVIRONMENT(FORMAT_TEST_NOT)% %HOSTNAME%", "env-value env - " + hostname},
@@ -295,7 +301,7 @@ func TestCELAttributes(t *testing.T) {
 			t.Errorf("%s is %s, want %s", c.expr, got, c.want)
 		}
 		if e.Match(sample()) != (c.want == "true") {
-			t.Errorf("%s matches %v", c.expr, !(c.want == "true"))
+			t.Errorf("%s matches %v", c.expr, c.want != "true")
 		}
 		e.Append(nil, &format.Context{}) // must not panic
 	}

@@ -201,12 +201,23 @@ func flagsOp(long bool) func(command) (op, error) {
 }
 
 var grpcNames = [...][2]string{
-	{"OK", "OK"}, {"Canceled", "CANCELLED"}, {"Unknown", "UNKNOWN"}, {"InvalidArgument", "INVALID_ARGUMENT"},
-	{"DeadlineExceeded", "DEADLINE_EXCEEDED"}, {"NotFound", "NOT_FOUND"}, {"AlreadyExists", "ALREADY_EXISTS"},
-	{"PermissionDenied", "PERMISSION_DENIED"}, {"ResourceExhausted", "RESOURCE_EXHAUSTED"},
-	{"FailedPrecondition", "FAILED_PRECONDITION"}, {"Aborted", "ABORTED"}, {"OutOfRange", "OUT_OF_RANGE"},
-	{"Unimplemented", "UNIMPLEMENTED"}, {"Internal", "INTERNAL"}, {"Unavailable", "UNAVAILABLE"},
-	{"DataLoss", "DATA_LOSS"}, {"Unauthenticated", "UNAUTHENTICATED"},
+	{"OK", "OK"},
+	{"Canceled", "CANCELLED"},
+	{"Unknown", "UNKNOWN"},
+	{"InvalidArgument", "INVALID_ARGUMENT"},
+	{"DeadlineExceeded", "DEADLINE_EXCEEDED"},
+	{"NotFound", "NOT_FOUND"},
+	{"AlreadyExists", "ALREADY_EXISTS"},
+	{"PermissionDenied", "PERMISSION_DENIED"},
+	{"ResourceExhausted", "RESOURCE_EXHAUSTED"},
+	{"FailedPrecondition", "FAILED_PRECONDITION"},
+	{"Aborted", "ABORTED"},
+	{"OutOfRange", "OUT_OF_RANGE"},
+	{"Unimplemented", "UNIMPLEMENTED"},
+	{"Internal", "INTERNAL"},
+	{"Unavailable", "UNAVAILABLE"},
+	{"DataLoss", "DATA_LOSS"},
+	{"Unauthenticated", "UNAUTHENTICATED"},
 }
 
 // grpcStatus returns the gRPC status of a gRPC request.

@@ -1,6 +1,7 @@
 package format
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -105,7 +106,7 @@ func filterStateOp(c command) (op, error) {
 	parts := strings.Split(c.sub, ":")
 	key, form := parts[0], "TYPED"
 	if key == "" {
-		return op{}, fmt.Errorf("wants a key, FILTER_STATE(KEY)")
+		return op{}, errors.New("wants a key, FILTER_STATE(KEY)")
 	}
 	if len(parts) > 1 {
 		form = parts[1]

@@ -84,7 +84,7 @@ func timeVerb(s string) (timeFunc, int) {
 		"E*z": func(dst []byte, _ time.Time) []byte { return append(dst, "+00:00:00"...) },
 		"ET":  func(dst []byte, _ time.Time) []byte { return append(dst, 'T') },
 		"E4Y": func(dst []byte, t time.Time) []byte { return pad(dst, t.Year(), 4) },
-		"E*f": func(dst []byte, t time.Time) []byte { return fraction(dst, t) },
+		"E*f": fraction,
 		"E*S": func(dst []byte, t time.Time) []byte {
 			dst = pad(dst, t.Second(), 2)
 			if t.Nanosecond() != 0 {

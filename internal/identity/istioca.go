@@ -97,8 +97,9 @@ func hint(err error) string {
 		return " (check that the control plane trusts this node account: CA_TRUSTED_NODE_ACCOUNTS)"
 	case codes.Unavailable, codes.DeadlineExceeded:
 		return " (check that CA_ADDR is reachable and its certificate is signed by the configured root)"
+	default:
+		return ""
 	}
-	return ""
 }
 
 func (ca *CA) newKey() (crypto.Signer, error) {

@@ -253,8 +253,10 @@ func TestTreeFromProtoList(t *testing.T) {
 		{"not", pred(`{"not_matcher":` + single + `}`), false, ""},
 		{"and", pred(`{"and_matcher":{"predicate":[` + single + `,` + cidr + `]}}`), true, ""},
 		{"or", pred(`{"or_matcher":{"predicate":[` + single + `,` + cidr + `]}}`), true, ""},
-		{"unknown input", pred(`{"single_predicate":{"input":{"name":"x","typed_config":{"@type":"type.googleapis.com/google.protobuf.Empty","value":{}}},"value_match":{"exact":"80"}}}`),
-			false, "matcher_list.matchers[0].predicate.single_predicate.input.typed_config"},
+		{
+			"unknown input", pred(`{"single_predicate":{"input":{"name":"x","typed_config":{"@type":"type.googleapis.com/google.protobuf.Empty","value":{}}},"value_match":{"exact":"80"}}}`),
+			false, "matcher_list.matchers[0].predicate.single_predicate.input.typed_config",
+		},
 		{"keep_matching", `{"on_no_match":{"keep_matching":true}}`, false, "on_no_match.keep_matching"},
 		{"empty action", `{"on_no_match":` + action("") + `}`, false, "on_no_match.action.typed_config.value"},
 		{"prefix map", `{"matcher_tree":{"input":` + portInput + `,"prefix_match_map":{"map":{"8":` + action("a") + `}}}}`, true, ""},

@@ -288,6 +288,7 @@ func (n *node) match(c *streaminfo.Conn) *node {
 	return nil
 }
 
+//nolint:gocognit // one case for each kind of input
 func (n *node) branch(c *streaminfo.Conn) *node {
 	switch {
 	case n.list != nil:

@@ -3,6 +3,7 @@ package matcher
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -229,10 +230,8 @@ func (p *templateParser) variable() error {
 	if len(name) > maxVariableName {
 		return errors.New("invalid variable length")
 	}
-	for _, v := range p.t.vars {
-		if v == name {
-			return errors.New("repeated variable name")
-		}
+	if slices.Contains(p.t.vars, name) {
+		return errors.New("repeated variable name")
 	}
 	if len(p.t.vars) == maxTemplateVariables {
 		return errors.New("exceeded variable count limit")

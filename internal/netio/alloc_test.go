@@ -11,7 +11,7 @@ func echoLoop(c Conn) chan struct{} {
 	go func() {
 		defer close(done)
 		buf := make([]byte, 4096)
-		_ = c.(Looper).Loop(func() bool { //nolint:errcheck,forcetypeassert // a test
+		_ = c.(Looper).Loop(func() bool {
 			for {
 				n, err := c.TryRead(buf)
 				if errors.Is(err, ErrWouldBlock) {

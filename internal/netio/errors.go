@@ -31,6 +31,8 @@ func (e *sysError) Is(target error) bool {
 // wouldBlock is what crypto/tls gets from the connection below when nothing
 // can be read now. crypto/tls keeps its partial record and is not broken by
 // the error because it is temporary; a test pins that.
+//
+//nolint:errname // not an error that callers see
 type wouldBlock struct{}
 
 func (wouldBlock) Error() string   { return ErrWouldBlock.Error() }
@@ -42,8 +44,7 @@ func (wouldBlock) Is(target error) bool {
 
 // asSysError gives an error of package net the shape of the raw path's.
 func asSysError(err error) error {
-	var e syscall.Errno
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[syscall.Errno](err); ok {
 		op := "read"
 		if oe := (*net.OpError)(nil); errors.As(err, &oe) {
 			op = oe.Op

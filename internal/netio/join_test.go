@@ -55,7 +55,7 @@ func TestJoinCopiesBothWaysAndPassesHalfCloseOn(t *testing.T) {
 				t.Errorf("%d bytes, %v", len(got), err)
 			}
 			r := <-done
-			if r[0] != uint64(5) || r[1] != uint64(len(big)) || r[2] != error(nil) {
+			if r[0] != uint64(5) || r[1] != uint64(len(big)) || r[2] != nil {
 				t.Errorf("got %v", r)
 			}
 			mu.Lock()
@@ -114,7 +114,7 @@ func TestAJoinEndsWhenIdle(t *testing.T) {
 		if d := time.Since(last); d < 10*time.Second || d > 13*time.Second {
 			t.Errorf("idle for %v (after %v)", d, time.Since(start))
 		}
-		if r := <-done; r[2] != error(ErrJoinIdle) {
+		if r := <-done; r[2] != ErrJoinIdle { //nolint:errorlint // as it is
 			t.Errorf("got %v", r)
 		}
 		_ = a.Close()

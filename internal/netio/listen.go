@@ -69,7 +69,7 @@ func network(a netip.Addr) string {
 
 func control(c syscall.RawConn, f func(fd int) error) error {
 	var err error
-	if e := c.Control(func(fd uintptr) { err = f(int(fd)) }); e != nil { //nolint:gosec // a descriptor
+	if e := c.Control(func(fd uintptr) { err = f(int(fd)) }); e != nil {
 		return e
 	}
 	return err

@@ -12,16 +12,16 @@ import (
 // processor nor a wake-up of the monitor thread.
 
 func rawRead(fd uintptr, p []byte) (int, syscall.Errno) {
-	n, _, e := syscall.RawSyscall(syscall.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p))) //nolint:gosec // system call
-	return int(n), e                                                                                                   //nolint:gosec // a count
+	n, _, e := syscall.RawSyscall(syscall.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+	return int(n), e
 }
 
 func rawWrite(fd uintptr, p []byte) (int, syscall.Errno) {
-	n, _, e := syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), syscall.MSG_NOSIGNAL, 0, 0) //nolint:gosec // system call
-	return int(n), e                                                                                                                                  //nolint:gosec // a count
+	n, _, e := syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), syscall.MSG_NOSIGNAL, 0, 0)
+	return int(n), e
 }
 
 func rawWritev(fd uintptr, msg *syscall.Msghdr) (int, syscall.Errno) {
-	n, _, e := syscall.RawSyscall(syscall.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(msg)), syscall.MSG_NOSIGNAL) //nolint:gosec // system call
-	return int(n), e                                                                                           //nolint:gosec // a count
+	n, _, e := syscall.RawSyscall(syscall.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(msg)), syscall.MSG_NOSIGNAL)
+	return int(n), e
 }

@@ -118,7 +118,7 @@ func (s *socket) isClosed() bool {
 	return s.closed
 }
 
-func (s *socket) result(op string) (int, error) {
+func (s *socket) result() (int, error) {
 	switch {
 	case s.rerr == 0 && s.rn > 0:
 		return s.rn, nil
@@ -127,7 +127,7 @@ func (s *socket) result(op string) (int, error) {
 	case s.rerr == syscall.EAGAIN:
 		return 0, ErrWouldBlock
 	}
-	return 0, &sysError{op, s.rerr}
+	return 0, &sysError{"read", s.rerr}
 }
 
 func (s *socket) Read(p []byte) (int, error) {
@@ -146,7 +146,7 @@ func (s *socket) Read(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return s.result("read")
+	return s.result()
 }
 
 // read enters the poller with f.
@@ -209,7 +209,7 @@ func (s *socket) TryRead(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return s.result("read")
+	return s.result()
 }
 
 // try receives into rbuf without waiting.
@@ -263,7 +263,7 @@ func (s *socket) readPooled(size int, block bool) (*[]byte, int, error) {
 func (s *socket) pooled(b *[]byte, err error) (*[]byte, int, error) {
 	n := 0
 	if err == nil {
-		n, err = s.result("read")
+		n, err = s.result()
 	}
 	if err != nil {
 		PutBuffer(b)
@@ -293,7 +293,7 @@ func (s *socket) Peek(n int) ([]byte, error) {
 		s.rbuf = nil
 		m := 0
 		if err == nil {
-			m, err = s.result("read")
+			m, err = s.result()
 		}
 		s.peeked.grew(m)
 		if err != nil {

@@ -99,9 +99,9 @@ const (
 )
 
 func rawPoll(fd uintptr) (readable, ended bool) {
-	p := pollfd{fd: int32(fd), events: pollIn | pollRdHup} //nolint:gosec // a descriptor
+	p := pollfd{fd: int32(fd), events: pollIn | pollRdHup}
 	var zero syscall.Timespec
-	n, _, e := syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&zero)), 0, 0, 0) //nolint:gosec // system call
+	n, _, e := syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&zero)), 0, 0, 0)
 	runtime.KeepAlive(&p)
 	runtime.KeepAlive(&zero)
 	if e != 0 || n == 0 {

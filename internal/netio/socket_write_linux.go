@@ -85,7 +85,7 @@ func (s *socket) onParts(fd uintptr) bool {
 	}
 	for s.nparts > 0 {
 		s.msg.Iov = &s.parts[3-s.nparts]
-		s.msg.Iovlen = uint64(s.nparts) //nolint:gosec // 1..3
+		s.msg.Iovlen = uint64(s.nparts)
 		var n int
 		n, s.werr = rawWritev(fd, &s.msg)
 		switch s.werr {
@@ -104,12 +104,12 @@ func (s *socket) onParts(fd uintptr) bool {
 func (s *socket) advance(n int) {
 	for n > 0 {
 		v := &s.parts[3-s.nparts]
-		if uint64(n) < v.Len { //nolint:gosec // n > 0
-			v.Base = (*byte)(unsafe.Add(unsafe.Pointer(v.Base), n)) //nolint:gosec // inside the piece
-			v.Len -= uint64(n)                                      //nolint:gosec // n > 0
+		if uint64(n) < v.Len {
+			v.Base = (*byte)(unsafe.Add(unsafe.Pointer(v.Base), n))
+			v.Len -= uint64(n)
 			return
 		}
-		n -= int(v.Len) //nolint:gosec // at most n
+		n -= int(v.Len)
 		*v = syscall.Iovec{}
 		s.nparts--
 	}
@@ -147,7 +147,7 @@ func (s *socket) WriteRead(out, in []byte) (n int, wrote bool, err error) {
 		n, err = s.Read(in)
 		return n, true, err
 	}
-	n, err = s.result("read")
+	n, err = s.result()
 	return n, true, err
 }
 

@@ -172,7 +172,8 @@ func (c *tlsIO) Close() error {
 	return nil
 }
 
-func (c *tlsIO) LocalAddr() net.Addr              { return net.TCPAddrFromAddrPort(c.t.LocalAddr()) }
+func (c *tlsIO) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(c.t.LocalAddr()) }
+
 func (c *tlsIO) RemoteAddr() net.Addr             { return net.TCPAddrFromAddrPort(c.t.RemoteAddr()) }
 func (c *tlsIO) SetDeadline(time.Time) error      { return nil }
 func (c *tlsIO) SetReadDeadline(time.Time) error  { return nil }

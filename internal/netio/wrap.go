@@ -59,7 +59,7 @@ func (w *wrapped) readCause() error {
 }
 
 // ahead serves what was read ahead.
-func (w *wrapped) ahead(p []byte) (n int, err error, ok bool) { //nolint:revive,staticcheck // ok goes last
+func (w *wrapped) ahead(p []byte) (n int, err error, ok bool) { // ok goes last
 	switch c := w.readCause(); {
 	case c != nil:
 		return 0, c, true

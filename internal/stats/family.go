@@ -2,6 +2,7 @@ package stats
 
 import (
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 )
@@ -162,12 +163,8 @@ func (c *Cache[K, V]) slow(k K, create func(K) *V) *V {
 	// as often as there are entries.
 	if c.misses++; c.misses > len(c.fresh) {
 		merged := make(map[K]*V, len(read)+len(c.fresh))
-		for k, v := range read {
-			merged[k] = v
-		}
-		for k, v := range c.fresh {
-			merged[k] = v
-		}
+		maps.Copy(merged, read)
+		maps.Copy(merged, c.fresh)
 		c.read.Store(&merged)
 		c.fresh, c.misses = nil, 0
 	}

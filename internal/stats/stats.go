@@ -31,7 +31,7 @@ type cell struct {
 
 func (s *sum) add(n int64) {
 	if c := s.cells.Load(); c != nil {
-		c[rand.Uint32()%shards].n.Add(n) //nolint:gosec // spreads load
+		c[rand.Uint32()%shards].n.Add(n)
 		return
 	}
 	old := s.base.Load()
@@ -61,7 +61,7 @@ func (c *Counter) Inc() { c.Add(1) }
 // Add adds n.
 func (c *Counter) Add(n uint64) {
 	if c != nil {
-		c.v.add(int64(n)) //nolint:gosec // wraps after 2^63
+		c.v.add(int64(n))
 	}
 }
 
@@ -70,7 +70,7 @@ func (c *Counter) Value() uint64 {
 	if c == nil {
 		return 0
 	}
-	return uint64(c.v.load()) //nolint:gosec // never negative
+	return uint64(c.v.load())
 }
 
 // Gauge goes up and down. A nil *Gauge discards. Safe for concurrent use.
@@ -122,7 +122,7 @@ func (h *Histogram) Observe(v float64) {
 	}
 	i := 0
 	if h.wide.Load() {
-		i = int(rand.Uint32() % shards) //nolint:gosec // spreads load
+		i = int(rand.Uint32() % shards)
 	}
 	p := h.parts[i].Load()
 	if p == nil {

@@ -78,7 +78,7 @@ func (s *state) wheelOf() *wheel {
 	if w := s.w.Load(); w != nil {
 		return w
 	}
-	p := uint64(uintptr(unsafe.Pointer(s))) //nolint:gosec // only hashed; a Timer that is armed lives on the heap
+	p := uint64(uintptr(unsafe.Pointer(s)))
 	w := &global[p*0x9e3779b97f4a7c15>>(64-3)]
 	w.init(origin)
 	s.w.Store(w)
@@ -161,13 +161,13 @@ func (w *wheel) stop(s *state) bool {
 // link puts s in the slot of the highest group of bits in which its expiry
 // differs from the present.
 func (w *wheel) link(s *state) {
-	diff := uint64(s.expiry ^ w.elapsed) //nolint:gosec // both are non-negative
+	diff := uint64(s.expiry ^ w.elapsed)
 	level := 0
 	if diff != 0 {
 		level = min((bits.Len64(diff)-1)/levelBits, levels-1)
 	}
 	slot := int(s.expiry>>(levelBits*level)) & (slots - 1)
-	s.level, s.slot = int8(level), uint8(slot) //nolint:gosec // 0..5, 0..63
+	s.level, s.slot = int8(level), uint8(slot)
 	head := w.heads[level][slot]
 	s.prev, s.next = nil, head
 	if head != nil {

@@ -285,8 +285,10 @@ func fromMatch(x *authzpb.Match) (m Match, err error) {
 		in  []*authzpb.StringMatch
 		out *[]StringMatch
 	}{
-		{x.GetNamespaces(), &m.Namespaces}, {x.GetNotNamespaces(), &m.NotNamespaces},
-		{x.GetPrincipals(), &m.Principals}, {x.GetNotPrincipals(), &m.NotPrincipals},
+		{x.GetNamespaces(), &m.Namespaces},
+		{x.GetNotNamespaces(), &m.NotNamespaces},
+		{x.GetPrincipals(), &m.Principals},
+		{x.GetNotPrincipals(), &m.NotPrincipals},
 	} {
 		for _, s := range l.in {
 			sm, err := fromString(s)
@@ -300,8 +302,10 @@ func fromMatch(x *authzpb.Match) (m Match, err error) {
 		in  []*authzpb.Address
 		out *[]netip.Prefix
 	}{
-		{x.GetSourceIps(), &m.SourceIPs}, {x.GetNotSourceIps(), &m.NotSourceIPs},
-		{x.GetDestinationIps(), &m.DestinationIPs}, {x.GetNotDestinationIps(), &m.NotDestinationIPs},
+		{x.GetSourceIps(), &m.SourceIPs},
+		{x.GetNotSourceIps(), &m.NotSourceIPs},
+		{x.GetDestinationIps(), &m.DestinationIPs},
+		{x.GetNotDestinationIps(), &m.NotDestinationIPs},
 	} {
 		for _, a := range l.in {
 			ip, ok := netip.AddrFromSlice(a.GetAddress())

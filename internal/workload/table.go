@@ -5,6 +5,7 @@
 package workload
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -160,9 +161,7 @@ func (t *Table) publish(dirty map[netip.Addr]struct{}) {
 				continue
 			}
 			next[i] = make(map[netip.Addr]*streaminfo.Peer, len(cur)+1)
-			for k, v := range cur {
-				next[i][k] = v
-			}
+			maps.Copy(next[i], cur)
 		}
 		if want != nil {
 			next[i][a] = want

@@ -110,8 +110,11 @@ func TestTheBestClaimOfAnAddressWins(t *testing.T) {
 		return record(t, w)
 	}
 	all := []Change{
-		{"se", wl("c/se", true, 0)}, {"pod", wl("c//Pod/ns/p", false, 0)}, {"hbone", wl("c//Pod/ns/h", true, 0)},
-		{"hbone2", wl("c//Pod/ns/i", true, 0)}, {"host", wl("c//Pod/ns/a", true, workloadpb.NetworkMode_HOST_NETWORK)},
+		{"se", wl("c/se", true, 0)},
+		{"pod", wl("c//Pod/ns/p", false, 0)},
+		{"hbone", wl("c//Pod/ns/h", true, 0)},
+		{"hbone2", wl("c//Pod/ns/i", true, 0)},
+		{"host", wl("c//Pod/ns/a", true, workloadpb.NetworkMode_HOST_NETWORK)},
 	}
 	for range 20 {
 		var tab Table
@@ -220,7 +223,7 @@ func TestDecodesServices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := fmt.Sprint(s.VIPs, s.Ports, s.Mode, s.Preference, s.NamespaceOnly, s.WeightedWaypoints[0].Weight, s.WeightedWaypoints[0].Hostname); got != "[{n1 10.0.0.0/8} { ::/128}] [{80 8080 http2}] 2 [6 1] true 3w" {
+	if got := fmt.Sprint(s.VIPs, s.Ports, s.Mode, s.Preference, s.NamespaceOnly, s.WeightedWaypoints[0].Weight, s.WeightedWaypoints[0].Hostname); got != "[{n1 10.0.0.0/8} { ::/128}] [{80 8080 http2}] 2 [6 1] true 3w" { //nolint:gosimple,staticcheck // numbers, not text
 		t.Error(got)
 	}
 }

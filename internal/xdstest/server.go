@@ -6,6 +6,7 @@
 package xdstest
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -123,7 +124,7 @@ func New(t TB, o Options) *Server {
 }
 
 func (s *Server) listen(addr string) error {
-	l, err := net.Listen("tcp", addr)
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return fmt.Errorf("test control plane: %w", err)
 	}

@@ -2,6 +2,7 @@ package xdstest
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -110,9 +111,7 @@ func (c *conn) request(r *discoveryv3pb.DeltaDiscoveryRequest) error {
 	if sub == nil {
 		sub = &subscription{names: map[string]bool{}, versions: map[string]string{}}
 		sub.wildcard = len(r.GetResourceNamesSubscribe()) == 0
-		for n, v := range r.GetInitialResourceVersions() {
-			sub.versions[n] = v
-		}
+		maps.Copy(sub.versions, r.GetInitialResourceVersions())
 		c.subs[r.GetTypeUrl()] = sub
 	}
 	for _, n := range r.GetResourceNamesSubscribe() {

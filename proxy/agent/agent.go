@@ -213,7 +213,7 @@ func (p *parser) settings(c *Config) error {
 		Agent: uint16(number(pc, "statusPort")), Admin: uint16(number(pc, "proxyAdminPort")),
 	}
 	c.Drain = Drain{
-		ExitOnZero: e.boolean("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", false), Minimum: e.duration("MINIMUM_DRAIN_DURATION", 5*time.Second),
+		ExitOnZero: e.boolean("EXIT_ON_ZERO_ACTIVE_CONNECTIONS"), Minimum: e.duration("MINIMUM_DRAIN_DURATION", 5*time.Second),
 	}
 	var err error
 	if c.Drain.Duration, err = duration(pc, "drainDuration"); err != nil {
@@ -230,7 +230,7 @@ func (p *parser) settings(c *Config) error {
 		c.Concurrency = e.integer("ISTIO_CPU_LIMIT", 0)
 	}
 	for _, k := range []string{"ISTIO_META_DNS_CAPTURE", "ISTIO_META_ENABLE_DNS_SERVER"} {
-		if e.boolean(k, false) {
+		if e.boolean(k) {
 			c.warn("%s: there is no DNS server in this proxy", k)
 		}
 	}
@@ -246,7 +246,7 @@ func (c *Config) warn(format string, args ...any) {
 
 // Places in the pod, as istiod's templates mount them.
 const (
-	tokenFile   = "/var/run/secrets/tokens/istio-token" //nolint:gosec // a path
+	tokenFile   = "/var/run/secrets/tokens/istio-token"
 	istiodRoot  = "/var/run/secrets/istio/root-cert.pem"
 	customCerts = "/etc/certs"
 	spiffeCerts = "/var/run/secrets/workload-spiffe-credentials"
@@ -337,7 +337,7 @@ func (p *parser) secrets(c *Config) error {
 		return fmt.Errorf("CA_PROVIDER %q is not supported, only istiod's own (Citadel)", ca)
 	}
 	switch {
-	case e.boolean("FILE_MOUNTED_CERTS", false):
+	case e.boolean("FILE_MOUNTED_CERTS"):
 		c.Secrets.use(customCerts, "cert-chain.pem", "key.pem", "root-cert.pem")
 	case p.exists(spiffeCerts+"/cert-chain.pem") && p.exists(spiffeCerts+"/key.pem"):
 		c.Secrets.use(spiffeCerts, "cert-chain.pem", "key.pem", "root-cert.pem")

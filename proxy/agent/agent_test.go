@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -149,9 +150,7 @@ func TestReadsTheRestOfThePodsConfiguration(t *testing.T) {
 func TestVariations(t *testing.T) {
 	with := func(kv ...string) map[string]string {
 		m := map[string]string{}
-		for k, v := range podFiles {
-			m[k] = v
-		}
+		maps.Copy(m, podFiles)
 		for i := 0; i < len(kv); i += 2 {
 			m[kv[i]] = kv[i+1]
 		}

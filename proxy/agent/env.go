@@ -3,6 +3,7 @@ package agent
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -48,7 +49,7 @@ func parse[T any](e *env, key string, def T, f func(string) (T, error)) T {
 
 func (e *env) integer(key string, def int) int { return parse(e, key, def, strconv.Atoi) }
 
-func (e *env) boolean(key string, def bool) bool { return parse(e, key, def, strconv.ParseBool) }
+func (e *env) boolean(key string) bool { return parse(e, key, false, strconv.ParseBool) }
 
 func (e *env) duration(key string, def time.Duration) time.Duration {
 	return parse(e, key, def, time.ParseDuration)
@@ -98,8 +99,6 @@ func (e *env) metadata(into map[string]any) {
 			e.warnings = append(e.warnings, fmt.Sprintf("%s is no JSON object: %v", k, err))
 			continue
 		}
-		for n, x := range m {
-			into[n] = x
-		}
+		maps.Copy(into, m)
 	}
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"maps"
+	"strconv"
 	"strings"
 
 	"github.com/fairlead-mesh/fairlead/filters"
@@ -71,9 +72,9 @@ func (p *parser) node(c *Config) error {
 	case c.Role == Waypoint:
 		meta["METADATA_DISCOVERY"] = "true"
 	case p.env.str("PEER_METADATA_DISCOVERY", "") != "":
-		meta["METADATA_DISCOVERY"] = fmt.Sprint(p.env.boolean("PEER_METADATA_DISCOVERY", false))
+		meta["METADATA_DISCOVERY"] = strconv.FormatBool(p.env.boolean("PEER_METADATA_DISCOVERY"))
 	default:
-		meta["METADATA_DISCOVERY"] = fmt.Sprint(hbone == "true")
+		meta["METADATA_DISCOVERY"] = strconv.FormatBool(hbone == "true")
 	}
 	meta["PROXY_CONFIG"] = c.ProxyConfig
 

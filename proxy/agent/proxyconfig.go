@@ -105,13 +105,15 @@ func overlay(dst, src map[string]any) {
 
 func camel(s string) string {
 	head, rest, ok := strings.Cut(s, "_")
+	var headSb108 strings.Builder
 	for ok {
 		var word string
 		word, rest, ok = strings.Cut(rest, "_")
 		if word != "" {
-			head += strings.ToUpper(word[:1]) + word[1:]
+			headSb108.WriteString(strings.ToUpper(word[:1]) + word[1:])
 		}
 	}
+	head += headSb108.String()
 	return head
 }
 

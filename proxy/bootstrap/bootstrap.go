@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sort"
 
 	bootstrapv3pb "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
@@ -125,12 +126,7 @@ func (p *parser) fail(path string, err error) {
 // reported tells whether the same problem was found before: the constraints of
 // the whole file include those of its resources.
 func (p *parser) reported(pr xdsresource.Problem) bool {
-	for _, o := range p.problems {
-		if o == pr {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(p.problems, pr)
 }
 
 func (p *parser) failf(path, format string, args ...any) { p.fail(path, fmt.Errorf(format, args...)) }

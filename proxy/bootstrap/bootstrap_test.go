@@ -150,8 +150,7 @@ func TestAllProblemsAreListedWithLines(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := Parse([]byte(strings.Replace(minimal, tc.from, tc.to, 1)), decoder())
-			var pe *xdsresource.ParseError
-			if !errors.As(err, &pe) {
+			if _, ok := errors.AsType[*xdsresource.ParseError](err); !ok {
 				t.Fatalf("error %v", err)
 			}
 			for _, w := range tc.want {

@@ -98,7 +98,7 @@ func (p *parser) source(at string, c *corev3pb.ConfigSource) *xdsresource.Config
 		}
 	case *corev3pb.ConfigSource_PathConfigSource:
 		out.Path = s.PathConfigSource.GetPath()
-	case *corev3pb.ConfigSource_Path: //nolint:staticcheck // deprecated, still written
+	case *corev3pb.ConfigSource_Path:
 		out.Path = s.Path
 	default:
 		p.failf(at, "only ads and path_config_source are supported")

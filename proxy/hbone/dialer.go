@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -181,8 +182,8 @@ func (d *Dialer) stream(ctx context.Context, t *Target, after uint64) (cs transp
 
 // take starts a stream on the newest connection that has room.
 func (p *pool) take(after uint64) (*pooled, transport.ClientStream) {
-	for i := len(p.conns) - 1; i >= 0; i-- {
-		pc := p.conns[i]
+	for _, pc := range slices.Backward(p.conns) {
+
 		if pc.gen <= after {
 			continue
 		}

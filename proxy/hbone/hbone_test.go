@@ -80,7 +80,7 @@ func TestStreamsShareAConnection(t *testing.T) {
 	for range 20 {
 		c := mustDial(t, d, target("a:1"))
 		roundTrip(t, c, "x")
-		defer c.Close() //nolint:errcheck // test
+		defer c.Close()
 	}
 	if n := p.opened.Load(); n != 1 {
 		t.Errorf("%d connections", n)
@@ -94,8 +94,13 @@ func TestKeysSeparateConnections(t *testing.T) {
 	p := newPeer(t, echo)
 	d := p.dialer(t, Config{})
 	keys := []PoolKey{
-		{}, {Identity: "a"}, {Identity: "b"}, {Identity: "a", TLS: "x"}, {Identity: "a", TLS: "y"},
-		{Identity: "a", TLS: "x", Source: netip.MustParseAddr("10.0.0.7")}, {Identity: "a", TLS: "x", Source: netip.MustParseAddr("10.0.0.8")},
+		{},
+		{Identity: "a"},
+		{Identity: "b"},
+		{Identity: "a", TLS: "x"},
+		{Identity: "a", TLS: "y"},
+		{Identity: "a", TLS: "x", Source: netip.MustParseAddr("10.0.0.7")},
+		{Identity: "a", TLS: "x", Source: netip.MustParseAddr("10.0.0.8")},
 	}
 	for range 2 {
 		for _, k := range keys {
@@ -120,16 +125,14 @@ func TestOneConnectionIsMadeForManyCallers(t *testing.T) {
 	d := p.dialer(t, Config{})
 	var wg sync.WaitGroup
 	for range 50 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			c, err := d.Dial(t.Context(), target("a:1"), nil)
 			if err != nil {
 				t.Error(err)
 				return
 			}
 			_ = c.Close()
-		}()
+		})
 	}
 	time.Sleep(20 * time.Millisecond)
 	close(p.gate)
@@ -168,7 +171,7 @@ func TestThePeersLimitHolds(t *testing.T) {
 	for range 35 {
 		c := mustDial(t, d, target("a:1"))
 		roundTrip(t, c, "x")
-		defer c.Close() //nolint:errcheck // test
+		defer c.Close()
 	}
 	if n, s := d.Stats(); n != 4 || s != 35 {
 		t.Error(n, s)
@@ -458,9 +461,7 @@ func TestThousandStreamsGoOnWhileOneReceiverStalls(t *testing.T) {
 	var wg sync.WaitGroup
 	for range streams - 1 {
 		c := mustDial(t, d, target("a:1"))
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			go func() {
 				_, _ = c.Write(make([]byte, size))
 				_ = c.CloseWrite()
@@ -469,7 +470,7 @@ func TestThousandStreamsGoOnWhileOneReceiverStalls(t *testing.T) {
 				t.Error(len(b), err)
 			}
 			_ = c.Close()
-		}()
+		})
 	}
 	wg.Wait()
 	if n := p.opened.Load(); n != 1 {

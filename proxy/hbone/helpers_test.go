@@ -14,8 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"go.uber.org/goleak"
+
+	"github.com/fairlead-mesh/fairlead/internal/netio"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -77,6 +78,8 @@ type Config struct {
 }
 
 // ListenerFilter is a compiled listener filter with its predicate.
+//
+//nolint:revive // the term of the field; a Filter is something else here
 type ListenerFilter struct {
 	Filter   filters.ListenerFilter
 	Disabled *xdsresource.ListenerFilterPredicate
@@ -209,7 +212,7 @@ func drainReplaced(old, cfg *Config) {
 	for _, c := range cfg.Chains {
 		kept[c] = true
 	}
-	for _, c := range append(old.Chains[:len(old.Chains):len(old.Chains)], old.Default) {
+	for _, c := range append(slices.Clip(old.Chains), old.Default) {
 		if c != nil && !kept[c] {
 			c.Drain(cfg.DrainTime)
 		}
@@ -234,7 +237,7 @@ func (l *Listener) Drain(drainTime time.Duration) {
 	if c == nil {
 		return
 	}
-	for _, ch := range append(c.cfg.Chains[:len(c.cfg.Chains):len(c.cfg.Chains)], c.cfg.Default) {
+	for _, ch := range append(slices.Clip(c.cfg.Chains), c.cfg.Default) {
 		if ch != nil {
 			ch.Drain(drainTime)
 		}
@@ -248,7 +251,7 @@ func (l *Listener) Close() {
 	l.closed = true
 	l.mu.Unlock()
 	if c := l.current.Load(); c != nil {
-		for _, ch := range append(c.cfg.Chains[:len(c.cfg.Chains):len(c.cfg.Chains)], c.cfg.Default) {
+		for _, ch := range append(slices.Clip(c.cfg.Chains), c.cfg.Default) {
 			if ch != nil {
 				ch.cut()
 			}
@@ -393,8 +396,7 @@ func (cn *connection) end() {
 
 // deny ends a connection that a network filter refused.
 func (cn *connection) deny(cur *compiled, err error) {
-	var d *filters.Denied
-	if errors.As(err, &d) {
+	if d, ok := errors.AsType[*filters.Denied](err); ok {
 		cn.info.Conn.TerminationDetails = d.Details
 		cn.info.Flags = cn.info.Flags.With(d.Flag)
 	} else {

@@ -1,7 +1,7 @@
 package listener
 
 import (
-	"fmt"
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -30,7 +30,7 @@ func newSelector(cfg *Config) (*selector, error) {
 		s.byName = map[string]*Chain{}
 		for _, c := range cfg.Chains {
 			if c.Name == "" {
-				return nil, fmt.Errorf("filter_chain_matcher needs names on all filter chains")
+				return nil, errors.New("filter_chain_matcher needs names on all filter chains")
 			}
 			s.byName[c.Name] = c
 		}

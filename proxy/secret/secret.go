@@ -41,7 +41,7 @@ type Config struct {
 type Store struct {
 	identity identity.Source
 	log      *slog.Logger
-	ctx      context.Context
+	ctx      context.Context //nolint:containedctx // ends the watches at Close
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
 

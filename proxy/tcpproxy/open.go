@@ -119,7 +119,7 @@ func (o *opened) checkIdle() {
 func (o *opened) interrupt(cause error) {
 	o.fail(cause)
 	o.cut.Store(true)
-	o.byteStream.Interrupt(cause)
+	o.Interrupt(cause)
 }
 
 // Read implements netio.Conn.

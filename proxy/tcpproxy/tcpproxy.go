@@ -108,7 +108,7 @@ func (s *session) finish() {
 
 // refuse ends a connection that has no upstream.
 func (s *session) refuse() {
-	_ = s.c.Conn.Close()
+	_ = s.c.Close()
 	s.finish()
 }
 
@@ -220,8 +220,7 @@ func (s *session) connect(match map[string]any) (netio.Conn, error) {
 			return nil, err
 		}
 		s.cluster.Failed(host, upstream.FailureConnect)
-		var re *transport.ResetError
-		if errors.As(err, &re) {
+		if re, ok := errors.AsType[*transport.ResetError](err); ok {
 			info.Upstream.TransportFailureReason = strings.ReplaceAll(re.Detail, " ", "_")
 		}
 		if info.AttemptCount >= attempts {

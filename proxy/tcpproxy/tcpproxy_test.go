@@ -2,7 +2,6 @@ package tcpproxy
 
 import (
 	"context"
-
 	"errors"
 	"net/netip"
 	"strconv"
@@ -95,6 +94,7 @@ func (s *tunnelStream) ReadHeaders(h *message.Header) (int, bool, error) {
 	}
 	return s.c.o.status, s.c.o.status != 200, nil
 }
+
 func (s *tunnelStream) Tunnel() netio.Conn {
 	near, far := netio.Pipe(local, dest)
 	go s.c.o.handle(far)

@@ -8,6 +8,7 @@ import (
 	"encoding/asn1"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -144,11 +145,11 @@ func distinguishedName(raw []byte, parsed pkix.Name) string {
 		return parsed.String()
 	}
 	var b strings.Builder
-	for i := len(rdns) - 1; i >= 0; i-- {
+	for _, rdn := range slices.Backward(rdns) {
 		if b.Len() > 0 {
 			b.WriteByte(',')
 		}
-		for j, a := range rdns[i] {
+		for j, a := range rdn {
 			if j > 0 {
 				b.WriteByte('+')
 			}

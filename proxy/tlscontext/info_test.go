@@ -52,8 +52,14 @@ func TestDNSNamesMatchByTheirRules(t *testing.T) {
 		pattern, host string
 		want          bool
 	}{
-		{"a.b", "A.B", true}, {"*.b", "a.b", true}, {"*.b", "x.a.b", false}, {"*.b", ".b", false}, {"*.b", "b", false},
-		{"a*.b", "ab.b", false}, {"a.b", "a.c", false}, {"", "", true},
+		{"a.b", "A.B", true},
+		{"*.b", "a.b", true},
+		{"*.b", "x.a.b", false},
+		{"*.b", ".b", false},
+		{"*.b", "b", false},
+		{"a*.b", "ab.b", false},
+		{"a.b", "a.c", false},
+		{"", "", true},
 	} {
 		if got := dnsMatch(c.pattern, c.host); got != c.want {
 			t.Errorf("dnsMatch(%q, %q) = %v", c.pattern, c.host, got)

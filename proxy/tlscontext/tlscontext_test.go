@@ -207,8 +207,10 @@ func TestWhatCannotBeVerifiedFailsWithAClearError(t *testing.T) {
 		want   string // "" is success
 	}{
 		"good": {good, func(*testing.T, *xdsresource.Validation) {}, ""},
-		"no certificate yet": {func(*testing.T) identity.Source { return new(identity.Static) }, nil,
-			`secret "default"`},
+		"no certificate yet": {
+			func(*testing.T) identity.Source { return new(identity.Static) }, nil,
+			`secret "default"`,
+		},
 		"expired": {func(t *testing.T) identity.Source {
 			return source(t, ca, identity.Leaf{URIs: id(client).URIs, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(-time.Minute)})
 		}, nil, "expired at"},
@@ -219,13 +221,17 @@ func TestWhatCannotBeVerifiedFailsWithAClearError(t *testing.T) {
 			return source(t, ca, identity.Leaf{URIs: id(client).URIs, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(-time.Minute)})
 		}, func(_ *testing.T, v *xdsresource.Validation) { v.AllowExpired = true }, "own certificate expired"},
 		"foreign CA": {func(t *testing.T) identity.Source { return source(t, other, id(client)) }, nil, "unknown authority"},
-		"foreign CA, untrusted accepted": {func(t *testing.T) identity.Source { return source(t, other, id(client)) },
-			func(_ *testing.T, v *xdsresource.Validation) { v.AcceptUntrusted = true }, ""},
+		"foreign CA, untrusted accepted": {
+			func(t *testing.T) identity.Source { return source(t, other, id(client)) },
+			func(_ *testing.T, v *xdsresource.Validation) { v.AcceptUntrusted = true }, "",
+		},
 		"other namespace": {func(t *testing.T) identity.Source {
 			return source(t, ca, identity.Leaf{URIs: []string{"spiffe://td/ns/evil/sa/x"}})
 		}, nil, "matches none of the expected names"},
-		"no name": {func(t *testing.T) identity.Source { return source(t, ca, identity.Leaf{DNSNames: []string{"spiffe"}}) }, nil,
-			"matches none of the expected names"},
+		"no name": {
+			func(t *testing.T) identity.Source { return source(t, ca, identity.Leaf{DNSNames: []string{"spiffe"}}) }, nil,
+			"matches none of the expected names",
+		},
 		"any of several matchers": {good, func(t *testing.T, v *xdsresource.Validation) {
 			v.SANs = []xdsresource.SANMatcher{san(t, xdsresource.SANDNS, matcher.Exact, "x"), san(t, xdsresource.SANAny, matcher.Suffix, "/sa/client")}
 		}, ""},
@@ -357,7 +363,7 @@ func TestServerNames(t *testing.T) {
 			t.Errorf("%s: SNI %q, ALPN %q", name, ss.ServerName, ss.NegotiatedProtocol)
 		}
 	}
-	if plain.Config(Options{}) != plain.Config(Options{}) {
+	if first := plain.Config(Options{}); first != plain.Config(Options{}) {
 		t.Error("configurations are not cached")
 	}
 	if n := testing.AllocsPerRun(100, func() { plain.Config(Options{SNI: "other"}) }); n != 0 {

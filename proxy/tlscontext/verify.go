@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -175,10 +176,8 @@ func matchSAN(leaf *x509.Certificate, m *xdsresource.SANMatcher) bool {
 		}
 	}
 	if is(xdsresource.SANEmail) {
-		for _, e := range leaf.EmailAddresses {
-			if m.Matcher.Match(e) {
-				return true
-			}
+		if slices.ContainsFunc(leaf.EmailAddresses, m.Matcher.Match) {
+			return true
 		}
 	}
 	if is(xdsresource.SANIP) {

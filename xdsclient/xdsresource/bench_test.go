@@ -3,9 +3,8 @@ package xdsresource_test
 import (
 	"testing"
 
-	"google.golang.org/protobuf/proto"
-
 	listenerv3pb "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/fairlead-mesh/fairlead/filters/builtin"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"

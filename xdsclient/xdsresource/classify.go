@@ -107,7 +107,7 @@ var compiled = sync.OnceValue(func() map[protoreflect.FullName]*compiledMessage 
 // bind resolves the fields of m by its descriptor.
 func (m *compiledMessage) bind(md protoreflect.MessageDescriptor, all map[protoreflect.FullName]*compiledMessage) {
 	byName := map[string]fieldSupport{}
-	for _, f := range strings.Fields(m.supported) {
+	for f := range strings.FieldsSeq(m.supported) {
 		byName[f] = fieldSupport{class: supported}
 	}
 	for cl, ns := range map[class]notes{moot: m.moot, ignored: m.ignored, closed: m.closed, rejected: m.rejected} {

@@ -6,7 +6,6 @@ import (
 	filev3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	celv3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
 	streamv3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
-
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/fairlead-mesh/fairlead/internal/accesslog"
@@ -80,11 +79,11 @@ func (s *scope) accessLogger(l *AccessLog, m *accesslogv3pb.AccessLog, a *anypb.
 func (s *scope) fileLog(m *filev3pb.FileAccessLog) *accesslog.File {
 	out := &accesslog.File{Path: m.GetPath()}
 	switch f := m.GetAccessLogFormat().(type) {
-	case *filev3pb.FileAccessLog_Format: //nolint:staticcheck // deprecated, still sent
+	case *filev3pb.FileAccessLog_Format:
 		out.Text = s.format("format", f.Format)
-	case *filev3pb.FileAccessLog_JsonFormat: //nolint:staticcheck // deprecated, still sent
+	case *filev3pb.FileAccessLog_JsonFormat:
 		out.JSON = s.jsonFormat("json_format", structMap(f.JsonFormat), false)
-	case *filev3pb.FileAccessLog_TypedJsonFormat: //nolint:staticcheck // deprecated, still sent
+	case *filev3pb.FileAccessLog_TypedJsonFormat:
 		out.JSON = s.jsonFormat("typed_json_format", structMap(f.TypedJsonFormat), false)
 	case *filev3pb.FileAccessLog_LogFormat:
 		s.push("log_format")
@@ -115,7 +114,7 @@ func (s *scope) defaultLogFormat(f *accesslog.File) *accesslog.File {
 func (s *scope) substitution(m *corev3pb.SubstitutionFormatString) (*format.String, *accesslog.JSONFormat) {
 	s.formatters(m.GetFormatters())
 	switch f := m.GetFormat().(type) {
-	case *corev3pb.SubstitutionFormatString_TextFormat: //nolint:staticcheck // deprecated, still sent
+	case *corev3pb.SubstitutionFormatString_TextFormat:
 		return s.format("text_format", f.TextFormat), nil
 	case *corev3pb.SubstitutionFormatString_TextFormatSource:
 		return s.format("text_format_source", string(s.data("text_format_source", f.TextFormatSource))), nil

@@ -155,9 +155,9 @@ func (s *scope) originalDst(c *Cluster, m *clusterv3pb.Cluster) {
 
 func (s *scope) dns(c *Cluster, m *clusterv3pb.Cluster) {
 	family := m.GetDnsLookupFamily()
-	c.DNS.RespectTTL = m.GetRespectDnsTtl()                                                      //nolint:staticcheck // deprecated, still sent
-	c.DNS.RefreshRate = s.duration("dns_refresh_rate", m.GetDnsRefreshRate(), defaultDNSRefresh) //nolint:staticcheck // deprecated, still sent
-	c.DNS.Jitter = s.duration("dns_jitter", m.GetDnsJitter(), 0)                                 //nolint:staticcheck // deprecated, still sent
+	c.DNS.RespectTTL = m.GetRespectDnsTtl()
+	c.DNS.RefreshRate = s.duration("dns_refresh_rate", m.GetDnsRefreshRate(), defaultDNSRefresh)
+	c.DNS.Jitter = s.duration("dns_jitter", m.GetDnsJitter(), 0)
 	if c.Discovery == DiscoveryDynamicForwardProxy {
 		var d dfpv3pb.ClusterConfig
 		s.unpackStruct(m.GetClusterType().GetTypedConfig(), &d)

@@ -55,21 +55,27 @@ func TestClusterPoliciesAndProtocols(t *testing.T) {
 			return c.LB.Policy == xdsresource.LBRoundRobin && c.LB.OverrideHostHeader == "x-dst"
 		}},
 		{"HTTP/2 by the deprecated field", `http2_protocol_options: {}`, func(c *xdsresource.Cluster) bool { return c.HTTP.Version == xdsresource.UpstreamHTTP2 }},
-		{"downstream protocol", `typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {
+		{
+			"downstream protocol", `typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {
 "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, use_downstream_protocol_config: {}, common_http_protocol_options: {idle_timeout: 0s}}}`,
 			func(c *xdsresource.Cluster) bool {
 				return c.HTTP.Version == xdsresource.UpstreamDownstreamProtocol && c.HTTP.IdleTimeout < 0
-			}},
-		{"dynamic forward proxy", `lb_policy: CLUSTER_PROVIDED, cluster_type: {name: dfp, typed_config: {
+			},
+		},
+		{
+			"dynamic forward proxy", `lb_policy: CLUSTER_PROVIDED, cluster_type: {name: dfp, typed_config: {
 "@type": type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig, dns_cache_config: {name: n, dns_lookup_family: V4_ONLY}}}`,
 			func(c *xdsresource.Cluster) bool {
 				return c.Discovery == xdsresource.DiscoveryDynamicForwardProxy && c.DNS.CacheName == "n" && c.DNS.Family == xdsresource.DNSV4Only && c.DNS.Port == 80
-			}},
-		{"original destination", `type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED, original_dst_lb_config: {upstream_port_override: 15008, metadata_key: {key: ns, path: [{key: a}]}}`,
+			},
+		},
+		{
+			"original destination", `type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED, original_dst_lb_config: {upstream_port_override: 15008, metadata_key: {key: ns, path: [{key: a}]}}`,
 			func(c *xdsresource.Cluster) bool {
 				o := c.OriginalDst
 				return o.PortOverride == 15008 && o.MetadataNS == "ns" && len(o.MetadataPath) == 1
-			}},
+			},
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if c := cluster(t, "{name: c, "+tc.doc+"}"); !tc.check(c) || c.Broken != "" {

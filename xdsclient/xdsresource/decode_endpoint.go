@@ -35,7 +35,7 @@ func (s *scope) locality(m *endpointv3pb.ClusterLoadAssignment, l *endpointv3pb.
 		Priority: l.GetPriority(), Weight: l.GetLoadBalancingWeight().GetValue(),
 	}
 	eps := l.GetLbEndpoints()
-	if list := l.GetLoadBalancerEndpoints(); list != nil { //nolint:staticcheck // deprecated, still valid
+	if list := l.GetLoadBalancerEndpoints(); list != nil {
 		eps = list.GetLbEndpoints()
 	}
 	out.Endpoints = make([]Endpoint, 0, len(eps))

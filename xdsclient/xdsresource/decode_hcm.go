@@ -231,7 +231,7 @@ func (s *scope) router(m *routerv3pb.Router) *Router {
 	}
 	return &Router{
 		SuppressEnvoyHeaders:     m.GetSuppressEnvoyHeaders(),
-		StartChildSpan:           m.GetStartChildSpan(), //nolint:staticcheck // deprecated, still sent
+		StartChildSpan:           m.GetStartChildSpan(),
 		RespectExpectedRqTimeout: m.GetRespectExpectedRqTimeout(),
 		StrictCheckHeaders:       m.GetStrictCheckHeaders(),
 		UpstreamLogs:             s.accessLogs("upstream_log", m.GetUpstreamLog()),

@@ -59,7 +59,6 @@ func (s *scope) upstreamHTTP(m *clusterv3pb.Cluster) HTTPProtocol {
 	return out
 }
 
-//nolint:staticcheck // deprecated fields, still sent
 func (s *scope) legacyHTTP(m *clusterv3pb.Cluster) HTTPProtocol {
 	out := s.commonHTTP(m.GetCommonHttpProtocolOptions(), m.GetUpstreamHttpProtocolOptions())
 	if v := m.GetMaxRequestsPerConnection(); v != nil {

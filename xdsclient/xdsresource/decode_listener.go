@@ -33,7 +33,7 @@ func (s *scope) listener(m *listenerv3pb.Listener) *Listener {
 		TCPBacklog:               int(m.GetTcpBacklogSize().GetValue()),
 		DrainTypeModifyOnly:      m.GetDrainType() == listenerv3pb.Listener_MODIFY_ONLY,
 	}
-	if v1 := m.GetDeprecatedV1(); v1 != nil { //nolint:staticcheck // deprecated, still sent
+	if v1 := m.GetDeprecatedV1(); v1 != nil {
 		l.BindToPort = boolean(v1.GetBindToPort(), l.BindToPort)
 	}
 	switch m.GetTrafficDirection() {
@@ -191,7 +191,7 @@ func (s *scope) filterChains(l *Listener, m *listenerv3pb.Listener) {
 }
 
 func marshal(m proto.Message) []byte {
-	b, _ := proto.MarshalOptions{Deterministic: true}.Marshal(m) //nolint:errcheck // it came from bytes
+	b, _ := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	return b
 }
 

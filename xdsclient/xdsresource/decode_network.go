@@ -60,8 +60,8 @@ func (s *scope) tcpProxy(m *tcpproxyv3pb.TcpProxy) *TCPProxy {
 		MaxConnectAttempts:    u32(m.GetMaxConnectAttempts(), 1),
 		MetadataMatch:         subsetMatch(m.GetMetadataMatch()),
 		AccessLogFlushInterval: s.duration("access_log_flush_interval",
-			m.GetAccessLogFlushInterval(), 0), //nolint:staticcheck // deprecated, still sent
-		FlushOnConnected: m.GetFlushAccessLogOnConnected(), //nolint:staticcheck // deprecated, still sent
+			m.GetAccessLogFlushInterval(), 0),
+		FlushOnConnected: m.GetFlushAccessLogOnConnected(),
 	}
 	if o := m.GetAccessLogOptions(); o != nil {
 		t.AccessLogFlushInterval = s.duration("access_log_options.access_log_flush_interval", o.GetAccessLogFlushInterval(), 0)

@@ -148,9 +148,8 @@ func (s *scope) hostRewrite(a *RouteAction, m *routev3pb.RouteAction) {
 }
 
 func (s *scope) streamLimits(a *RouteAction, m *routev3pb.RouteAction) {
-	//nolint:staticcheck // deprecated, still sent
 	a.GRPCTimeoutMax = s.durationPtr("max_grpc_timeout", m.GetMaxGrpcTimeout())
-	//nolint:staticcheck // deprecated, still sent
+
 	a.GRPCTimeoutOffset = s.duration("grpc_timeout_offset", m.GetGrpcTimeoutOffset(), 0)
 	d := m.GetMaxStreamDuration()
 	if d == nil {

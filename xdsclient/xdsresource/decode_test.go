@@ -7,9 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	routev3pb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
@@ -130,16 +129,24 @@ func TestHTTPFilterWrappersAreRemoved(t *testing.T) {
 	const native = `"@type": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm, config: {configuration: {
 "@type": type.googleapis.com/google.protobuf.StringValue, value: '{"a":1}'}, vm_config: {code: {local: {filename: %s}}}}`
 	for _, tc := range []struct{ name, config, url, want, unknown string }{
-		{"udpa TypedStruct", `"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/fairlead.echo.v1.Config, value: {a: 1}`,
-			"fairlead.echo.v1.Config", `json=true {"a":1}`, ""},
-		{"xds TypedStruct", `"@type": type.googleapis.com/xds.type.v3.TypedStruct, type_url: type.googleapis.com/fairlead.echo.v1.Config, value: {a: 1}`,
-			"fairlead.echo.v1.Config", `json=true {"a":1}`, ""},
-		{"TypedStruct without value", `"@type": type.googleapis.com/xds.type.v3.TypedStruct, type_url: type.googleapis.com/fairlead.echo.v1.Config`,
-			"fairlead.echo.v1.Config", `json=true {}`, ""},
+		{
+			"udpa TypedStruct", `"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/fairlead.echo.v1.Config, value: {a: 1}`,
+			"fairlead.echo.v1.Config", `json=true {"a":1}`, "",
+		},
+		{
+			"xds TypedStruct", `"@type": type.googleapis.com/xds.type.v3.TypedStruct, type_url: type.googleapis.com/fairlead.echo.v1.Config, value: {a: 1}`,
+			"fairlead.echo.v1.Config", `json=true {"a":1}`, "",
+		},
+		{
+			"TypedStruct without value", `"@type": type.googleapis.com/xds.type.v3.TypedStruct, type_url: type.googleapis.com/fairlead.echo.v1.Config`,
+			"fairlead.echo.v1.Config", `json=true {}`, "",
+		},
 		{"plain fields of a type that has no proto", `"@type": type.googleapis.com/fairlead.echo.v1.Config, a: 1`, "fairlead.echo.v1.Config", `json=true {"a":1}`, ""},
-		{"TypedStruct of a linked message becomes that message",
+		{
+			"TypedStruct of a linked message becomes that message",
 			`"@type": type.googleapis.com/xds.type.v3.TypedStruct, type_url: type.googleapis.com/envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig, value: {pack_trace_reason: true}`,
-			"envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig", "", "is not supported"},
+			"envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig", "", "is not supported",
+		},
 		{"native Wasm", fmt.Sprintf(native, "/go-native/echo"), "fairlead.echo.v1.Config", `json=true {"a":1}`, ""},
 		{"native Wasm with a bad name", fmt.Sprintf(native, "/go-native/../x"), "", "", "is not the name of a native filter"},
 		{"unknown native Wasm", fmt.Sprintf(native, "/go-native/nope"), "fairlead.nope.v1.Config", "", "type type.googleapis.com/fairlead.nope.v1.Config is not supported"},
@@ -188,14 +195,20 @@ func TestInvalidListenersAreRejectedWithPath(t *testing.T) {
 		{"use_original_dst", `{name: l, use_original_dst: true, internal_listener: {}, filter_chains: [{}]}`, "use_original_dst: handing"},
 		{"the same match twice", `{name: l, internal_listener: {}, filter_chains: [{}, {}]}`, "filter_chains[1].filter_chain_match: the same as that of filter_chains[0]"},
 		{"partial wildcard", `{name: l, internal_listener: {}, filter_chains: [{filter_chain_match: {server_names: [a.*]}}]}`, "server_names[0]: "},
-		{"chains without names", `{name: l, internal_listener: {}, filter_chains: [{}], filter_chain_matcher: {on_no_match: {action: {name: a, typed_config: {"@type": type.googleapis.com/google.protobuf.StringValue, value: x}}}}}`,
-			"filter_chains[0].name: is required"},
+		{
+			"chains without names", `{name: l, internal_listener: {}, filter_chains: [{}], filter_chain_matcher: {on_no_match: {action: {name: a, typed_config: {"@type": type.googleapis.com/google.protobuf.StringValue, value: x}}}}}`,
+			"filter_chains[0].name: is required",
+		},
 		{"stat_prefix", listenerWith(`stat_prefix: "", `+rds, ""), "is set twice"},
 		{"HCM without routes", listenerWith(`via: x`, ""), at + "route_specifier: value is required"},
-		{"route constraint", listenerWith(`route_config: {virtual_hosts: [{name: v, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: c}}, {match: {prefix: /}, direct_response: {status: 99}}]}]}`, ""),
-			at + "route_config.virtual_hosts[0].routes[1].direct_response.status: value must be inside range"},
-		{"router in the middle", listenerWith(rds, `{name: r, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}},`),
-			at + `http_filters[0]: terminal filter "r" must be the last one`},
+		{
+			"route constraint", listenerWith(`route_config: {virtual_hosts: [{name: v, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: c}}, {match: {prefix: /}, direct_response: {status: 99}}]}]}`, ""),
+			at + "route_config.virtual_hosts[0].routes[1].direct_response.status: value must be inside range",
+		},
+		{
+			"router in the middle", listenerWith(rds, `{name: r, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}},`),
+			at + `http_filters[0]: terminal filter "r" must be the last one`,
+		},
 		{"no typed_config", listenerWith(rds, `{name: f},`), at + "http_filters[0].typed_config: is missing"},
 		{"HTTP/3", listenerWith(rds+`, codec_type: HTTP3`, ""), at + "codec_type: HTTP3 is not supported"},
 		{"negative timeout", listenerWith(rds+`, request_timeout: -1s`, ""), at + "request_timeout: must not be negative"},

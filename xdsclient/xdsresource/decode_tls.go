@@ -329,7 +329,7 @@ func (s *scope) sans(v *Validation, m *tlsv3pb.CertificateValidationContext) {
 	if len(v.SANs) > 0 {
 		return // as in Envoy the typed list replaces the other
 	}
-	for i, t := range m.GetMatchSubjectAltNames() { //nolint:staticcheck // deprecated, still sent
+	for i, t := range m.GetMatchSubjectAltNames() {
 		s.pushIndex("match_subject_alt_names", i)
 		str, err := matcher.StringFromProto(t)
 		s.matcherErr("", err)

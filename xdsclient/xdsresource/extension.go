@@ -319,7 +319,7 @@ func (s *scope) extensionConfig(m *corev3pb.TypedExtensionConfig) *ExtensionConf
 		return x
 	}
 	x.TypedConfig = s.plugin(m.GetName(), m.GetTypedConfig(), httpPlugin)
-	url := x.TypedConfig.TypeURL
+	url := x.TypeURL
 	first := s.decoder(httpPlugin, url) != nil
 	for kind, to := range map[pluginKind]**TypedConfig{networkPlugin: &x.Network, listenerPlugin: &x.Listener} {
 		if s.decoder(kind, url) != nil {

@@ -3,15 +3,14 @@ package xdsresource_test
 import (
 	"testing"
 
-	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/proto"
-
 	clusterv3pb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3pb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3pb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3pb "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3pb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	tlsv3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/fairlead-mesh/fairlead/filters/builtin"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"

@@ -68,7 +68,6 @@ func (s *scope) reject(field string, err error) {
 
 // inner moves the path of an error of package matcher into field.
 func inner(field string, err error) (string, error) {
-	//nolint:errorlint // a wrapped one says more than its path
 	fe, ok := err.(interface {
 		FieldPath() string
 		Unwrap() error
@@ -214,13 +213,13 @@ type constraint interface {
 
 // constraints flattens err into errors with paths in proto names.
 func (s *scope) constraints(path string, err error) {
-	if m, ok := err.(interface{ AllErrors() []error }); ok { //nolint:errorlint // generated, never wrapped
+	if m, ok := err.(interface{ AllErrors() []error }); ok {
 		for _, e := range m.AllErrors() {
 			s.constraints(path, e)
 		}
 		return
 	}
-	c, ok := err.(constraint) //nolint:errorlint // generated, never wrapped
+	c, ok := err.(constraint)
 	if !ok {
 		s.reject(path, err)
 		return

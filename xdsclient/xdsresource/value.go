@@ -251,11 +251,11 @@ func (s *scope) headersToAdd(field string, add []*corev3pb.HeaderValueOption) []
 }
 
 func (s *scope) appendAction(h *corev3pb.HeaderValueOption) AppendAction {
-	if h.GetAppend() != nil { //nolint:staticcheck // deprecated, still sent
+	if h.GetAppend() != nil {
 		if h.GetAppendAction() != corev3pb.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD {
 			s.errorf("append", "must not be set together with append_action")
 		}
-		if !h.GetAppend().GetValue() { //nolint:staticcheck // deprecated, still sent
+		if !h.GetAppend().GetValue() {
 			return OverwriteIfExistsOrAdd
 		}
 		return AppendIfExistsOrAdd

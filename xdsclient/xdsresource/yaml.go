@@ -132,7 +132,7 @@ func (d *Document) Line(path string) int {
 func (d *Document) Problems(path string, err error) []Problem {
 	var pe *ParseError
 	var fe *FieldError
-	switch joined, isJoin := err.(interface{ Unwrap() []error }); { //nolint:errorlint // a join is taken apart
+	switch joined, isJoin := err.(interface{ Unwrap() []error }); {
 	case err == nil:
 		return nil
 	case errors.As(err, &pe):

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -171,14 +172,14 @@ func (*yamlConverter) scalar(n *node, y *yaml.Node) error {
 	case "!!int":
 		var i int64
 		if err := y.Decode(&i); err == nil {
-			n.scalar = json.Number(fmt.Sprint(i))
+			n.scalar = json.Number(strconv.FormatInt(i, 10))
 			return nil
 		}
 		var u uint64
 		if err := y.Decode(&u); err != nil {
 			return err
 		}
-		n.scalar = json.Number(fmt.Sprint(u))
+		n.scalar = json.Number(strconv.FormatUint(u, 10))
 	case "!!float":
 		var f float64
 		if err := y.Decode(&f); err != nil {
@@ -190,7 +191,7 @@ func (*yamlConverter) scalar(n *node, y *yaml.Node) error {
 			if f != f {
 				n.scalar = "NaN"
 			}
-			return nil //nolint:nilerr // protojson has strings for these
+			return nil
 		}
 		n.scalar = json.Number(b)
 	default:

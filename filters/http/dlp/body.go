@@ -2,7 +2,6 @@ package dlp
 
 import (
 	"errors"
-	"fmt"
 	"sync/atomic"
 
 	"github.com/fairlead-mesh/fairlead/filters/internal/dlp"
@@ -230,5 +229,5 @@ func (s *plainSource) free()     { s.stream.Free() }
 type uninspectableError struct{ reason string }
 
 func (e *uninspectableError) Error() string {
-	return fmt.Sprintf("dlp: body can't be inspected: %s", e.reason)
+	return "dlp: body can't be inspected: " + e.reason
 }

@@ -330,7 +330,7 @@ func decodeAction(m *dlppb.Rule, r *rule) error {
 func headerName(s string) bool {
 	for i := range len(s) {
 		c := s[i]
-		if !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '_' || c == '.') {
+		if ('a' > c || c > 'z') && ('0' > c || c > '9') && c != '-' && c != '_' && c != '.' {
 			return false
 		}
 	}

@@ -80,8 +80,10 @@ func TestSplitAtEveryOffset(t *testing.T) {
 func TestMaskedJSONStaysJSON(t *testing.T) {
 	x := compile(t, `{"rules":[{"name":"r","infoTypes":["CREDIT_CARD_NUMBER","EMAIL_ADDRESS","PRIVATE_KEY","IP_ADDRESS","GENERIC_SECRET","PHONE_NUMBER"],"action":"MASK","direction":"REQUEST"}]}`, "")
 	r := rand.New(rand.NewPCG(3, 3))
-	secrets := []string{card, "jane@example.com", "10.2.3.4", "caf\u00e9jane@example.com", "password = Xk29fLq0Zr81mWv", "(212) 555-0187",
-		"-----BEGIN PRIVATE KEY-----\nMIIEowIBAAKCAQEAtVKUtcx/n9rt5afY/2WFNvU6PlFMggCatsZ3l4RjKxH0jgdL\n-----END PRIVATE KEY-----"}
+	secrets := []string{
+		card, "jane@example.com", "10.2.3.4", "caf\u00e9jane@example.com", "password = Xk29fLq0Zr81mWv", "(212) 555-0187",
+		"-----BEGIN PRIVATE KEY-----\nMIIEowIBAAKCAQEAtVKUtcx/n9rt5afY/2WFNvU6PlFMggCatsZ3l4RjKxH0jgdL\n-----END PRIVATE KEY-----",
+	}
 	var value func(depth int) any
 	value = func(depth int) any {
 		switch k := r.IntN(7); {

@@ -77,8 +77,10 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 		in   []jsonStep
 		out  *[]Step
 	}{
-		{"downstream_discovery", in.DownstreamDiscovery, &c.DownstreamDiscovery}, {"upstream_discovery", in.UpstreamDiscovery, &c.UpstreamDiscovery},
-		{"downstream_propagation", in.DownstreamPropagation, &c.DownstreamPropagation}, {"upstream_propagation", in.UpstreamPropagation, &c.UpstreamPropagation},
+		{"downstream_discovery", in.DownstreamDiscovery, &c.DownstreamDiscovery},
+		{"upstream_discovery", in.UpstreamDiscovery, &c.UpstreamDiscovery},
+		{"downstream_propagation", in.DownstreamPropagation, &c.DownstreamPropagation},
+		{"upstream_propagation", in.UpstreamPropagation, &c.UpstreamPropagation},
 	} {
 		for i, j := range l.in {
 			path := fmt.Sprintf("%s[%d]", l.name, i)

@@ -90,6 +90,7 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 			if gavePeer {
 				r.Header.Set(headerPeer, f.exchange)
 			}
+		case WorkloadDiscovery, UpstreamFilterState: // tells nobody
 		}
 	}
 	return r, nil
@@ -108,6 +109,7 @@ func (f *filter) discoverDownstream(s *filters.Stream) {
 			p = peers.FromExchange(s.Request.Get(headerPeer), f.c.AdditionalLabels)
 		case Baggage:
 			p = peers.FromBaggage(s.Request.Get(headerBaggage))
+		case UpstreamFilterState: // of upstream only
 		}
 		if p != nil {
 			peers.SetDownstream(&s.Info.FilterState, p, f.sharing)
@@ -129,6 +131,7 @@ func (f *filter) discoverUpstream(s *filters.Stream, r *filters.Response) {
 			p = peers.FromExchange(r.Header.Get(headerPeer), f.c.AdditionalLabels)
 		case UpstreamFilterState:
 			p = peers.Get(&s.Info.FilterState, m.Key)
+		case Baggage: // of downstream only
 		}
 		if p != nil {
 			peers.SetUpstream(&s.Info.FilterState, p, f.sharing)
@@ -156,6 +159,7 @@ func (f *filter) tellUpstream(s *filters.Stream, p *Step) {
 		}
 		s.Request.Set(headerPeerID, f.id)
 		s.Request.Set(headerPeer, f.exchange)
+	case WorkloadDiscovery, UpstreamFilterState: // tells nobody
 	}
 }
 

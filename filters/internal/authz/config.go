@@ -8,13 +8,12 @@ import (
 	"sort"
 	"strings"
 
-	"google.golang.org/protobuf/types/known/wrapperspb"
-
 	corev3pb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	rbacv3pb "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	routev3pb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	uri_templatev3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/path/match/uri_template/v3"
 	matcherv3pb "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/matcher"
@@ -221,15 +220,15 @@ func decodeHeader(h *routev3pb.HeaderMatcher) (Rule, error) {
 		out.Kind, out.RangeStart, out.RangeEnd = HeaderRange, x.RangeMatch.GetStart(), x.RangeMatch.GetEnd()
 	case *routev3pb.HeaderMatcher_StringMatch:
 		out.String, err = DecodeString(x.StringMatch)
-	case *routev3pb.HeaderMatcher_ExactMatch: //nolint:staticcheck // deprecated, still accepted by Envoy
+	case *routev3pb.HeaderMatcher_ExactMatch:
 		out.String, err = nonEmpty(matcher.Exact, x.ExactMatch)
-	case *routev3pb.HeaderMatcher_PrefixMatch: //nolint:staticcheck // deprecated, still accepted by Envoy
+	case *routev3pb.HeaderMatcher_PrefixMatch:
 		out.String, err = nonEmpty(matcher.Prefix, x.PrefixMatch)
-	case *routev3pb.HeaderMatcher_SuffixMatch: //nolint:staticcheck // deprecated, still accepted by Envoy
+	case *routev3pb.HeaderMatcher_SuffixMatch:
 		out.String, err = nonEmpty(matcher.Suffix, x.SuffixMatch)
-	case *routev3pb.HeaderMatcher_ContainsMatch: //nolint:staticcheck // deprecated, still accepted by Envoy
+	case *routev3pb.HeaderMatcher_ContainsMatch:
 		out.String, err = nonEmpty(matcher.Contains, x.ContainsMatch)
-	case *routev3pb.HeaderMatcher_SafeRegexMatch: //nolint:staticcheck // deprecated, still accepted by Envoy
+	case *routev3pb.HeaderMatcher_SafeRegexMatch:
 		out.String, err = nonEmpty(matcher.Regex, x.SafeRegexMatch.GetRegex())
 	default:
 		err = fmt.Errorf("%T is not supported", x)

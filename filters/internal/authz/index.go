@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"slices"
 	"sort"
 	"strings"
 	"unsafe"
@@ -308,7 +309,7 @@ func anyOf(rules []Rule, doubt bool) options {
 			joined := map[attr][]term{}
 			for a, terms := range out.m {
 				if more, ok := o.m[a]; ok {
-					joined[a] = append(terms[:len(terms):len(terms)], more...)
+					joined[a] = append(slices.Clip(terms), more...)
 				}
 			}
 			out.m = joined

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/fairlead-mesh/fairlead/internal/matcher"
@@ -279,18 +280,14 @@ func compileAuthenticated(r *Rule, doubt bool) (match, error) {
 		if t == nil {
 			return false
 		}
-		for _, n := range t.Peer.URISANs {
-			if s.Match(n) {
-				return true
-			}
+		if slices.ContainsFunc(t.Peer.URISANs, s.Match) {
+			return true
 		}
 		if len(t.Peer.URISANs) > 0 && !doubt {
 			return false
 		}
-		for _, n := range t.Peer.DNSSANs {
-			if s.Match(n) {
-				return true
-			}
+		if slices.ContainsFunc(t.Peer.DNSSANs, s.Match) {
+			return true
 		}
 		if len(t.Peer.DNSSANs) > 0 && !doubt {
 			return false

@@ -152,7 +152,7 @@ func naiveValues(in Input, name string) []string {
 		return nil
 	}
 	var vs []string
-	for i := 0; i < in.Request.Len(); i++ {
+	for i := range in.Request.Len() {
 		if in.Request.At(i).Name == name {
 			vs = append(vs, in.Request.At(i).Value)
 		}
@@ -183,7 +183,7 @@ func naiveHeader(h Header, in Input, refuse bool) bool {
 		every = every && one(v)
 		some = some || one(v)
 		if h.Name[0] != ':' && strings.Contains(v, ",") {
-			for _, e := range strings.Split(v, ",") {
+			for e := range strings.SplitSeq(v, ",") {
 				some = some || one(strings.Trim(e, " \t"))
 			}
 		}

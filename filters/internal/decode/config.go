@@ -7,14 +7,13 @@ import (
 	"fmt"
 	"time"
 
+	corev3pb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	typev3pb "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
-
-	corev3pb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	typev3pb "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 )

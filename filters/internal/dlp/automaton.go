@@ -95,6 +95,8 @@ type pos struct {
 
 // newAutomaton builds the table by subset construction: byte sets may overlap,
 // so that failure links alone would not do.
+//
+//nolint:gocognit,funlen // one construction, read from top to bottom
 func newAutomaton(pats [][]set) (*automaton, error) {
 	a := &automaton{}
 	reps := a.classes(pats)

@@ -96,7 +96,6 @@ type Engine struct {
 	auto     *automaton
 	patterns []patternRef
 	tails    []tail
-	minimum  int // bytes a scanner's buffer needs at least
 }
 
 // patternRef says whom to call when a pattern of the automaton matched.
@@ -121,7 +120,7 @@ type recognizer interface {
 	// reports depends on nothing but the bytes read through v. If it may
 	// report a match that begins before at, it lowers v.from accordingly,
 	// before reading ahead.
-	recognize(v *view, at int, id int, emit *emitter)
+	recognize(v *view, at, id int, emit *emitter)
 }
 
 // tailer is implemented by recognizers whose matches begin before their

@@ -23,7 +23,7 @@ func (r *numberRec) socialSecurity(v *view, n *number, emit *emitter) {
 
 func (r *numberRec) taxpayer(v *view, n *number, emit *emitter) {
 	g := n.value(3, 5)
-	if n.d[0] != 9 || !(g >= 50 && g <= 65 || g >= 70 && g <= 88 || g >= 90 && g <= 92 || g >= 94) {
+	if n.d[0] != 9 || ((g < 50 || g > 65) && (g < 70 || g > 88) && (g < 90 || g > 92) && g < 94) {
 		return
 	}
 	l := VeryUnlikely

@@ -42,7 +42,7 @@ func (r *emailRec) patterns() [][]set { return [][]set{{atSign}} }
 
 func (r *emailRec) tail() tail { return tail{class: &localClass, max: maxLocal + 1} }
 
-func (r *emailRec) recognize(v *view, at int, _ int, emit *emitter) {
+func (r *emailRec) recognize(v *view, at, _ int, emit *emitter) {
 	start := at
 	for start > 0 && at-start <= maxLocal && localClass.has(v.buf[start-1]) {
 		start--
@@ -135,7 +135,7 @@ func (r *ipRec) tail() tail { return tail{class: &ipClass, max: 8} }
 
 var contextIP = []string{"ip", "ipv4", "ipv6", "addr", "client", "remote", "host", "forwarded", "peer"}
 
-func (r *ipRec) recognize(v *view, at int, id int, emit *emitter) {
+func (r *ipRec) recognize(v *view, at, id int, emit *emitter) {
 	start := at
 	for start > 0 && at-start < 4 && hexClass.has(v.buf[start-1]) {
 		start--
@@ -222,7 +222,7 @@ func (r *macRec) patterns() [][]set {
 	return [][]set{{hexClass, hexClass, sep, hexClass, hexClass, sep}}
 }
 
-func (r *macRec) recognize(v *view, at int, _ int, emit *emitter) {
+func (r *macRec) recognize(v *view, at, _ int, emit *emitter) {
 	if prev := v.at(at - 1); isWord(prev) || prev == ':' || prev == '-' {
 		return
 	}
@@ -261,7 +261,7 @@ func (r *ibanRec) patterns() [][]set {
 // ibanLength maps countries to lengths (SWIFT IBAN registry).
 var ibanLength = func() map[[2]byte]int {
 	m := map[[2]byte]int{}
-	for _, e := range strings.Fields(`AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28
+	for e := range strings.FieldsSeq(`AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28
 		EE20 EG29 ES24 FI18 FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HN28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 KW30 KZ20 LB28 LC32
 		LI21 LT20 LU20 LV21 LY25 MC27 MD24 ME22 MK19 MN20 MR27 MT31 MU30 NI28 NL18 NO15 OM23 PK24 PL28 PS29 PT25 QA29 RO24 RS22 RU33 SA24
 		SC31 SD18 SE24 SI19 SK24 SM27 SO23 ST25 SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20 YE30`) {
@@ -270,7 +270,7 @@ var ibanLength = func() map[[2]byte]int {
 	return m
 }()
 
-func (r *ibanRec) recognize(v *view, at int, _ int, emit *emitter) {
+func (r *ibanRec) recognize(v *view, at, _ int, emit *emitter) {
 	if isAlnum(v.at(at - 1)) {
 		return
 	}

@@ -176,7 +176,7 @@ func FuzzStreamInvariance(f *testing.F) {
 		}
 		r := rand.New(rand.NewPCG(seed, 1))
 		var cuts []int
-		for c := range len(text) {
+		for c := range text {
 			if r.IntN(1+int(seed%9)) == 0 {
 				cuts = append(cuts, c)
 			}

@@ -153,14 +153,17 @@ func (r *numberRec) patterns() [][]set {
 	s.add('-')
 	plus, paren, up := classOf("+"), classOf("("), classOf("A-Z")
 	return [][]set{
-		{d, d, d}, {d, s, d, d}, {d, d, s, d}, {d, s, d, s, d},
+		{d, d, d},
+		{d, s, d, d},
+		{d, d, s, d},
+		{d, s, d, s, d},
 		{plus, d},
 		{paren, d, d, d},
 		{up, d, d, d},
 	}
 }
 
-func (r *numberRec) recognize(v *view, at int, id int, emit *emitter) {
+func (r *numberRec) recognize(v *view, at, id int, emit *emitter) {
 	var n number
 	switch id {
 	case patPlus:
@@ -194,8 +197,8 @@ func (r *numberRec) recognize(v *view, at int, id int, emit *emitter) {
 	if r.nir >= 0 && n.n == 15 {
 		r.frenchNIR(v, &n, emit)
 	}
-	switch {
-	case n.n == 9 || n.n == 10 || n.n == 11 || n.n == 12:
+	switch n.n {
+	case 9, 10, 11, 12:
 		r.short(v, &n, emit)
 	}
 }

@@ -30,8 +30,8 @@ func (r *numberRec) nanp(v *view, n *number, emit *emitter) {
 // nanpDigits checks area and exchange codes: no leading 0 or 1, no service
 // code N11, no area code that is reserved for the plan's expansion.
 func nanpDigits(d []byte) bool {
-	return d[0] >= 2 && d[3] >= 2 && !(d[1] == 1 && d[2] == 1) && !(d[4] == 1 && d[5] == 1) && d[1] != 9 &&
-		!(d[0] == 3 && d[1] == 7) && !(d[0] == 9 && d[1] == 6)
+	return d[0] >= 2 && d[3] >= 2 && (d[1] != 1 || d[2] != 1) && (d[4] != 1 || d[5] != 1) && d[1] != 9 &&
+		(d[0] != 3 || d[1] != 7) && (d[0] != 9 || d[1] != 6)
 }
 
 // parenthesized is (NXX) NXX-XXXX.

@@ -78,7 +78,7 @@ func newRegex(r Regex, typ int) (*regexRec, error) {
 
 func (r *regexRec) patterns() [][]set { return r.prefixes }
 
-func (r *regexRec) recognize(v *view, at int, _ int, emit *emitter) {
+func (r *regexRec) recognize(v *view, at, _ int, emit *emitter) {
 	end := r.longest(v, at)
 	if end <= at {
 		return
@@ -98,7 +98,8 @@ func (r *regexRec) longest(v *view, at int) int {
 	end, i := 0, at
 	m.seed(uint32(r.prog.Start))
 	for {
-		c, width := rune(-1), 0
+		var c rune
+		width := 0
 		if i-at < r.max {
 			c, width = v.runeAt(i)
 		} else {
@@ -239,8 +240,9 @@ func prefixes(re *syntax.Regexp) []prefix {
 		return nil
 	case syntax.OpRepeat: // Simplify has removed it
 		return []prefix{{open: true}}
+	default: // assertions
+		return []prefix{{}}
 	}
-	return []prefix{{}} // assertions
 }
 
 func opened(ps []prefix) []prefix {

@@ -162,7 +162,7 @@ func FuzzChunkInvariance(f *testing.F) {
 		want := scan(e, string(text), nil, edit)
 		r := rand.New(rand.NewPCG(seed, 1))
 		var cuts []int
-		for c := range len(text) {
+		for c := range text {
 			if r.IntN(1+int(seed%9)) == 0 {
 				cuts = append(cuts, c)
 			}

@@ -34,7 +34,7 @@ func foldedAll(words []string) [][]set {
 	return out
 }
 
-func (r *awsSecretRec) recognize(v *view, at int, id int, emit *emitter) {
+func (r *awsSecretRec) recognize(v *view, at, id int, emit *emitter) {
 	name := at + len(awsSecretNames[id])
 	i := name
 	for i < name+24 && v.has(i) && !base64Class.has(v.buf[i]) {
@@ -60,7 +60,8 @@ func (r *pemRec) patterns() [][]set { return [][]set{exactly("-----BEGIN ")} }
 
 const maxPEM = MaxMatch
 
-func (r *pemRec) recognize(v *view, at int, _ int, emit *emitter) {
+//nolint:gocognit // one grammar, read from top to bottom
+func (r *pemRec) recognize(v *view, at, _ int, emit *emitter) {
 	i := at + len("-----BEGIN ")
 	label := i
 	for i < label+40 && (isUpper(v.at(i)) || v.at(i) == ' ' || isDigit(v.at(i))) {
@@ -128,7 +129,7 @@ const (
 
 func (r *jwtRec) patterns() [][]set { return [][]set{exactly("eyJ")} }
 
-func (r *jwtRec) recognize(v *view, at int, _ int, emit *emitter) {
+func (r *jwtRec) recognize(v *view, at, _ int, emit *emitter) {
 	if prev := v.at(at - 1); isWord(prev) || prev == '-' {
 		return
 	}
@@ -163,7 +164,7 @@ type basicRec struct{ typ int }
 
 func (r *basicRec) patterns() [][]set { return [][]set{folded("basic ")} }
 
-func (r *basicRec) recognize(v *view, at int, _ int, emit *emitter) {
+func (r *basicRec) recognize(v *view, at, _ int, emit *emitter) {
 	if isWord(v.at(at - 1)) {
 		return
 	}
@@ -204,7 +205,7 @@ var (
 	wordClass  = classOf("A-Za-z0-9_")
 )
 
-func (r *githubRec) recognize(v *view, at int, id int, emit *emitter) {
+func (r *githubRec) recognize(v *view, at, id int, emit *emitter) {
 	if isWord(v.at(at - 1)) {
 		return
 	}
@@ -250,7 +251,7 @@ func (r *genericRec) patterns() [][]set { return foldedAll(genericWords) }
 
 var valueClass = tokenClass("A-Za-z0-9_.=/+~!@#$%^&*-")
 
-func (r *genericRec) recognize(v *view, at int, id int, emit *emitter) {
+func (r *genericRec) recognize(v *view, at, id int, emit *emitter) {
 	i := at + len(genericWords[id])
 	limit := i + 20
 	assigned := genericWords[id] == "bearer "

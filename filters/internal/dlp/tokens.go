@@ -110,7 +110,7 @@ func (r *tokenRec) patterns() [][]set {
 	return out
 }
 
-func (r *tokenRec) recognize(v *view, at int, id int, emit *emitter) {
+func (r *tokenRec) recognize(v *view, at, id int, emit *emitter) {
 	t := &r.rules[id]
 	if isWord(t.prefix[0]) && isAlnum(v.at(at-1)) {
 		return
@@ -148,7 +148,7 @@ func (r *azureRec) patterns() [][]set {
 	return [][]set{{azureClass, azureClass, azureClass, classOf("0-9"), classOf("Q"), classOf("~")}}
 }
 
-func (r *azureRec) recognize(v *view, at int, _ int, emit *emitter) {
+func (r *azureRec) recognize(v *view, at, _ int, emit *emitter) {
 	if azureClass.has(v.at(at - 1)) {
 		return
 	}

@@ -38,7 +38,7 @@ func newWords(w Words, typ int) ([]recognizer, error) {
 
 func (r *wordsRec) patterns() [][]set { return foldedAll(r.words) }
 
-func (r *wordsRec) recognize(v *view, at int, id int, emit *emitter) {
+func (r *wordsRec) recognize(v *view, at, id int, emit *emitter) {
 	w := r.words[id]
 	end := at + len(w)
 	if isWord(w[0]) && isWord(v.at(at-1)) || isWord(w[len(w)-1]) && isWord(v.at(end)) {

@@ -88,7 +88,7 @@ func decodeFormat(m *corev3pb.SubstitutionFormatString) (string, error) {
 		}
 	}
 	switch x := m.GetFormat().(type) {
-	case *corev3pb.SubstitutionFormatString_TextFormat: //nolint:staticcheck // deprecated, still accepted by Envoy
+	case *corev3pb.SubstitutionFormatString_TextFormat:
 		return x.TextFormat, nil
 	case *corev3pb.SubstitutionFormatString_TextFormatSource:
 		switch s := x.TextFormatSource.GetSpecifier().(type) {

@@ -3,9 +3,8 @@ package filterobjects
 import (
 	"testing"
 
-	"google.golang.org/protobuf/encoding/protojson"
-
 	set_filter_statev3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/message"

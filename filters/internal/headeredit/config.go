@@ -1,6 +1,7 @@
 package headeredit
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -54,7 +55,7 @@ func decodeOption(m *corev3pb.HeaderValueOption) (Edit, error) {
 	e := Edit{KeepEmpty: m.GetKeepEmptyValue()}
 	switch m.GetAppendAction() {
 	case corev3pb.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD:
-		if a := m.GetAppend(); a != nil && !a.GetValue() { //nolint:staticcheck // deprecated, still accepted by Envoy
+		if a := m.GetAppend(); a != nil && !a.GetValue() {
 			e.Action = OverwriteOrAdd
 		}
 	case corev3pb.HeaderValueOption_ADD_IF_ABSENT:
@@ -75,7 +76,7 @@ func decodeOption(m *corev3pb.HeaderValueOption) (Edit, error) {
 		src = string(m.GetHeader().GetRawValue())
 	}
 	if strings.ContainsAny(src, "\r\n\x00") {
-		return e, fmt.Errorf("header.value: control characters are not allowed")
+		return e, errors.New("header.value: control characters are not allowed")
 	}
 	if e.Value, err = format.Compile(src); err != nil {
 		return e, fmt.Errorf("header.value: %w", err)

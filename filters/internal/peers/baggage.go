@@ -168,8 +168,10 @@ func parseExchange(value string, labels []string) *streaminfo.Peer {
 func Exchange(p *streaminfo.Peer) string {
 	labels := map[string]any{}
 	for _, l := range [...]struct{ k, v string }{
-		{"service.istio.io/canonical-name", p.CanonicalName}, {"service.istio.io/canonical-revision", p.CanonicalRevision},
-		{"app", p.AppName}, {"version", p.AppVersion},
+		{"service.istio.io/canonical-name", p.CanonicalName},
+		{"service.istio.io/canonical-revision", p.CanonicalRevision},
+		{"app", p.AppName},
+		{"version", p.AppVersion},
 	} {
 		if l.v != "" {
 			labels[l.k] = l.v

@@ -52,7 +52,7 @@ func TestDetects(t *testing.T) {
 			buf := make([]byte, len(tc.sent))
 			n := 0
 			for n < len(buf) {
-				m, err := c.Conn.Read(buf[n:])
+				m, err := c.Read(buf[n:])
 				if err != nil {
 					t.Fatal(err)
 				}

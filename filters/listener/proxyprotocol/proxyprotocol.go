@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/fairlead-mesh/fairlead/filters"
@@ -31,7 +32,7 @@ func (Factory) Compile(env *filters.Env, cfg filters.Config) (filters.ListenerFi
 	if env != nil {
 		sc := env.Stats.Scope("envoy_proxy_proto_" + authz.MetricName(c.StatPrefix))
 		for v := range f.found {
-			l := stats.Label{Name: "envoy_proxy_protocol_version", Value: fmt.Sprint(v + 1)}
+			l := stats.Label{Name: "envoy_proxy_protocol_version", Value: strconv.Itoa(v + 1)}
 			f.found[v], f.disallowed[v], f.broken[v] = sc.Counter("versions_found", l), sc.Counter("versions_disallowed", l), sc.Counter("versions_error", l)
 		}
 		f.absentAllowed, f.absentDenied = sc.Counter("not_found_allowed"), sc.Counter("not_found_disallowed")

@@ -59,7 +59,7 @@ func TestHeaders(t *testing.T) {
 				}
 				rest := make([]byte, 5)
 				for n := 0; n < 5; {
-					m, err := c.Conn.Read(rest[n:])
+					m, err := c.Read(rest[n:])
 					if err != nil {
 						t.Fatal(err)
 					}

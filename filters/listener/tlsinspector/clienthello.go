@@ -2,6 +2,7 @@ package tlsinspector
 
 import (
 	"errors"
+	"slices"
 	"strings"
 )
 
@@ -83,7 +84,7 @@ func handshakeMessage(b []byte, limit int) (msg []byte, need int, err error) {
 // join appends without copying a first part.
 func join(a, b []byte) []byte {
 	if a == nil {
-		return b[:len(b):len(b)]
+		return slices.Clip(b)
 	}
 	return append(a, b...)
 }

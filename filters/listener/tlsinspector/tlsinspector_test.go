@@ -19,7 +19,7 @@ import (
 func clientHello(t testing.TB, cfg *tls.Config) []byte {
 	t.Helper()
 	client, server := net.Pipe()
-	go func() { _ = tls.Client(client, cfg).Handshake() }() //nolint:noctx // ended by closing the pipe
+	go func() { _ = tls.Client(client, cfg).Handshake() }()
 	defer client.Close()
 	defer server.Close()
 	head := make([]byte, 5)
@@ -45,7 +45,7 @@ func run(t *testing.T, in []byte, cfg *Config, chunk int) (*streaminfo.Conn, *co
 	if err == nil {
 		got := make([]byte, len(in))
 		for n := 0; n < len(in); {
-			m, rerr := c.Conn.Read(got[n:])
+			m, rerr := c.Read(got[n:])
 			if rerr != nil {
 				t.Fatal(rerr)
 			}

@@ -271,7 +271,7 @@ func (ms *Metrics) labels(e *ends, k *key) *[labelCount]string {
 	host, name, namespace := ms.service(e)
 	ms.sourceLabels(&l, e)
 	ms.destinationLabels(&l, e)
-	ms.serviceLabels(&l, e, host, name, namespace)
+	ms.serviceLabels(&l, host, name, namespace)
 	l[lRequestProtocol] = protocolNames[k.proto]
 	l[lResponseCode] = strconv.Itoa(k.code)
 	if k.grpc >= 0 {
@@ -335,7 +335,7 @@ func (ms *Metrics) destinationLabels(l *[labelCount]string, e *ends) {
 	l[lDestinationCanonicalService], l[lDestinationCanonicalRevision] = or(p.CanonicalName, unknown), or(p.CanonicalRevision, revision)
 }
 
-func (ms *Metrics) serviceLabels(l *[labelCount]string, e *ends, host, name, namespace string) {
+func (ms *Metrics) serviceLabels(l *[labelCount]string, host, name, namespace string) {
 	switch ms.reporter {
 	case reporterDestination:
 		l[lDestinationService], l[lDestinationServiceName] = or(host, ms.self.CanonicalName), or(name, ms.self.CanonicalName)

@@ -24,7 +24,7 @@ var (
 	services = streaminfo.MetadataFrom(map[string]map[string]any{"istio": {"services": []any{map[string]any{"host": "reviews.back.svc.cluster.local", "name": "reviews", "namespace": "back"}}}})
 )
 
-func compile(t testing.TB, config string, direction string) (*Metrics, *stats.Registry) {
+func compile(t testing.TB, config, direction string) (*Metrics, *stats.Registry) {
 	t.Helper()
 	d := &filters.Decoding{}
 	c, err := Decode(filters.Any{TypeURL: TypeURL, JSON: true, Value: []byte(config)}, d)
@@ -91,7 +91,7 @@ lines:
 	}
 	rest, value, _ := strings.Cut(found[0][len(name)+1:], "} ")
 	ls := map[string]string{}
-	for _, kv := range strings.Split(strings.TrimSuffix(rest, `"`), `",`) {
+	for kv := range strings.SplitSeq(strings.TrimSuffix(rest, `"`), `",`) {
 		k, v, _ := strings.Cut(kv, `="`)
 		ls[k] = v
 	}
@@ -101,7 +101,7 @@ lines:
 func check(t *testing.T, got map[string]string, want string) {
 	t.Helper()
 	n := 0
-	for _, kv := range strings.Fields(want) {
+	for kv := range strings.FieldsSeq(want) {
 		k, v, _ := strings.Cut(kv, "=")
 		if g, ok := got[k]; !ok || g != v {
 			t.Errorf("%s = %q, want %q", k, g, v)
