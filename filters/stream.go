@@ -54,6 +54,9 @@ type Stream struct {
 	// Response is the response that was chosen, set by HCM before it is
 	// written; StreamEnders and access logs read it.
 	Response *Response
+	// Scratch belongs to the terminal filter. It outlives the stream: what a
+	// filter needs for each stream need not be made for each.
+	Scratch any
 
 	chain []HTTPFilter
 	resp  Response

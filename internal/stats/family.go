@@ -113,6 +113,9 @@ type Cache[K comparable, V any] struct {
 	// Max bounds the number of entries, 16,384 if 0; a full cache starts
 	// again. It must be set before use.
 	Max int
+	// Own, if not nil, returns a key that may be kept for one whose parts are
+	// borrowed, such as strings of a request.
+	Own func(K) K
 
 	read   atomic.Pointer[map[K]*V] // never modified
 	mu     sync.Mutex
@@ -145,6 +148,9 @@ func (c *Cache[K, V]) slow(k K, create func(K) *V) *V {
 	}
 	v := c.fresh[k]
 	if v == nil {
+		if c.Own != nil {
+			k = c.Own(k)
+		}
 		v = create(k)
 		limit := c.Max
 		if limit <= 0 {

@@ -319,14 +319,16 @@ func (st *stream) mapLocalReply(r *filters.Response) {
 // log writes the access log lines of a finished stream.
 func (st *stream) log() {
 	s := &st.s
-	ctx := format.Context{Info: &s.Info, Request: &s.Request}
+	ctx := &st.logged // escapes
+	*ctx = format.Context{Info: &s.Info, Request: &s.Request}
 	if s.Response != nil {
 		ctx.Response = &s.Response.Header
 		ctx.Trailers = s.Response.Body.Trailers()
 	}
 	for _, l := range st.m.cfg.AccessLogs {
-		l.Log(&ctx)
+		l.Log(ctx)
 	}
+	*ctx = format.Context{}
 }
 
 // ProtocolError implements transport.Handler: a connection sent no request, but

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/internal/timer"
@@ -28,6 +29,8 @@ type stream struct {
 	table *routing.Table
 
 	in requestBody
+	// logged is what access logs get.
+	logged format.Context
 
 	idle, request, duration timer.Timer
 	// lastActivity is a monotonic-ish nanosecond stamp for the idle timer; only

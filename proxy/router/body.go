@@ -17,6 +17,18 @@ type responseBody struct {
 	trailers *message.Header
 }
 
+// newResponseBody takes the body that the pooled stream had before, if nobody
+// uses that any more.
+func newResponseBody(rq *request) *responseBody {
+	b, ok := rq.s.Scratch.(*responseBody)
+	if !ok || b.rq != nil {
+		b = &responseBody{}
+		rq.s.Scratch = b
+	}
+	b.rq, b.trailers = rq, nil
+	return b
+}
+
 // Next implements message.Body.
 func (b *responseBody) Next() ([]byte, bool, error) {
 	rq := b.rq

@@ -68,7 +68,7 @@ func (rq *request) answered(st *upstream.Stream, status int, end bool) (*filters
 	}
 	rq.held = true
 	rq.received = st.Body()
-	rq.resp.Body = &responseBody{rq: rq}
+	rq.resp.Body = newResponseBody(rq)
 	return rq.resp, false, nil
 }
 

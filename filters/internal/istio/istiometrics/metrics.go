@@ -45,6 +45,7 @@ type Metrics struct {
 // New compiles c.
 func New(env *filters.Env, c *Config) *Metrics {
 	ms := &Metrics{hostFallback: !c.DisableHostFallback, interval: c.Interval, self: &streaminfo.Peer{}}
+	ms.requests.Own, ms.messages.Own, ms.connections.Own = key.own, key.own, key.own
 	if env == nil {
 		env = &filters.Env{}
 	}
@@ -92,7 +93,8 @@ const (
 var protocolNames = [...]string{"http", "grpc", "tcp"}
 
 // key tells apart everything that labels can differ by. Strings in it belong
-// to the connection, the configuration or, for extra, to the key itself.
+// to the connection, the configuration, for extra to the key itself, and for
+// host to the request until own has cloned it.
 type key struct {
 	source, destination uint32
 	// peerID and localID are principals.
@@ -103,9 +105,16 @@ type key struct {
 	code            int
 	grpc            int // -1: none
 	proto           protocol
-	// extra holds what is not cached by identity: host name, route name and
-	// expressions.
+	host, route     string
+	// extra holds what is not cached by identity: expressions, and peers without
+	// a number.
 	extra string
+}
+
+// own returns a key that may be kept.
+func (k key) own() key {
+	k.host = strings.Clone(k.host)
+	return k
 }
 
 type requestHandles struct {
@@ -205,7 +214,7 @@ func (ms *Metrics) key(e *ends, proto protocol) key {
 		cluster: info.Upstream.ClusterRaw, clusterMetadata: info.Upstream.ClusterMetadata, flags: info.Flags, code: info.ResponseCode, grpc: -1, proto: proto,
 	}
 	if e.host != "" || info.RouteName == "block_all" || info.RouteName == "allow_any" {
-		k.extra = info.RouteName + "\x00" + e.host
+		k.host, k.route = e.host, info.RouteName
 	}
 	// Peers without a number of their own are told apart by name.
 	for _, p := range [...]*streaminfo.Peer{e.source, e.destination} {
