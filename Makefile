@@ -5,6 +5,7 @@ MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
 GO ?= go
 BIN := bin
 TESTFLAGS ?=
+KEEP ?=
 LDFLAGS := -s -w
 
 .PHONY: all
@@ -36,6 +37,10 @@ lint: ## go vet, gofmt, golangci-lint
 .PHONY: tidy
 tidy: ## Check that go.mod is tidy
 	$(GO) mod tidy -diff
+
+.PHONY: demo
+demo: build ## Run a whole mesh on loopback and prove what it does (KEEP=--keep leaves it up)
+	$(BIN)/fairlead demo $(KEEP)
 
 .PHONY: conformance
 conformance: build ## Run the behaviour corpus against Fairlead
