@@ -34,7 +34,7 @@ var layers = [][]string{
 
 // forbidden dependencies, direct or not, of the package matching the key.
 var forbidden = map[string]map[string]string{
-	"cmd/fairlead": {"testing": "test code in the binary", "k8s.io/": "the data plane talks xDS only"},
+	"cmd/fairlead": {"k8s.io/": "the data plane talks xDS only"},
 	"ztunnel":      {module + "filters": "ztunnel is L4", module + "routing": "ztunnel is L4"},
 	"routing":      {"net/http/httputil": "routing is pure", module + "proxy": "wrong way"},
 	"xdsclient":    {module: "the transport knows no resource type"},
@@ -45,9 +45,12 @@ type pkg struct {
 	Imports, Deps []string
 }
 
-func load(t *testing.T) []pkg {
+func load(t *testing.T, args ...string) []pkg {
 	t.Helper()
-	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,Deps", module+"...").Output()
+	if args == nil {
+		args = []string{module + "..."}
+	}
+	out, err := exec.Command("go", append([]string{"list", "-json=ImportPath,Imports,Deps"}, args...)...).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,6 +63,31 @@ func load(t *testing.T) []pkg {
 			t.Fatal(err)
 		}
 		ps = append(ps, p)
+	}
+}
+
+// testers may import testing although they are linked into the binary.
+var testers = map[string]string{
+	"github.com/envoyproxy/go-control-plane/pkg/log": "holds a logger for tests beside the interface; the linker drops it",
+}
+
+func TestTheBinaryHoldsNoTestCode(t *testing.T) {
+	found := map[string]bool{}
+	for _, p := range load(t, "-deps", module+"cmd/fairlead") {
+		for _, imp := range p.Imports {
+			if imp != "testing" {
+				continue
+			}
+			found[p.ImportPath] = true
+			if testers[p.ImportPath] == "" {
+				t.Errorf("%s imports testing and is part of cmd/fairlead", p.ImportPath)
+			}
+		}
+	}
+	for p := range testers {
+		if !found[p] {
+			t.Errorf("%s does not import testing any more: take it out of the list", p)
+		}
 	}
 }
 
