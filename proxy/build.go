@@ -67,10 +67,17 @@ type builder struct {
 	diags []Diagnostic
 	// fresh are chains that were compiled now.
 	fresh int
+	// at is the place in the listener that is compiled, by indexes.
+	at string
 }
 
 func (b *builder) diag(resource, path, severity, message string) {
-	b.diags = append(b.diags, Diagnostic{resource, path, severity, message})
+	b.diags = append(b.diags, Diagnostic{Resource: resource, Path: path, Severity: severity, Message: message, at: b.at})
+}
+
+// diagLate is diag for what is missing and may still arrive.
+func (b *builder) diagLate(resource, path, severity, message string) {
+	b.diags = append(b.diags, Diagnostic{Resource: resource, Path: path, Severity: severity, Message: message, at: b.at, late: true})
 }
 
 // build never fails as a whole: what can't be compiled is refused where it
@@ -108,16 +115,20 @@ func (b *builder) listener(spec *xdsresource.Listener) *builtListener {
 	} else {
 		mark := len(b.diags)
 		for i := range spec.ListenerFilters {
+			b.at = fmt.Sprintf("listener_filters[%d]", i)
 			b.listenerFilter(bl, where, &spec.ListenerFilters[i])
 		}
+		b.at = ""
 		bl.config.AccessLogs = listenerLogs(b.accessLogs(where, spec.AccessLogs))
 		bl.diags = append([]Diagnostic(nil), b.diags[mark:]...)
 	}
-	for _, fc := range spec.FilterChains {
+	for i, fc := range spec.FilterChains {
+		b.at = fmt.Sprintf("filter_chains[%d]", i)
 		bc := b.chain(bl, old, fc)
 		bl.config.Chains = append(bl.config.Chains, bc.chain)
 	}
 	if spec.DefaultFilterChain != nil {
+		b.at = "default_filter_chain"
 		bl.config.Default = b.chain(bl, old, spec.DefaultFilterChain).chain
 	}
 	return bl
@@ -221,7 +232,9 @@ func (b *builder) compileChain(bl *builtListener, fc *xdsresource.FilterChain) *
 	if fc.Broken != "" {
 		broken("", fc.Broken)
 	}
+	at := b.at
 	if fc.TransportSocket != nil {
+		b.at = at + ".transport_socket"
 		ts, err := tlscontext.NewServer(fc.TransportSocket, b.s.secrets)
 		if err != nil {
 			broken("transport_socket", err.Error())
@@ -232,6 +245,7 @@ func (b *builder) compileChain(bl *builtListener, fc *xdsresource.FilterChain) *
 	for i := range fc.Filters {
 		f := &fc.Filters[i]
 		path := "filters[" + f.Name + "]"
+		b.at = fmt.Sprintf("%s.filters[%d]", at, i)
 		last := i == len(fc.Filters)-1
 		switch {
 		case f.HCM != nil:
@@ -256,6 +270,7 @@ func (b *builder) compileChain(bl *builtListener, fc *xdsresource.FilterChain) *
 			broken(path, "a terminal filter must be the last of its chain")
 		}
 	}
+	b.at = at
 	if lc.Terminal == nil && lc.Broken == "" {
 		broken("filters", "the chain has no terminal filter (http_connection_manager or tcp_proxy)")
 	}
@@ -267,6 +282,7 @@ func (b *builder) networkFilter(lc *listener.Chain, direction string, f *xdsreso
 	switch {
 	case tc == nil:
 		broken(path, "its configuration (ECDS) has not arrived")
+		b.diags[len(b.diags)-1].late = true
 		return
 	case tc.Unknown != "":
 		broken(path, tc.Unknown)
@@ -300,7 +316,7 @@ func (b *builder) tcpProxy(where string, spec *xdsresource.TCPProxy) (filters.Te
 // hcm compiles a connection manager and its route table.
 func (b *builder) hcm(where string, ls *xdsresource.Listener, spec *xdsresource.HTTPConnectionManager) (*builtHCM, error) {
 	sc := b.s.stats.Scope("envoy_http_", stats.Label{Name: "envoy_http_conn_manager_prefix", Value: spec.StatPrefix})
-	cb := &chainBuilder{b: b, where: where, direction: ls.Direction, specs: spec.HTTPFilters}
+	cb := &chainBuilder{b: b, where: where, at: b.at + ".typed_config", direction: ls.Direction, specs: spec.HTTPFilters}
 	cb.resolve(b.res)
 	for i := range spec.HTTPFilters {
 		if r := spec.HTTPFilters[i].Router; r != nil {
@@ -331,13 +347,15 @@ func (b *builder) hcm(where string, ls *xdsresource.Listener, spec *xdsresource.
 // setTable compiles rc for h and installs it.
 func (b *builder) setTable(h *builtHCM, where string, rc *xdsresource.RouteConfiguration) {
 	if rc == nil {
-		b.diag(where, "rds["+h.rdsName+"]", "warning", "the route configuration has not arrived; requests are answered 404")
+		b.diagLate(where, "rds["+h.rdsName+"]", "warning", "the route configuration has not arrived; requests are answered 404")
 		return
 	}
 	h.chains.b = b
 	if old := h.chains.renew(); len(old) > 0 {
 		b.s.later(func() { b.s.filters.release(old, b.s.log) })
 	}
+	defer func(at string) { b.at = at }(b.at)
+	b.at = h.chains.at + ".route_config"
 	t, errs := routing.Compile(rc, routing.Options{Chain: h.chains.chain})
 	for _, err := range errs {
 		b.diag(where, "route_config["+rc.Name+"]", "error", err.Error())

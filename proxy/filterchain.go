@@ -68,6 +68,7 @@ func (p *filterPool) release(refs []*filterRef, log *slog.Logger) {
 type chainBuilder struct {
 	b         *builder
 	where     string // "listener x: filter chain y"
+	at        string // the same by indexes
 	direction string
 	specs     []xdsresource.HTTPFilter
 	terminal  filters.HTTPFilter
@@ -163,9 +164,11 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) filters.HTTPFilte
 		return nil
 	}
 	path := cb.where + ": http filter " + spec.Name
+	defer func(at string) { cb.b.at = at }(cb.b.at)
+	cb.b.at = fmt.Sprintf("%s.http_filters[%d]", cb.at, i)
 	tc := cb.resolved[i]
 	if tc == nil {
-		cb.b.diag(cb.where, "http_filters["+spec.Name+"]", "error", "its configuration (ECDS) has not arrived; requests are answered 500")
+		cb.b.diagLate(cb.where, "http_filters["+spec.Name+"]", "error", "its configuration (ECDS) has not arrived; requests are answered 500")
 		return missingConfig{}
 	}
 	if tc.Unknown != "" || o != nil && o.Unknown != "" {

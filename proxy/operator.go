@@ -33,7 +33,11 @@ func (p *Process) info() admin.ServerInfo {
 	case !p.ready.Load():
 		st = admin.Initializing
 	}
-	return admin.ServerInfo{Version: "fairlead/" + p.opt.Version, State: st, Start: p.start, Node: map[string]any{"id": p.node.ID, "cluster": p.node.Cluster, "metadata": p.node.Metadata}}
+	reason := ""
+	if err := p.Ready(); err != nil {
+		reason = err.Error()
+	}
+	return admin.ServerInfo{Reason: reason, Version: "fairlead/" + p.opt.Version, State: st, Start: p.start, Node: map[string]any{"id": p.node.ID, "cluster": p.node.Cluster, "metadata": p.node.Metadata}}
 }
 
 // certificate is one line of /certs: what an operator checks, no key and no PEM.

@@ -51,6 +51,7 @@ type Process struct {
 	server   *Server
 	dec      *xdsresource.Decoder
 	client   *xdsclient.Client
+	target   string // of client
 	table    *workload.Table
 	source   agent.IdentitySource
 	release  func()
@@ -94,13 +95,11 @@ func FromBootstrap(doc []byte, o ProcessOptions) (*Process, error) {
 		p.log.Warn("bootstrap field without effect", "path", ig.Path, "reason", ig.Reason)
 	}
 	p.node = cfg.Node
-	static := &Resources{
-		Listeners: byName(cfg.Listeners, func(l *xdsresource.Listener) string { return l.Name }),
-		Clusters:  byName(cfg.Clusters, func(c *xdsresource.Cluster) string { return c.Name }),
-		Secrets:   byName(cfg.Secrets, func(s *xdsresource.Secret) string { return s.Name }),
+	if _, err := p.check(cfg); err != nil {
+		return nil, err
 	}
 	if p.server, err = New(Options{
-		Registry: o.Registry, Node: cfg.Node, Static: static, Identity: o.Identity, Logger: p.log, Stats: p.registry,
+		Registry: o.Registry, Node: cfg.Node, Static: staticResources(cfg), Identity: o.Identity, Logger: p.log, Stats: p.registry,
 	}); err != nil {
 		return nil, err
 	}
@@ -256,6 +255,7 @@ func (p *Process) connect(xc xdsclient.Config, d demand) error {
 	types := p.server.XDSTypes(p.dec)
 	d.apply(types)
 	xc.Types = append(types, xc.Types...)
+	p.target = xc.Target
 	xc.OnView = func(v *xdsclient.View) {
 		// The first configuration must be in force before traffic may come; a
 		// later one that isn't leaves the former in force.
@@ -295,7 +295,22 @@ func (p *Process) Ready() error {
 	if err := p.unready.Load(); err != nil {
 		return *err
 	}
-	return errors.New("no configuration from the control plane yet")
+	return p.waiting()
+}
+
+// waiting says what the first configuration hangs on.
+func (p *Process) waiting() error {
+	if p.client == nil {
+		return errors.New("not serving yet")
+	}
+	st := p.client.Status()
+	switch {
+	case st.State == xdsclient.StateConnected:
+		return fmt.Errorf("no configuration from the control plane %s yet: it is connected and has not answered", p.target)
+	case st.Err != nil:
+		return fmt.Errorf("no configuration from the control plane %s yet: %w", p.target, st.Err)
+	}
+	return fmt.Errorf("no configuration from the control plane %s yet: %s", p.target, st.State)
 }
 
 // Server returns the proxy itself.

@@ -31,6 +31,10 @@ type Diagnostic struct {
 	// fields without effect, "warning" for the rest.
 	Severity string `json:"severity"`
 	Message  string `json:"message"`
+	// at is the path with indexes inside a listener, for static ones.
+	at string
+	// late is set if what is missing may still arrive.
+	late bool
 }
 
 // String formats d in one line.
@@ -43,7 +47,7 @@ func (r *Resources) IgnoredFields() []Diagnostic {
 	var out []Diagnostic
 	add := func(kind string, res *xdsresource.Resource) {
 		for _, ig := range res.Ignored {
-			out = append(out, Diagnostic{kind + " " + res.Name, ig.Path, "ignored", ig.Reason})
+			out = append(out, Diagnostic{Resource: kind + " " + res.Name, Path: ig.Path, Severity: "ignored", Message: ig.Reason})
 		}
 	}
 	for _, x := range r.Listeners {

@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -192,6 +194,7 @@ func (s *Server) reportNew(prev, snap *Snapshot) {
 func (s *Server) swap(prev, snap *Snapshot) error {
 	var errs []error
 	names := make(map[string]*listener.Listener, len(snap.Listeners))
+	taken := s.addresses(snap)
 	for _, name := range sortedKeys(snap.Listeners) {
 		bl := snap.Listeners[name]
 		l := s.listeners[name]
@@ -202,10 +205,14 @@ func (s *Server) swap(prev, snap *Snapshot) error {
 			s.st.chainsKept.Add(uint64(len(bl.chains)))
 			continue
 		}
-		if err := l.Update(bl.config); err != nil {
+		err := claim(taken, bl.spec)
+		if err == nil {
+			err = l.Update(bl.config)
+		}
+		if err != nil {
 			s.st.bindErrors.Inc()
 			errs = append(errs, err)
-			snap.Diagnostics = append(snap.Diagnostics, Diagnostic{"listener " + name, "address", "error", err.Error()})
+			snap.Diagnostics = append(snap.Diagnostics, Diagnostic{Resource: "listener " + name, Path: "address", Severity: "error", Message: err.Error()})
 			if s.listeners[name] == nil {
 				continue
 			}
@@ -224,6 +231,37 @@ func (s *Server) swap(prev, snap *Snapshot) error {
 	}
 	s.releaseReplaced(prev, snap)
 	return errors.Join(errs...)
+}
+
+// addresses are those of listeners that run and keep them: sockets are bound so
+// that two may share an address, and the kernel would divide the connections.
+func (s *Server) addresses(snap *Snapshot) map[netip.AddrPort]string {
+	out := map[netip.AddrPort]string{}
+	for name, l := range s.listeners {
+		if bl := snap.Listeners[name]; bl != nil {
+			for _, a := range l.Addresses() {
+				if slices.Contains(bl.spec.Addresses, a) {
+					out[a] = name
+				}
+			}
+		}
+	}
+	return out
+}
+
+// claim enters the addresses of spec.
+func claim(taken map[netip.AddrPort]string, spec *xdsresource.Listener) error {
+	for _, a := range spec.Addresses {
+		if other, ok := taken[a]; ok && other != spec.Name {
+			return fmt.Errorf("listener %s: address %s is that of listener %s", spec.Name, a, other)
+		}
+	}
+	for _, a := range spec.Addresses {
+		if a.Port() != 0 {
+			taken[a] = spec.Name
+		}
+	}
+	return nil
 }
 
 // unchanged tells whether nothing that a listener serves differs: the same

@@ -12,8 +12,6 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters/builtin"
 	"github.com/fairlead-mesh/fairlead/proxy"
-	"github.com/fairlead-mesh/fairlead/proxy/bootstrap"
-	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
 func cobraFlags(name string) *pflag.FlagSet {
@@ -44,7 +42,7 @@ func configValidate(cmd *cobra.Command, file string) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := bootstrap.Parse(doc, xdsresource.NewDecoder(builtin.Registry(), xdsresource.Options{}))
+	cfg, notes, err := proxy.Validate(doc, proxy.ProcessOptions{Registry: builtin.Registry()})
 	if err != nil {
 		return inFile(file, err)
 	}
@@ -65,6 +63,9 @@ func configValidate(cmd *cobra.Command, file string) error {
 		for _, ig := range c.Ignored {
 			note("cluster "+c.Name, ig.Path, ig.Reason)
 		}
+	}
+	for _, d := range notes {
+		cmd.Println(d.String())
 	}
 	cmd.Printf("%s: ok: %d listeners, %d clusters, %d ignored fields\n", file, len(cfg.Listeners), len(cfg.Clusters), n)
 	return nil

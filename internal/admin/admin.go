@@ -43,6 +43,8 @@ type ServerInfo struct {
 	Version string
 	State   State
 	Start   time.Time
+	// Reason says why State is not Live, if that is known; /ready shows it.
+	Reason string
 	// Options are command line options by Envoy's names, Node the node as it
 	// is announced to the control plane. Both are encoded as JSON.
 	Options, Node any
@@ -217,6 +219,9 @@ func (s *Source) ready(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
 	write(w, "%s\n", state)
+	if reason := s.Info().Reason; state != Live && reason != "" {
+		write(w, "%s\n", reason)
+	}
 }
 
 func (s *Source) serverInfo(w http.ResponseWriter, _ *http.Request) {

@@ -39,6 +39,17 @@ type Config struct {
 	// Ignored lists what the file sets outside of static resources without
 	// effect; those have lists of their own.
 	Ignored []filters.Ignored
+
+	doc *xdsresource.Document
+}
+
+// Line returns the line of the file where the field at path is, or the nearest
+// part of the path that exists; 0 if that is unknown.
+func (c *Config) Line(path string) int {
+	if c.doc == nil {
+		return 0
+	}
+	return c.doc.Line(path)
 }
 
 // Locality is where this proxy runs.
@@ -91,7 +102,7 @@ func Parse(doc []byte, dec *xdsresource.Decoder) (*Config, error) {
 	if err := d.Into(&m); err != nil {
 		return nil, err
 	}
-	p := parser{dec: dec, doc: d, cfg: &Config{}}
+	p := parser{dec: dec, doc: d, cfg: &Config{doc: d}}
 	ignored, err := xdsresource.Classify(&m)
 	p.fail("", err)
 	p.cfg.Ignored = ignored

@@ -14,6 +14,9 @@ import (
 func (p *parser) dynamic(m *bootstrapv3pb.Bootstrap_DynamicResources) {
 	const at = "dynamic_resources"
 	if c := m.GetAdsConfig(); c != nil {
+		if p.cfg.Node.ID == "" {
+			p.failf("node.id", "is empty; a control plane needs it")
+		}
 		p.cfg.ADS = p.ads(at+".ads_config", c)
 	}
 	p.cfg.LDS = p.source(at+".lds_config", m.GetLdsConfig())

@@ -35,7 +35,8 @@ type ServerTLS interface {
 	Describe(cs *tls.ConnectionState) *streaminfo.TLS
 }
 
-// AccessLogger records connections that no chain took.
+// AccessLogger records connections when they have ended, also those that no
+// chain took and those whose handshake failed.
 type AccessLogger interface {
 	Log(c *format.Context)
 }
@@ -308,6 +309,7 @@ type connection struct {
 	l     *Listener
 	done  func()
 	ended atomic.Bool
+	logs  []AccessLogger
 	// passed is how many network filters saw the connection.
 	passed int
 }
@@ -326,7 +328,7 @@ func (l *Listener) enter(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done 
 	l.active.Add(1)
 	l.st.cxTotal.Inc()
 	l.st.cxActive.Add(1)
-	cn := &connection{l: l, done: done, raw: c}
+	cn := &connection{l: l, done: done, raw: c, logs: cur.cfg.AccessLogs}
 	cn.info.Conn = ci
 	cn.info.Start = ci.Start
 	cn.info.FilterState.Reset(&ci.FilterState)
@@ -389,6 +391,7 @@ func (cn *connection) end() {
 		}
 		ch.remove(cn)
 	}
+	cn.log()
 	cn.l.active.Add(-1)
 	cn.l.st.cxActive.Add(-1)
 	cn.done()
@@ -429,13 +432,22 @@ func (cn *connection) noChain(cur *compiled, broken *Chain) {
 			cur.cfg.Logger.Warn("connection closed: its filter chain can't be executed", "listener", cn.l.name, "chain", broken.Name, "reason", broken.Broken)
 		}
 	}
-	cn.info.End = time.Now()
-	ctx := format.Context{Info: &cn.info}
-	for _, lg := range cur.cfg.AccessLogs {
-		lg.Log(&ctx)
-	}
 	cn.fc.Reset()
 	cn.end()
+}
+
+// log writes the listener's own access log.
+func (cn *connection) log() {
+	if len(cn.logs) == 0 {
+		return
+	}
+	if cn.info.End.IsZero() {
+		cn.info.End = time.Now()
+	}
+	ctx := format.Context{Info: &cn.info}
+	for _, lg := range cn.logs {
+		lg.Log(&ctx)
+	}
 }
 
 func (c *Chain) handshake(fc *filters.Connection, ci *streaminfo.Conn) error {

@@ -15,6 +15,7 @@ import (
 
 // Certificate is the handle of one certificate.
 type Certificate struct {
+	name   string
 	slot   *slot           // nil: the workload's own
 	source identity.Source // may be nil
 }
@@ -25,6 +26,13 @@ var (
 	errNotACert       = errors.New("the secret is not a certificate")
 	errNotTrust       = errors.New("the secret is not a trusted CA")
 )
+
+// Own reports whether it is the workload's own certificate, which its identity
+// may bring at any time.
+func (c *Certificate) Own() bool { return c.slot == nil }
+
+// Name is what the certificate is known by: an SDS name, a file, or "inline".
+func (c *Certificate) Name() string { return c.name }
 
 // Get returns the current certificate with Leaf set. The error names the
 // secret that is missing or broken. It does not allocate.
@@ -73,6 +81,10 @@ type merged struct {
 	value   *value
 	anchors *Anchors
 }
+
+// Own reports whether these are the workload's own roots, which its identity
+// may bring at any time.
+func (t *Trust) Own() bool { return t != nil && t.identity }
 
 // Get returns the current anchors. The error names the secret that is missing
 // or broken. It allocates only after a change.
@@ -211,19 +223,10 @@ func (s *Store) file(key [2]string, load func() *value) *slot {
 	}
 	w.Prime()
 	sl := new(slot)
-	sl.v.Store(load())
+	s.replace(key[0], sl, load())
 	s.files[key] = sl
 	s.wg.Go(func() {
-		_ = w.Run(s.ctx, func() {
-			v := load()
-			if v.err != nil {
-				s.log.Warn("secret files changed but are not usable; keeping what was read before", "error", v.err)
-				if old := sl.v.Load(); old.err == nil {
-					return
-				}
-			}
-			sl.v.Store(v)
-		})
+		_ = w.Run(s.ctx, func() { s.replace(key[0], sl, load()) })
 	})
 	return sl
 }

@@ -6,6 +6,7 @@
 package secret
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 	"weak"
 
 	"github.com/fairlead-mesh/fairlead/internal/identity"
@@ -64,6 +66,8 @@ type value struct {
 	cert    *tls.Certificate
 	anchors *Anchors
 	err     error // why cert and anchors can't be used
+	// refused is why a newer content was not taken over.
+	refused error
 }
 
 // NewStore returns a Store without ADS secrets.
@@ -142,9 +146,38 @@ func (s *Store) fillLocked(name string, sl *slot) {
 	}
 	if v.err != nil {
 		v.err = fmt.Errorf("secret %q: %w", name, v.err)
-		s.log.Error("secret can't be used", "error", v.err)
 	}
-	sl.v.Store(v)
+	s.replace(name, sl, v)
+}
+
+// replace stores v in sl, unless what is there is good and v is not: what is
+// broken, or has expired already, takes nothing away.
+func (s *Store) replace(name string, sl *slot, v *value) {
+	old := sl.v.Load()
+	refused := v.err
+	if refused == nil {
+		refused = expired(name, v.cert)
+	}
+	if refused == nil || old == nil || old.err != nil || expired(name, old.cert) != nil {
+		if refused != nil {
+			s.log.Error("a secret can't be used; handshakes that need it fail", "error", refused)
+		}
+		sl.v.Store(v)
+		return
+	}
+	s.log.Error("the new content of a secret can't be used; keeping the former one", "error", refused)
+	kept := *old
+	kept.digest, kept.refused = v.digest, refused
+	sl.v.Store(&kept)
+}
+
+// expired says at once what handshakes would tell only later: a certificate that
+// has expired is not presented.
+func expired(name string, crt *tls.Certificate) error {
+	if crt == nil || crt.Leaf == nil || !time.Now().After(crt.Leaf.NotAfter) {
+		return nil
+	}
+	return fmt.Errorf("secret %q: the certificate expired at %s", name, crt.Leaf.NotAfter.Format(time.RFC3339))
 }
 
 func (s *Store) named(name string) *slot {
@@ -180,32 +213,35 @@ func (s *Store) Certificate(c *xdsresource.Certificate) (*Certificate, error) {
 	name := c.SDSName
 	if name == "" {
 		if c.ChainFile != "" || c.KeyFile != "" {
-			return &Certificate{slot: s.fileCertificate(c)}, nil
+			return &Certificate{name: c.ChainFile, slot: s.fileCertificate(c)}, nil
 		}
 		crt, err := loadCertificate(c)
 		if err != nil {
 			return nil, fmt.Errorf("inline certificate: %w", err)
 		}
+		if err := expired("inline", crt); err != nil {
+			s.log.Error("a secret can't be used; handshakes that need it fail", "error", err)
+		}
 		sl := new(slot)
 		sl.v.Store(&value{cert: crt})
-		return &Certificate{slot: sl}, nil
+		return &Certificate{name: "inline", slot: sl}, nil
 	}
 	if err := resolvable(name, &c.SDSSource); err != nil {
 		return nil, err
 	}
 	if !c.SDSSource.ADS {
 		if name == workloadCert {
-			return &Certificate{source: s.identity}, nil
+			return &Certificate{name: name, source: s.identity}, nil
 		}
 		if pair, ok := strings.CutPrefix(name, fileCert); ok {
 			chain, key, ok := strings.Cut(pair, "~")
 			if !ok || chain == "" || key == "" {
 				return nil, fmt.Errorf("secret %q: want file-cert:<chain>~<key>", name)
 			}
-			return &Certificate{slot: s.fileCertificate(&xdsresource.Certificate{ChainFile: chain, KeyFile: key})}, nil
+			return &Certificate{name: chain, slot: s.fileCertificate(&xdsresource.Certificate{ChainFile: chain, KeyFile: key})}, nil
 		}
 	}
-	return &Certificate{slot: s.named(name)}, nil
+	return &Certificate{name: name, slot: s.named(name)}, nil
 }
 
 func resolvable(name string, src *xdsresource.ConfigSource) error {
@@ -253,7 +289,8 @@ func (s *Store) Trust(v *xdsresource.Validation) (*Trust, error) {
 // State is the condition of one secret, for operators.
 type State struct {
 	Name string
-	// Leaf is nil if the secret is no certificate or can't be used.
+	// Leaf is nil if the secret is no certificate or can't be used. With both,
+	// Leaf is in use and Err says why a newer content is not.
 	Leaf *x509.Certificate
 	Err  error
 }
@@ -277,7 +314,7 @@ func (s *Store) States() []State {
 			return
 		}
 		v := sl.v.Load()
-		st := State{Name: name, Err: v.err}
+		st := State{Name: name, Err: cmp.Or(v.err, v.refused)}
 		if v.cert != nil {
 			st.Leaf = v.cert.Leaf
 		}

@@ -149,8 +149,11 @@ func TestADSSecretsArriveChangeAndGo(t *testing.T) {
 		t.Errorf("states = %+v", st)
 	}
 	s.SetADS(map[string]*xdsresource.Secret{"kubernetes://x": {Resource: xdsresource.Resource{Digest: xdsresource.Digest{3}}, Certificate: &xdsresource.Certificate{Chain: []byte("x"), Key: []byte("y")}}})
-	if got := cn(t, h); !strings.HasPrefix(got, `error: secret "kubernetes://x":`) {
-		t.Errorf("broken: %s", got)
+	if got := cn(t, h); got != "two" {
+		t.Errorf("a broken one should leave the former: %s", got)
+	}
+	if st := s.States(); st[0].Leaf == nil || st[0].Err == nil || !strings.Contains(st[0].Err.Error(), `secret "kubernetes://x":`) {
+		t.Errorf("states = %+v", st)
 	}
 	if _, err := tr.Get(); err == nil {
 		t.Error("the removed CA is still served")

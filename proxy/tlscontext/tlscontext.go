@@ -110,7 +110,7 @@ func pick(certs []*secret.Certificate, supported func(*tls.Certificate) error) (
 	for _, h := range certs {
 		c, err := h.Get()
 		if err == nil {
-			err = valid(c)
+			err = valid(h.Name(), c)
 		}
 		if err != nil {
 			if firstErr == nil {
@@ -133,9 +133,9 @@ func pick(certs []*secret.Certificate, supported func(*tls.Certificate) error) (
 
 // valid refuses to present a certificate that every peer would refuse, with an
 // error that says so.
-func valid(c *tls.Certificate) error {
+func valid(name string, c *tls.Certificate) error {
 	if now := time.Now(); now.After(c.Leaf.NotAfter) {
-		return fmt.Errorf("our own certificate expired at %s (is the certificate authority reachable, and the clock right?)", c.Leaf.NotAfter.Format(time.RFC3339))
+		return fmt.Errorf("our own certificate expired at %s (secret %s; is the certificate authority reachable, and the clock right?)", c.Leaf.NotAfter.Format(time.RFC3339), name)
 	}
 	return nil
 }

@@ -2,10 +2,14 @@ package xdsresource_test
 
 import (
 	"crypto/tls"
+	"crypto/x509"
+	encpem "encoding/pem"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/fairlead-mesh/fairlead/internal/identity"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
@@ -208,9 +212,32 @@ endpoints: [{locality: {region: r}, priority: 1, load_balancing_weight: 3, lb_en
 	wantError(t, xdsresource.EndpointsType, `{cluster_name: c, endpoints: [{lb_endpoints: [{endpoint_name: x}]}]}`, `endpoints[0].lb_endpoints[0].endpoint_name: "x" is not in named_endpoints`)
 }
 
+// pem returns a certificate and its key.
+func pem(t *testing.T) (chain, key string) {
+	t.Helper()
+	ca, err := identity.NewDevCA("cluster.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	crt, err := ca.Issue(identity.Leaf{DNSNames: []string{"a.example"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(crt.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(identity.EncodeCertificates(crt.Certificate...)), string(encpem.EncodeToMemory(&encpem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
 func TestSecrets(t *testing.T) {
-	s := decode[*xdsresource.Secret](t, xdsresource.SecretType, `{name: s, tls_certificate: {certificate_chain: {inline_string: a}, private_key: {environment_variable: K}}}`)
-	if string(s.Certificate.Chain) != "a" || string(s.Certificate.Key) != "from env" {
+	s := decode[*xdsresource.Secret](t, xdsresource.SecretType, `{name: s, generic_secret: {secret: {environment_variable: K}}}`)
+	if string(s.Generic) != "from env" {
+		t.Errorf("%+v", s)
+	}
+	chain, key := pem(t)
+	s = decode[*xdsresource.Secret](t, xdsresource.SecretType, fmt.Sprintf(`{name: s, tls_certificate: {certificate_chain: {inline_string: %q}, private_key: {inline_string: %q}}}`, chain, key))
+	if string(s.Certificate.Chain) != chain || string(s.Certificate.Key) != key {
 		t.Errorf("%+v", s.Certificate)
 	}
 	s = decode[*xdsresource.Secret](t, xdsresource.SecretType, `{name: s, validation_context: {trusted_ca: {filename: /ca.pem}}}`)
@@ -226,6 +253,8 @@ func TestSecrets(t *testing.T) {
 		{`{name: s, session_ticket_keys: {keys: [{inline_string: x}]}}`, "session_ticket_keys: "},
 		{`{name: s, validation_context: {custom_validator_config: {name: x, typed_config: {"@type": type.googleapis.com/google.protobuf.Empty}}}}`, "custom_validator_config"},
 		{`{name: s, tls_certificate: {pkcs12: {inline_string: x}}}`, "pkcs12"},
+		{`{name: s, tls_certificate: {certificate_chain: {inline_string: a}, private_key: {environment_variable: K}}}`, "tls_certificate: can't be used: tls: failed to find any PEM data"},
+		{`{name: s, validation_context: {trusted_ca: {inline_string: a}}}`, "validation_context.trusted_ca: can't be used"},
 	} {
 		wantError(t, xdsresource.SecretType, tc.doc, tc.want)
 	}

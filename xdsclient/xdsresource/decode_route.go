@@ -24,6 +24,7 @@ func (s *scope) routeConfiguration(m *routev3pb.RouteConfiguration) *RouteConfig
 		MostSpecificHeaderMutationsWins: m.GetMostSpecificHeaderMutationsWins(),
 		InternalOnlyHeaders:             lowered(m.GetInternalOnlyHeaders()),
 		ValidateClusters:                m.GetValidateClusters().GetValue(),
+		SkipClusterValidation:           m.GetValidateClusters() != nil && !m.GetValidateClusters().GetValue(),
 		MaxDirectResponseBody:           u32(m.GetMaxDirectResponseBodySizeBytes(), defaultMaxDirectBody),
 		IgnorePortInHost:                m.GetIgnorePortInHostMatching(),
 		Overrides:                       s.overrides(m.GetTypedPerFilterConfig()),

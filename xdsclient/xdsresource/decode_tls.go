@@ -15,6 +15,7 @@ import (
 	metadatav3pb "github.com/envoyproxy/go-control-plane/envoy/type/metadata/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/fairlead-mesh/fairlead/internal/identity"
 	"github.com/fairlead-mesh/fairlead/internal/matcher"
 )
 
@@ -346,10 +347,20 @@ func (s *scope) secret(m *tlsv3pb.Secret) *Secret {
 		s.push("tls_certificate")
 		c := s.certificate(t.TlsCertificate)
 		x.Certificate = &c
+		if len(c.Chain) > 0 && len(c.Key) > 0 && c.Password == "" {
+			if _, err := identity.ParseCertificate(c.Chain, c.Key); err != nil {
+				s.errorf("", "can't be used: %v", err)
+			}
+		}
 		s.pop()
 	case *tlsv3pb.Secret_ValidationContext:
 		s.push("validation_context")
 		x.Validation = s.validation(t.ValidationContext)
+		if ca := x.Validation.TrustedCA; len(ca) > 0 && x.Validation.TrustedCAFile == "" {
+			if _, err := identity.ParseRoots(ca); err != nil {
+				s.errorf("trusted_ca", "can't be used: %v", err)
+			}
+		}
 		s.pop()
 	case *tlsv3pb.Secret_GenericSecret:
 		x.Generic = s.data("generic_secret.secret", t.GenericSecret.GetSecret())

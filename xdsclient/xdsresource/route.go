@@ -15,11 +15,13 @@ type RouteConfiguration struct {
 	MostSpecificHeaderMutationsWins bool
 	InternalOnlyHeaders             []string
 	ValidateClusters                bool
-	MaxDirectResponseBody           uint32
-	IgnorePortInHost                bool
-	Overrides                       Overrides
-	Metadata                        Metadata
-	VHDS                            bool
+	// SkipClusterValidation is an explicit validate_clusters: false.
+	SkipClusterValidation bool
+	MaxDirectResponseBody uint32
+	IgnorePortInHost      bool
+	Overrides             Overrides
+	Metadata              Metadata
+	VHDS                  bool
 }
 
 // Overrides are typed_per_filter_config entries by filter name.

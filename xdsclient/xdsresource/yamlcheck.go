@@ -1,10 +1,12 @@
 package xdsresource
 
 import (
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
 
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 )
@@ -35,7 +37,7 @@ func (c *checker) message(n *node, md protoreflect.MessageDescriptor, path strin
 	case md.FullName() == "google.protobuf.Any":
 		return c.any(n, path)
 	case md.ParentFile().Package() == "google.protobuf":
-		return n.plain()
+		return c.wellKnown(n, md, path)
 	case n.kind != mapNode:
 		c.problem(n, path, "want a mapping with the fields of %s", md.FullName())
 		return nil
@@ -46,6 +48,27 @@ func (c *checker) message(n *node, md protoreflect.MessageDescriptor, path strin
 		c.field(out, oneofs, n.values[i], md, key, path)
 	}
 	return out
+}
+
+// wellKnown checks a value with a form of its own, such as a duration.
+func (c *checker) wellKnown(n *node, md protoreflect.MessageDescriptor, path string) any {
+	v := n.plain()
+	mt, err := protoregistry.GlobalTypes.FindMessageByName(md.FullName())
+	if err != nil {
+		return v
+	}
+	j, err := json.Marshal(v)
+	if err == nil {
+		err = protojson.Unmarshal(j, mt.New().Interface())
+	}
+	switch {
+	case err == nil:
+	case md.Name() == "Duration":
+		c.problem(n, path, "want seconds, such as 10s or 0.5s, not %s", j)
+	default:
+		c.problem(n, path, "%s is no %s", j, md.Name())
+	}
+	return v
 }
 
 func (c *checker) field(out map[string]any, oneofs map[protoreflect.Name]string, v *node, md protoreflect.MessageDescriptor, key, path string) {

@@ -53,13 +53,40 @@ func parseTree(doc []byte) (*node, error) {
 	if err := dec.Decode(&root); errors.Is(err, io.EOF) {
 		return &node{kind: mapNode}, nil
 	} else if err != nil {
-		return nil, err
+		return nil, locate(doc, err)
 	}
 	if err := dec.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
 		return nil, errors.New("more than one YAML document: split the file at ---")
 	}
 	c := yamlConverter{}
 	return c.convert(&root, 0)
+}
+
+// maxPrefixes bounds the search of locate.
+const maxPrefixes = 500
+
+// locate puts the line on which the structure breaks into a syntax error: the
+// YAML library names the one where the surrounding collection began. The line
+// after the longest prefix of whole lines that parses is the one.
+func locate(doc []byte, err error) error {
+	msg := strings.TrimPrefix(err.Error(), "yaml: ")
+	if rest, ok := strings.CutPrefix(msg, "line "); ok {
+		if _, m, ok := strings.Cut(rest, ": "); ok {
+			msg = m
+		}
+	}
+	end := len(doc)
+	for range maxPrefixes {
+		end = bytes.LastIndexByte(doc[:end], '\n')
+		if end < 0 {
+			return fmt.Errorf("line 1: not valid YAML: %s", msg)
+		}
+		var n yaml.Node
+		if yaml.Unmarshal(doc[:end+1], &n) == nil {
+			return fmt.Errorf("line %d: not valid YAML: %s", 2+bytes.Count(doc[:end], []byte("\n")), msg)
+		}
+	}
+	return err
 }
 
 // jsonParser builds nodes from JSON, tracking lines.
