@@ -2,6 +2,7 @@ package xdsresource
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -15,7 +16,6 @@ import (
 	metadatav3pb "github.com/envoyproxy/go-control-plane/envoy/type/metadata/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/fairlead-mesh/fairlead/internal/identity"
 	"github.com/fairlead-mesh/fairlead/internal/matcher"
 )
 
@@ -348,7 +348,7 @@ func (s *scope) secret(m *tlsv3pb.Secret) *Secret {
 		c := s.certificate(t.TlsCertificate)
 		x.Certificate = &c
 		if len(c.Chain) > 0 && len(c.Key) > 0 && c.Password == "" {
-			if _, err := identity.ParseCertificate(c.Chain, c.Key); err != nil {
+			if _, err := tls.X509KeyPair(c.Chain, c.Key); err != nil {
 				s.errorf("", "can't be used: %v", err)
 			}
 		}
@@ -357,8 +357,8 @@ func (s *scope) secret(m *tlsv3pb.Secret) *Secret {
 		s.push("validation_context")
 		x.Validation = s.validation(t.ValidationContext)
 		if ca := x.Validation.TrustedCA; len(ca) > 0 && x.Validation.TrustedCAFile == "" {
-			if _, err := identity.ParseRoots(ca); err != nil {
-				s.errorf("trusted_ca", "can't be used: %v", err)
+			if !x509.NewCertPool().AppendCertsFromPEM(ca) {
+				s.errorf("trusted_ca", "can't be used: there is no certificate in it")
 			}
 		}
 		s.pop()
