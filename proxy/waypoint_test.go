@@ -214,7 +214,7 @@ func tryTunnel(t *testing.T, ca *identity.DevCA, id string, port int, authority 
 		t.Fatal(err)
 	}
 	if err := st.Flush(); err != nil {
-		t.Fatal(err)
+		return nil, cl, err
 	}
 	status, _, err := st.ReadHeaders(&h)
 	if err != nil || status != 200 {
