@@ -146,6 +146,7 @@ func (d *direction) step() (wait bool) {
 	buf := GetBuffer(d.size)
 	defer func() { PutBuffer(buf) }()
 	moved := false
+	re, _ := d.src.(Rechecker)
 	for {
 		n, err := d.src.TryRead(*buf)
 		if n > 0 {
@@ -163,6 +164,9 @@ func (d *direction) step() (wait bool) {
 			continue
 		}
 		if errors.Is(err, ErrWouldBlock) {
+			if moved && re != nil && re.Recheck() {
+				continue // an end is passed on as soon as it is there
+			}
 			if moved {
 				d.j.progress()
 			} else {

@@ -69,6 +69,34 @@ func TestJoinCopiesBothWaysAndPassesHalfCloseOn(t *testing.T) {
 	}
 }
 
+// An end that arrives together with the last bytes makes no event of its own.
+func TestAJoinPassesHalfCloseOnAtOnce(t *testing.T) {
+	for _, p := range pairs {
+		t.Run(p.name, func(t *testing.T) {
+			for range 50 {
+				a, b, done := joined(t, p.make, JoinOptions{})
+				began := time.Now()
+				write(t, a, "last")
+				_ = a.CloseWrite()
+				if got, err := io.ReadAll(b); string(got) != "last" || err != nil {
+					t.Fatalf("got %q, %v", got, err)
+				}
+				write(t, b, "words")
+				_ = b.CloseWrite()
+				if got, err := io.ReadAll(a); string(got) != "words" || err != nil {
+					t.Fatalf("got %q, %v", got, err)
+				}
+				<-done
+				_ = a.Close()
+				_ = b.Close()
+				if d := time.Since(began); d > 700*time.Millisecond {
+					t.Fatalf("the ends arrived after %v", d)
+				}
+			}
+		})
+	}
+}
+
 func TestAResetOnOneSideOfAJoinResetsTheOther(t *testing.T) {
 	for _, p := range pairs {
 		if p.name == "unix" {

@@ -18,6 +18,17 @@ type Looper interface {
 	Loop(f func() (wait bool)) error
 }
 
+// Rechecker is a Looper for which a short read proves that the socket is empty.
+// It does not prove that no end follows: a FIN that arrived together with the
+// last bytes shows only in another read, or once the loop has been quiet for a
+// second or two. Who has to pass ends on at once asks for that read.
+type Rechecker interface {
+	// Recheck makes the next TryRead inside Loop ask the kernel. It reports
+	// whether that may tell more than is known. Only the reader may call it,
+	// inside Loop.
+	Recheck() bool
+}
+
 // Prober tells without blocking, and without reading, what a connection has
 // for its reader.
 type Prober interface {

@@ -58,6 +58,15 @@ func (s *socket) onLoop(fd uintptr) bool {
 	return false
 }
 
+// Recheck implements Rechecker.
+func (s *socket) Recheck() bool {
+	if !s.looping || s.can || s.rerr != 0 || s.rn == 0 {
+		return false
+	}
+	s.can = true
+	return true
+}
+
 // findLost wakes a quiet loop whose socket is readable after all.
 func (s *socket) findLost() {
 	if n := s.rounds.Load(); n != s.seen {

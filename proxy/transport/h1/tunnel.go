@@ -29,6 +29,12 @@ type loopTunnel struct {
 	netio.Looper
 }
 
+// Recheck implements netio.Rechecker.
+func (t *loopTunnel) Recheck() bool {
+	r, ok := t.Conn.(netio.Rechecker)
+	return ok && r.Recheck()
+}
+
 // Close implements netio.Conn.
 func (t *tunnel) Close() error {
 	err := t.Conn.Close()
