@@ -292,3 +292,33 @@ func TestTheFusedHopIsSeenAsTheGenericOne(t *testing.T) {
 		})
 	}
 }
+
+func TestIdleConnectionsToUpstreamsDoNotHoldUpTheEnd(t *testing.T) {
+	srv := newTunnelServer(t)
+	port := freePort(t)
+	doc := fmt.Sprintf(strings.Replace(hopYAML, "idle_timeout: 0.6s", "idle_timeout: 60s", 1), port, srv.port, "", filepath.Join(t.TempDir(), "log"), "")
+	p, err := proxy.FromBootstrap([]byte(doc), proxy.ProcessOptions{Registry: builtin.Registry(), DrainTime: 10 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	waitAccepts(t, port)
+	tr := &http.Transport{}
+	resp, err := (&http.Client{Transport: tr}).Get(fmt.Sprintf("http://127.0.0.1:%d/ok", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	_ = resp.Body.Close()
+	tr.CloseIdleConnections()
+	began := time.Now()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if d := time.Since(began); d > 5*time.Second {
+		t.Errorf("ended after %v, though no client was connected", d)
+	}
+}

@@ -361,11 +361,15 @@ func (s *Server) DrainListeners(graceful bool) {
 // Draining tells whether DrainListeners was called.
 func (s *Server) Draining() bool { return s.draining.Load() }
 
-// Active is the number of downstream connections on sockets and internal hops.
+// Active is the number of downstream connections on sockets. Internal hops are
+// not counted: they end with what they serve, or are idle connections to
+// upstreams.
 func (s *Server) Active() int64 {
 	var n int64
 	for _, l := range *s.byName.Load() {
-		n += l.Active()
+		if c := l.Config(); c == nil || !c.Spec.Internal {
+			n += l.Active()
+		}
 	}
 	return n
 }
