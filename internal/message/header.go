@@ -41,6 +41,7 @@ type Field struct {
 type Header struct {
 	fields []Field
 	arena  []byte
+	kept   []string
 }
 
 // Reset empties h and keeps its memory for reuse. Every string that was read
@@ -48,6 +49,8 @@ type Header struct {
 func (h *Header) Reset() {
 	clear(h.fields)
 	h.fields = h.fields[:0]
+	clear(h.kept)
+	h.kept = h.kept[:0]
 	if cap(h.arena) > maxKeptArena {
 		h.arena = nil
 	}
@@ -235,6 +238,29 @@ func (h *Header) CopyFrom(src *Header) {
 		f := &src.fields[i]
 		h.fields = append(h.fields, Field{Name: h.Intern(stringBytes(f.Name)), Value: h.Intern(stringBytes(f.Value)), NeverIndex: f.NeverIndex})
 	}
+	for _, k := range src.kept {
+		h.kept = append(h.kept, h.Intern(stringBytes(k)))
+	}
 }
+
+// KeepName notes how the sender wrote a name, copying it. Of several ways the
+// first counts. The list of fields does not change.
+func (h *Header) KeepName(name []byte) {
+	h.kept = append(h.kept, h.Intern(name))
+}
+
+// KeptName returns name as its sender wrote it, and whether that was kept. name
+// must be lower case.
+func (h *Header) KeptName(name string) (string, bool) {
+	for _, k := range h.kept {
+		if len(k) == len(name) && strings.EqualFold(k, name) {
+			return k, true
+		}
+	}
+	return name, false
+}
+
+// KeepsNames reports whether any name was kept.
+func (h *Header) KeepsNames() bool { return len(h.kept) > 0 }
 
 func stringBytes(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }

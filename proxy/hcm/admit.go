@@ -21,6 +21,9 @@ func (st *stream) admit() *filters.Response {
 	if !h.Has(message.Authority) && h.Get(message.Method) != "CONNECT" {
 		return s.LocalReply(400, "", "missing_host_header", 0)
 	}
+	if path := h.Get(message.Path); path != "" && path[0] != '/' {
+		return s.LocalReply(404, "", "absolute_path_rejected", 0) // "*", or a URL without a path
+	}
 	st.normalizeHost()
 	if r := st.normalizePath(); r != nil {
 		return r
@@ -119,9 +122,6 @@ func (st *stream) normalizePath() *filters.Response {
 	}
 	if strings.IndexByte(path, '#') >= 0 {
 		return s.LocalReply(400, "", "path_normalization_failed", 0)
-	}
-	if path == "*" {
-		return nil
 	}
 	out, redirect := path, false
 	if spec.EscapedSlashes != xdsresource.KeepUnchanged {
@@ -293,17 +293,18 @@ func (st *stream) scheme() string {
 	return "http"
 }
 
-// fixScheme makes :scheme what x-forwarded-proto says if that is a scheme.
+// fixScheme fills in a :scheme that the request did not say, or that is none: what
+// x-forwarded-proto says if that is a scheme, else the connection's.
 func (st *stream) fixScheme() {
 	h := &st.s.Request
-	if h.Get(message.Scheme) == "" {
-		h.Set(message.Scheme, st.scheme())
+	if s := h.Get(message.Scheme); s == "http" || s == "https" {
+		return
 	}
-	if p := h.Get("x-forwarded-proto"); (p == "http" || p == "https") && !h.Has(message.Protocol) {
-		if h.Get(message.Scheme) != p {
-			h.Set(message.Scheme, p)
-		}
+	p := h.Get("x-forwarded-proto")
+	if p != "http" && p != "https" {
+		p = st.scheme()
 	}
+	h.Set(message.Scheme, p)
 }
 
 // appendXFF adds the direct client to x-forwarded-for.

@@ -1,6 +1,8 @@
 package hcm
 
 import (
+	"sync/atomic"
+
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 )
@@ -10,13 +12,14 @@ import (
 type requestBody struct {
 	st       *stream
 	b        message.Body
-	complete bool
+	complete atomic.Bool // read by the writer of the response
 	closed   bool
 	err      error
 }
 
 func (r *requestBody) begin(st *stream, b message.Body) {
-	*r = requestBody{st: st, b: b, complete: b == message.NoBody}
+	r.st, r.b, r.closed, r.err = st, b, false, nil
+	r.complete.Store(b == message.NoBody)
 }
 
 // Next implements message.Body.
@@ -32,16 +35,28 @@ func (r *requestBody) Next() ([]byte, bool, error) {
 		r.err = err
 		return nil, false, err
 	}
-	if last && !r.complete {
-		r.complete = true
-		st.s.Info.RequestComplete = st.s.Info.Now()
-		st.request.Stop()
+	if last {
+		r.ended()
 	}
 	return p, last, nil
 }
 
+// ended notes that the request is complete.
+func (r *requestBody) ended() {
+	if !r.complete.Swap(true) {
+		r.st.s.Info.RequestComplete = r.st.s.Info.Now()
+		r.st.request.Stop()
+	}
+}
+
 // Ready implements message.Body.
-func (r *requestBody) Ready() (int, bool) { return r.b.Ready() }
+func (r *requestBody) Ready() (int, bool) {
+	n, last := r.b.Ready()
+	if n == 0 && last {
+		r.ended() // nobody needs to ask for nothing
+	}
+	return n, last
+}
 
 // Trailers implements message.Body.
 func (r *requestBody) Trailers() *message.Header { return r.b.Trailers() }

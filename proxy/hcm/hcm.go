@@ -56,11 +56,9 @@ type Config struct {
 // Manager is a compiled connection manager. It is immutable but for its set of
 // connections, and safe for concurrent use.
 type Manager struct {
-	cfg  Config
-	spec *xdsresource.HTTPConnectionManager
-	// plain and secure are what codecs take, by the scheme of the connection.
-	plain, secure transport.ServerConfig
-	upgrades      map[string]xdsresource.Upgrade
+	cfg      Config
+	spec     *xdsresource.HTTPConnectionManager
+	upgrades map[string]xdsresource.Upgrade
 	// mapped are the header edits of the local reply mappers, by position.
 	mapped []*routing.Mutations
 
@@ -92,11 +90,10 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	m := &Manager{cfg: cfg, spec: cfg.Spec, plain: cfg.Spec.Server, secure: cfg.Spec.Server, conns: map[*conn]struct{}{}, upgrades: map[string]xdsresource.Upgrade{}}
+	m := &Manager{cfg: cfg, spec: cfg.Spec, conns: map[*conn]struct{}{}, upgrades: map[string]xdsresource.Upgrade{}}
 	for _, u := range cfg.Spec.Upgrades {
 		m.upgrades[u.Type] = u
 	}
-	m.secure.Scheme = "https"
 	if lr := cfg.Spec.LocalReply; lr != nil {
 		for i := range lr.Mappers {
 			m.mapped = append(m.mapped, routing.CompileMutations(&xdsresource.HeaderMutations{Add: lr.Mappers[i].Headers}))
@@ -183,10 +180,7 @@ func (cn *conn) start() {
 }
 
 func (cn *conn) serve(c netio.Conn, http2 bool) {
-	cfg := &cn.m.plain
-	if cn.secure {
-		cfg = &cn.m.secure
-	}
+	cfg := &cn.m.spec.Server
 	type runner interface {
 		transport.ServerConn
 		Serve(done func())

@@ -28,6 +28,14 @@ func (f seen) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
 	if s.Request.Get(message.Path) == "/panic" {
 		panic("a filter's bug")
 	}
+	if s.Request.Get(message.Path) == "/body" {
+		if _, _, err := s.Body.Next(); err != nil {
+			return nil, err
+		}
+	}
+	if s.Request.Get(message.Path) == "/empty" && !message.IsEmpty(s.Body) {
+		return s.LocalReply(500, "", "not empty", 0), nil
+	}
 	var lines []string
 	for i := range s.Request.Len() {
 		if h := s.Request.At(i); f.want == nil || f.want[h.Name] {
@@ -119,12 +127,14 @@ var admission = []struct {
 	{"a trailing dot is stripped before the port", xdsresource.HTTPConnectionManager{StripTrailingDot: true}, nil, "host: a.b.:81\r\n", []string{":authority"}, ":authority: a.b:81\nremote 9.9.9.9"},
 	{"names with underscores are dropped", xdsresource.HTTPConnectionManager{UnderscoreAction: xdsresource.UnderscoreDrop}, nil, "x_a: 1\r\nx-b: 2\r\n", []string{"x_a", "x-b"}, "x-b: 2\nremote 9.9.9.9"},
 	{"via is one field", xdsresource.HTTPConnectionManager{Via: "1.1 us"}, nil, "via: 1.0 a\r\n", []string{"via"}, "via: 1.0 a, 1.1 us\nremote 9.9.9.9"},
+	{"the scheme of an absolute target stays", xdsresource.HTTPConnectionManager{Server: transport.ServerConfig{AllowAbsoluteURL: true}}, nil, "", []string{":scheme", "x-forwarded-proto"}, ":scheme: https\nx-forwarded-proto: http\nremote 9.9.9.9"},
+	{"the scheme is what was forwarded", xdsresource.HTTPConnectionManager{}, nil, "x-forwarded-proto: https\r\n", []string{":scheme"}, ":scheme: https\nremote 9.9.9.9"},
 	{"a request id is kept inside", xdsresource.HTTPConnectionManager{GenerateRequestID: true}, nil, "x-request-id: mine\r\n", []string{"x-request-id"}, "x-request-id: mine\nremote 9.9.9.9"},
 }
 
 func TestRequestsAreAdmittedAsByEnvoy(t *testing.T) {
-	if len(admission) != 21 {
-		t.Fatalf("%d cases, want 21", len(admission))
+	if len(admission) != 23 {
+		t.Fatalf("%d cases, want 23", len(admission))
 	}
 	for _, c := range admission {
 		t.Run(c.name, func(t *testing.T) {
@@ -134,7 +144,11 @@ func TestRequestsAreAdmittedAsByEnvoy(t *testing.T) {
 			}
 			spec := c.spec
 			spec.Codec = xdsresource.CodecHTTP1
-			resp, body := ask(t, &spec, c.tls, c.look, "GET / HTTP/1.1\r\n"+h+"\r\n")
+			target := "/"
+			if spec.Server.AllowAbsoluteURL {
+				target = "https://a/"
+			}
+			resp, body := ask(t, &spec, c.tls, c.look, "GET "+target+" HTTP/1.1\r\n"+h+"\r\n")
 			if resp.StatusCode != 200 || body != c.want {
 				t.Errorf("got %d\n%s\nwant\n%s", resp.StatusCode, body, c.want)
 			}
@@ -155,7 +169,12 @@ func TestRefusedRequestsSayWhy(t *testing.T) {
 		{"an escaped slash", "GET /a%2Fb HTTP/1.1\r\nhost: a\r\n\r\n", xdsresource.HTTPConnectionManager{EscapedSlashes: xdsresource.RejectRequest}, 400, true},
 		{"an underscore", "GET / HTTP/1.1\r\nhost: a\r\nx_a: 1\r\n\r\n", xdsresource.HTTPConnectionManager{UnderscoreAction: xdsresource.UnderscoreReject}, 400, true},
 		{"an escaped slash to be redirected", "GET /a%2Fb HTTP/1.1\r\nhost: a\r\n\r\n", xdsresource.HTTPConnectionManager{EscapedSlashes: xdsresource.UnescapeAndRedirect}, 307, false},
-		{"an upgrade that is not allowed", "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n", xdsresource.HTTPConnectionManager{}, 403, false},
+		{"an upgrade that is not allowed", "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n", xdsresource.HTTPConnectionManager{}, 403, true},
+		{"OPTIONS of no path", "OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n", xdsresource.HTTPConnectionManager{}, 404, false},
+		{"a target with a query only", "GET http://a?b HTTP/1.1\r\nhost: a\r\n\r\n", xdsresource.HTTPConnectionManager{Server: transport.ServerConfig{AllowAbsoluteURL: true}}, 404, false},
+		{"an answer before the body", "POST /early HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello", xdsresource.HTTPConnectionManager{}, 200, true},
+		{"an answer to an empty body", "POST /empty HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", xdsresource.HTTPConnectionManager{}, 200, false},
+		{"a body that is none", "POST /body HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nx\r\n", xdsresource.HTTPConnectionManager{}, 400, true},
 		{"a filter that panics", "GET /panic HTTP/1.1\r\nhost: a\r\n\r\n", xdsresource.HTTPConnectionManager{}, 500, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {

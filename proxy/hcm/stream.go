@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
@@ -96,7 +97,7 @@ func (st *stream) begin(cn *conn, ss transport.ServerStream) {
 	info.IsGRPC = isGRPC(s.Request.Get("content-type"))
 	s.Random = rand.Uint64()
 	s.Reselect = st.reselect
-	if info.Protocol != message.HTTP10 {
+	if m.spec.Server.Proxy100Continue && info.Protocol != message.HTTP10 { // else origins' 1xx are dropped, as in Envoy
 		s.Informational = st.informational
 	}
 	m.st.rqTotal.Inc()
@@ -126,8 +127,8 @@ func (st *stream) run() {
 	st.armTimers()
 	st.table = st.m.cfg.Routes.Table() // once: no stream sees two versions
 	if r := st.admit(); r != nil {
-		if st.s.Info.Protocol != message.HTTP2 && r.Status() >= 400 {
-			st.ss.CloseAfter() // as Envoy: the request is not read to its end
+		if st.s.Info.Protocol != message.HTTP2 && r.Status() == 400 {
+			st.ss.CloseAfter() // as Envoy
 		}
 		st.respond(r)
 		return
@@ -174,7 +175,7 @@ func (st *stream) failed(err error) {
 	case errors.Is(cause, errStreamIdle):
 		st.m.st.rqIdle.Inc()
 		status := 408
-		if st.in.complete {
+		if st.in.complete.Load() {
 			status = 504
 		}
 		st.respondInterrupted(s.LocalReply(status, "stream timeout", "stream_idle_timeout", streaminfo.StreamIdleTimeout))
@@ -184,11 +185,15 @@ func (st *stream) failed(err error) {
 	case errors.Is(cause, errMaxDuration):
 		st.m.st.rqMaxDuration.Inc()
 		status := 408
-		if st.in.complete {
+		if st.in.complete.Load() {
 			status = 504
 		}
 		st.respondInterrupted(s.LocalReply(status, "downstream duration timeout", "max_duration_timeout", streaminfo.DurationTimeout))
 	case st.clientGone(cause):
+		if r := st.malformed(); r != nil {
+			st.respondInterrupted(r)
+			return
+		}
 		st.downstreamReset(cause)
 	default:
 		st.m.cfg.Logger.Warn("stream failed", "listener", s.Info.Conn.ListenerName, "chain", s.Info.Conn.FilterChainName, "route", s.Info.RouteName, "error", err)
@@ -199,6 +204,21 @@ func (st *stream) failed(err error) {
 // clientGone tells whether cause came from the downstream connection or codec.
 func (st *stream) clientGone(cause error) bool {
 	return st.s.Cause() != nil || transport.ReasonOf(cause) != 0 && st.in.err != nil
+}
+
+// malformed answers a body that breaks HTTP/1, nil if there is none or it is too
+// late for an answer. The connection ends.
+func (st *stream) malformed() *filters.Response {
+	var re *transport.ResetError
+	if st.headersSent || st.s.Cause() != nil || st.s.Info.Protocol == message.HTTP2 ||
+		!errors.As(st.in.err, &re) || re.Reason != transport.ProtocolError {
+		return nil
+	}
+	status := 400
+	if re.Detail == "http1.headers_too_large" || re.Detail == "http1.too_many_headers" {
+		status = 431 // of a trailer section
+	}
+	return st.s.LocalReply(status, http.StatusText(status), re.Detail, streaminfo.DownstreamProtocolError)
 }
 
 // downstreamReset records a client that went away.
@@ -232,7 +252,7 @@ func (st *stream) respondInterrupted(r *filters.Response) {
 		st.ss.Reset(transport.LocalReset)
 		return
 	}
-	if !st.in.complete {
+	if !st.in.complete.Load() {
 		st.ss.CloseAfter()
 	}
 	st.respond(r)
@@ -315,7 +335,7 @@ func (st *stream) release() {
 	st.headersSent, st.tunnelled = false, false
 	st.idleTimeout = 0
 	st.s.Reset() // before st.in: a late interruption must not meet it
-	st.in = requestBody{}
+	st.in.begin(nil, nil)
 	st.m.pool.Put(st)
 }
 

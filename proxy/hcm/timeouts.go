@@ -9,7 +9,7 @@ import (
 // armTimers starts what counts from the request head on.
 func (st *stream) armTimers() {
 	spec := st.m.spec
-	if spec.RequestTimeout > 0 && !st.in.complete && st.in.b != nil {
+	if spec.RequestTimeout > 0 && !st.in.complete.Load() && st.in.b != nil {
 		st.request.Arm(spec.RequestTimeout, st.onRequestTimeout)
 	}
 	if spec.MaxStreamDuration > 0 {

@@ -119,6 +119,31 @@ func (p *pump) reset() {
 
 // attach replays what was collected to st and makes it the target.
 func (p *pump) attach(st *upstream.Stream) error {
+	start, err := p.target(st)
+	if !start || err != nil {
+		return err
+	}
+	body := p.rq.s.Body
+	if p.atOnce() {
+		if chunk, last, err := body.Next(); err == nil && !p.pass(chunk, last, body) {
+			close(p.done)
+			return nil
+		}
+	}
+	go p.run()
+	return nil
+}
+
+// atOnce reports whether a part of the body is there. It leaves with the head,
+// before upstream can answer.
+func (p *pump) atOnce() bool {
+	n, _ := p.rq.s.Body.Ready()
+	return n > 0
+}
+
+// target makes st the attempt in flight, and reports whether the pump is to be
+// started.
+func (p *pump) target(st *upstream.Stream) (start bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.started {
@@ -127,21 +152,23 @@ func (p *pump) attach(st *upstream.Stream) error {
 	}
 	if len(p.buf) > 0 || p.complete {
 		if err := write(st, p.buf, p.complete, p.trailers); err != nil {
-			return err
+			return false, err
 		}
-	} else if err := st.Flush(); err != nil {
-		return err
+	} else if p.running || !p.atOnce() {
+		if err := st.Flush(); err != nil {
+			return false, err
+		}
 	}
 	if p.complete {
-		return nil
+		return false, nil
 	}
 	p.to = st
-	if !p.running {
-		p.running = true
-		p.done = make(chan struct{})
-		go p.run()
+	if p.running {
+		return false, nil
 	}
-	return nil
+	p.running = true
+	p.done = make(chan struct{})
+	return true, nil
 }
 
 // replayable reports whether a further attempt would see the whole body.

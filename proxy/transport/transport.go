@@ -73,8 +73,9 @@ type ServerStream interface {
 	Version() message.Version
 	// ReadHeaders fills h with the request head, validated: names lower case,
 	// pseudo-headers first (":method", ":scheme", ":authority", ":path"; HTTP/1
-	// requests get them from request line and Host), no hop-by-hop fields
-	// except "te: trailers" and, for upgrades, "connection"/"upgrade".
+	// requests get them from request line and Host, and ":scheme" is empty if
+	// neither the request line nor ServerConfig.Scheme says it), no hop-by-hop
+	// fields except "te: trailers" and, for upgrades, "connection"/"upgrade".
 	// It is called once, first, and does not block.
 	ReadHeaders(h *message.Header)
 	// Body is the request body, message.NoBody if there is none.
@@ -134,6 +135,23 @@ type ServerConn interface {
 	Active() int
 }
 
+// HeaderCase is how HTTP/1 codecs treat the case of header names. Names that
+// the sender's codec kept (message.Header.KeepName) are always written as they
+// came.
+type HeaderCase uint8
+
+// Cases of header names, as Envoy's Http1ProtocolOptions.header_key_format.
+const (
+	// LowerCase writes names in lower case.
+	LowerCase HeaderCase = iota
+	// ProperCase writes the first letter of each word as a capital
+	// (proper_case_words).
+	ProperCase
+	// KeepCase keeps the names that are received, for whoever sends the message
+	// on as HTTP/1 (the preserve_case formatter).
+	KeepCase
+)
+
 // ServerConfig bounds a downstream connection. Zero values mean the defaults
 // given, which are Envoy's.
 type ServerConfig struct {
@@ -157,12 +175,14 @@ type ServerConfig struct {
 	AllowAbsoluteURL   bool // Envoy's default is true; the decoder sets it
 	EnableTrailers     bool
 	AllowChunkedLength bool
-	// Proxy100Continue passes Expect and 100 through; otherwise the codec
-	// answers 100 itself when the body is first read.
+	// Proxy100Continue passes "expect: 100-continue" and 100 through; otherwise
+	// the codec answers 100 itself, at once as Envoy does.
 	Proxy100Continue bool
-	// Scheme is used for ":scheme" when the request line has none: "http" or
-	// "https" by transport.
+	// Scheme is used for ":scheme" when the request line has none; "" leaves
+	// that to the handler.
 	Scheme string
+	// Case is how the names of response headers are written.
+	Case HeaderCase
 
 	// HTTP/2 only.
 	AllowConnect         bool   // extended CONNECT (RFC 8441) and CONNECT
@@ -244,4 +264,6 @@ type ClientConfig struct {
 	KeepaliveInterval, KeepaliveTimeout                                        time.Duration
 	// EnableTrailers lets HTTP/1 send and accept trailers.
 	EnableTrailers bool
+	// Case is how HTTP/1 writes the names of request headers.
+	Case HeaderCase
 }

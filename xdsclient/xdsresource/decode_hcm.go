@@ -254,6 +254,7 @@ func (s *scope) serverConfig(m *hcmv3pb.HttpConnectionManager) transport.ServerC
 		EnableTrailers:     h1.GetEnableTrailers(),
 		AllowChunkedLength: h1.GetAllowChunkedLength(),
 		Proxy100Continue:   m.GetProxy_100Continue(),
+		Case:               s.headerCase("http_protocol_options.header_key_format", h1.GetHeaderKeyFormat()),
 
 		AllowConnect:              h2.GetAllowConnect(),
 		MaxConcurrentStreams:      h2.GetMaxConcurrentStreams().GetValue(),

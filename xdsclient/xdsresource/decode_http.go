@@ -3,6 +3,7 @@ package xdsresource
 import (
 	clusterv3pb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3pb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	preservecasev3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/http/header_formatters/preserve_case/v3"
 	httpv3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
@@ -93,9 +94,30 @@ func (s *scope) commonHTTP(c *corev3pb.HttpProtocolOptions, u *corev3pb.Upstream
 func (s *scope) client(out *HTTPProtocol, h1 *corev3pb.Http1ProtocolOptions, h2 *corev3pb.Http2ProtocolOptions) {
 	c := &out.Client
 	c.EnableTrailers = h1.GetEnableTrailers()
+	c.Case = s.headerCase("http_protocol_options.header_key_format", h1.GetHeaderKeyFormat())
 	c.InitialStreamWindow = u32(h2.GetInitialStreamWindowSize(), defaultStreamWindow)
 	c.InitialConnWindow = u32(h2.GetInitialConnectionWindowSize(), defaultConnWindow)
 	c.MaxFrameSize = defaultMaxFrameSize
 	c.MaxConcurrentStreams = h2.GetMaxConcurrentStreams().GetValue()
 	c.KeepaliveInterval, c.KeepaliveTimeout = s.keepalive("http2_protocol_options.connection_keepalive", h2)
+}
+
+// headerCase returns how names of HTTP/1 headers are treated.
+func (s *scope) headerCase(field string, m *corev3pb.Http1ProtocolOptions_HeaderKeyFormat) transport.HeaderCase {
+	if m.GetProperCaseWords() != nil {
+		return transport.ProperCase
+	}
+	a := m.GetStatefulFormatter().GetTypedConfig()
+	if a == nil {
+		return transport.LowerCase
+	}
+	s.push(field + ".stateful_formatter.typed_config")
+	defer s.pop()
+	var f preservecasev3pb.PreserveCaseFormatterConfig
+	if !s.unpackStruct(a, &f) {
+		s.ignore("", "header names are sent in lower case")
+		return transport.LowerCase
+	}
+	s.classify(&f)
+	return transport.KeepCase
 }

@@ -91,18 +91,30 @@ var httpTable = []message{
 		ignored: notes{"max_connection_duration_jitter": "the duration is exact"},
 	},
 	{
-		name:      "envoy.config.core.v3.Http1ProtocolOptions",
-		supported: `allow_absolute_url accept_http_10 default_host_for_http_10 enable_trailers allow_chunked_length`,
+		name: "envoy.config.core.v3.Http1ProtocolOptions",
+		supported: `allow_absolute_url accept_http_10 default_host_for_http_10 enable_trailers allow_chunked_length
+			header_key_format`,
 		moot: notes{
-			"use_balsa_parser":     "there is one parser",
-			"allow_custom_methods": "any method that is a token is accepted",
+			"use_balsa_parser": "there is one parser",
 		},
 		ignored: notes{
-			"header_key_format": "header names are sent in lower case",
+			"allow_custom_methods?":                          "methods that are not registered are answered 400",
 			"override_stream_error_on_invalid_http_message?": "the connection is closed after an invalid message",
 			"ignore_http_11_upgrade":                         "an upgrade that no upgrade_configs allow is answered 403",
 		},
 		closed: notes{"send_fully_qualified_url?": "requests are sent with a path only"},
+	},
+	{
+		name:      "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat",
+		supported: `proper_case_words stateful_formatter`,
+	},
+	{name: "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat.ProperCaseWords"},
+	{
+		name: "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig", root: true,
+		ignored: notes{
+			"forward_reason_phrase?":           "the reason phrase is the one of the status",
+			"formatter_type_on_envoy_headers?": "header names that are added are in lower case",
+		},
 	},
 	{
 		name: "envoy.config.core.v3.Http2ProtocolOptions",

@@ -105,8 +105,8 @@ type body struct {
 	maxBytes int  // of the section
 	maxCount int
 
-	// before, if not nil, runs before the first blocking read: 100 Continue.
-	before func() error
+	// response: the message comes from an origin.
+	response bool
 	// cause, if not nil, returns why the stream was interrupted.
 	cause func() error
 
@@ -152,7 +152,7 @@ func (b *body) fill(size int) error {
 // begin readies b for a message.
 func (b *body) begin(fr framing, length uint64) {
 	b.fr, b.left, b.ch, b.scanned = fr, length, chunked{}, 0
-	b.have, b.next, b.last, b.err, b.seen, b.before = false, nil, false, nil, false, nil
+	b.have, b.next, b.last, b.err, b.seen = false, nil, false, nil, false
 	b.ended.Store(fr == framingNone)
 	if b.trailer.Len() > 0 {
 		b.trailer.Reset()
@@ -212,17 +212,13 @@ func (b *body) Next() ([]byte, bool, error) {
 		if b.have || b.ended.Load() {
 			continue
 		}
-		if f := b.before; f != nil {
-			b.before = nil
-			if err := f(); err != nil {
-				return nil, false, b.fail(err)
-			}
-		}
 		err := b.fill(b.wanted())
 		switch {
 		case err == nil:
 		case errors.Is(err, io.EOF) && b.fr == framingUntilClose:
 			b.ended.Store(true)
+		case errors.Is(err, io.EOF) && b.response:
+			return nil, false, b.fail(errCutOff)
 		default:
 			return nil, false, b.fail(err)
 		}

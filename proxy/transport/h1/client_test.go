@@ -68,6 +68,9 @@ func TestRequestsOnTheWire(t *testing.T) {
 		{"a body by length", ":method=POST :authority=a :path=/ content-length=3", []string{"abc"}, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc"},
 		{"a chunked body", ":method=POST :authority=a :path=/", []string{"abc"}, "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"},
 		{"hop-by-hop fields are ours", simple + " connection=close keep-alive=5 transfer-encoding=gzip proxy-connection=x host=b te=trailers http2-settings=x", nil, "GET / HTTP/1.1\r\nhost: a\r\nte: trailers\r\n\r\n"},
+		{"OPTIONS without body", ":method=OPTIONS :authority=a :path=/", nil, "OPTIONS / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n"},
+		{"an upgrade as it came", simple + " upgrade=websocket connection=Upgrade", nil, "GET / HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n"},
+		{"an upgrade that Connection does not name", simple + " upgrade=websocket connection=x", nil, "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"},
 		{"an upgrade", simple + " upgrade=websocket connection=upgrade", nil, "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"},
 		{"an extended CONNECT", ":method=CONNECT :protocol=websocket :scheme=http :authority=a :path=/ws", nil, "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"},
 		{"CONNECT", ":method=CONNECT :authority=b:80", nil, "CONNECT b:80 HTTP/1.1\r\nhost: b:80\r\n\r\n"},
@@ -241,6 +244,21 @@ func TestAResponseSplitAtEveryByteIsTheSame(t *testing.T) {
 			t.Fatalf("at %d: not reusable", i)
 		}
 		cl.Close(nil)
+	}
+}
+
+func TestAResponseThatIsCutOffIsAProtocolError(t *testing.T) {
+	for _, in := range []string{
+		"HTTP/1.1 200 OK\r\nX: y\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+	} {
+		if _, _, _, err, reusable := exchange(t, simple, in, &transport.ClientConfig{}); transport.ReasonOf(err) != transport.ProtocolError || reusable {
+			t.Errorf("%q: got %v, reusable %t", in, err, reusable)
+		}
+	}
+	if _, _, _, err, _ := exchange(t, simple, "", &transport.ClientConfig{}); transport.ReasonOf(err) != transport.ConnectionTermination {
+		t.Errorf("no answer at all: got %v", err)
 	}
 }
 

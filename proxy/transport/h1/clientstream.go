@@ -47,6 +47,8 @@ func (s *clientStream) init(c *Client) {
 	s.c = c
 	b := &s.body
 	b.rd, b.trailers, b.maxBytes, b.maxCount, b.cause = &c.rd, c.cfg.EnableTrailers, c.maxHeaderBytes(), c.cfg.MaxHeaders, s.stopped
+	b.response = true
+	s.p.keepCase = c.cfg.Case == transport.KeepCase
 }
 
 func (s *clientStream) begin() {
@@ -103,6 +105,7 @@ func (s *clientStream) WriteHeaders(h *message.Header, end bool) error {
 		s.sendErr = err
 		return err
 	}
+	writeNames(b, h, s.c.cfg.Case)
 	s.out.keep(b)
 	s.kind = r.kind()
 	r.method = "" // h may change
@@ -146,6 +149,7 @@ func (s *clientStream) WriteTrailers(h *message.Header) error {
 			s.sendErr = err
 			return err
 		}
+		writeNames(b, h, s.c.cfg.Case)
 		s.out.keep(b)
 	} else if _, ok := s.req.body.frame(&s.out, nil, true); !ok {
 		s.sendErr = lengthError("request")
@@ -243,7 +247,7 @@ func (s *clientStream) readHead() (int, error) {
 		}
 		if err := rd.fill(netio.SmallBuffer); err != nil {
 			if errors.Is(err, io.EOF) && scanned > 0 {
-				return 0, errIncomplete
+				return 0, errCutOff
 			}
 			return 0, err
 		}

@@ -201,17 +201,17 @@ func (s *Server) unreadable(err error) action {
 // complete.
 func (s *Server) head() (int, error) {
 	b := s.rd.bytes()
-	if s.scanned == 0 && b[0] == '\r' { // one empty line is tolerated (RFC 9112 section 2.2)
+	for s.scanned == 0 && b[0] == '\r' { // empty lines are tolerated (RFC 9112 section 2.2)
 		switch {
 		case len(b) == 1:
 			return 0, nil
 		case b[1] != '\n':
 			return 0, errCodec
-		case len(b) == 2:
-			return 0, nil
 		}
 		s.rd.r += 2
-		b = b[2:]
+		if b = b[2:]; len(b) == 0 {
+			return 0, nil
+		}
 	}
 	limit := s.maxHeaderBytes()
 	switch n := headEnd(b, s.scanned); {
@@ -253,6 +253,10 @@ func (s *Server) parse(n int) action {
 		return actClose
 	}
 	st.prepare(hd)
+	if hd.expect && !s.cfg.Proxy100Continue && st.sendContinue() != nil {
+		st.dropHeader()
+		return actReset
+	}
 	return actServe
 }
 
@@ -313,10 +317,8 @@ func (s *Server) refuse(err error) action {
 		text = "request header timeout"
 	}
 	b := append(appendStatusLine(nil, message.HTTP11, pe.status), "\r\n"...)
-	if pe.status == 426 {
-		b = append(b, "upgrade: HTTP/1.1\r\n"...)
-	}
 	b = append(appendLength(b, uint64(len(text))), "content-type: text/plain\r\nconnection: close\r\n\r\n"...)
+	writeNames(b, nil, s.cfg.Case)
 	if _, err := s.rd.c.Write(append(b, text...)); err != nil {
 		return actReset
 	}

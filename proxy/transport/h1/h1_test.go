@@ -238,9 +238,9 @@ var requests = []struct{ name, in, want string }{
 	{"chunked twice", "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", "501"},
 	{"a look-alike of chunked", "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n", "501"},
 	{"HTTP/1.0 unless allowed", "GET / HTTP/1.0\r\nhost: a\r\n\r\n", "426"},
-	{"a later version", "GET / HTTP/1.2\r\nhost: a\r\n\r\n", "400"},
-	{"HTTP/2 in a request line", "GET / HTTP/2.0\r\nhost: a\r\n\r\n", "400"},
-	{"no version", "GET /\r\nhost: a\r\n\r\n", "400"},
+	{"a later version", "GET / HTTP/1.2\r\nhost: a\r\n\r\n", "426"},
+	{"HTTP/2 in a request line", "GET / HTTP/2.0\r\nhost: a\r\n\r\n", "426"},
+	{"no version", "GET /\r\nhost: a\r\n\r\n", "426"},
 	{"a control character in the target", "GET /\x01 HTTP/1.1\r\nhost: a\r\n\r\n", "400"},
 	{"a byte above 0x7f in the target", "GET /\xc3\xa9 HTTP/1.1\r\nhost: a\r\n\r\n", "400"},
 	{"a space in the target", "GET /a b HTTP/1.1\r\nhost: a\r\n\r\n", "400"},
@@ -308,8 +308,8 @@ func TestHopByHopFieldsAreRemoved(t *testing.T) {
 
 func TestAResponseThatBreaksOffIsNotTakenForWhole(t *testing.T) {
 	for in, reason := range map[string]transport.ResetReason{
-		"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabc":                                     transport.ConnectionTermination,
-		"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab":                        transport.ConnectionTermination,
+		"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabc":                                     transport.ProtocolError,
+		"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab":                        transport.ProtocolError,
 		"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n":                         transport.ProtocolError,
 		"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n": transport.ProtocolError,
 		"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nabcdef":             transport.ProtocolError,

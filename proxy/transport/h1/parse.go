@@ -2,9 +2,9 @@ package h1
 
 import (
 	"bytes"
-	"errors"
 
 	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/proxy/transport"
 )
 
 // parseError is a message that breaks RFC 9112. details is Envoy's response
@@ -29,10 +29,10 @@ var (
 	errAuthority  = &parseError{400, "http.invalid_authority"}
 	errCharacters = &parseError{400, "http1.invalid_characters"}
 	errConnection = &parseError{400, "http1.connection_header_rejected"}
-	errHTTP10     = &parseError{426, "low_version"}
-	errExpect     = &parseError{417, "expectation_failed"}
+	errVersion    = &parseError{426, "low_version"}
 	errTimedOut   = &parseError{408, "request_header_timeout"}
-	errIncomplete = errors.New("the peer closed within a message head")
+	// errCutOff: an origin's response has no end. That breaks HTTP, as in Envoy.
+	errCutOff = &transport.ResetError{Reason: transport.ProtocolError, Detail: "the peer closed before the message was complete"}
 )
 
 // framing is how the end of a message is found (RFC 9112 section 6.3).
@@ -61,8 +61,9 @@ type head struct {
 
 // parser parses message heads. It keeps scratch memory between messages.
 type parser struct {
-	f     fieldSection
-	names [][]byte // nominated by Connection
+	keepCase bool // note how names are written
+	f        fieldSection
+	names    [][]byte // nominated by Connection
 }
 
 // fieldSection is what the codec itself reads from a field section. The slices
@@ -73,11 +74,12 @@ type fieldSection struct {
 	length                    uint64
 	chunked                   bool
 	close, keepAlive, upgrade bool // in Connection
+	connection                []byte
+	connections               int // Connection lines
 	protocol                  []byte
 	protocols                 int // Upgrade lines
 	trailers                  bool
-	expect                    []byte
-	expects                   int
+	expect                    bool // 100-continue
 }
 
 // section says which field section is parsed.
@@ -139,6 +141,9 @@ func (p *parser) fields(b []byte, h *message.Header, limit int, in section) erro
 			return errCodec
 		}
 		name := b[start:i]
+		if p.keepCase && h != nil {
+			h.KeepName(name)
+		}
 		i++
 		for b[i] == ' ' || b[i] == '\t' {
 			i++
@@ -193,9 +198,10 @@ func (p *parser) own(name, value []byte, in section) (bool, error) {
 		}
 	case 6:
 		if in == inRequest && fold(name, "expect") {
-			f.expect = value
-			f.expects++
-			return true, nil
+			// Others are for the origin to judge.
+			is := fold(value, "100-continue")
+			f.expect = f.expect || is
+			return is, nil
 		}
 	case 7:
 		if fold(name, "upgrade") {
@@ -206,6 +212,8 @@ func (p *parser) own(name, value []byte, in section) (bool, error) {
 	case 10:
 		switch {
 		case fold(name, "connection"):
+			f.connection = value
+			f.connections++
 			return true, p.connection(value)
 		case fold(name, "keep-alive"):
 			return true, nil
@@ -223,7 +231,10 @@ func (p *parser) own(name, value []byte, in section) (bool, error) {
 		// http2-settings belongs to the h2c upgrade, which is never taken up.
 		return in == inRequest && fold(name, "http2-settings"), nil
 	case 16:
-		return fold(name, "proxy-connection"), nil
+		if fold(name, "proxy-connection") { // no standard, but clients and Envoy know it
+			f.close = f.close || hasToken(value, "close")
+			return true, nil
+		}
 	case 17:
 		if fold(name, "transfer-encoding") {
 			f.codings++

@@ -16,7 +16,10 @@ func (p *parser) request(b []byte, h *message.Header, cfg *transport.ServerConfi
 		return hd, errCodec
 	}
 	i, j := bytes.IndexByte(l, ' '), bytes.LastIndexByte(l, ' ')
-	if i < 1 || j <= i+1 {
+	switch {
+	case i > 0 && i == j && i+1 < len(l) && knownMethod(l[:i]) != "":
+		return hd, errVersion // HTTP/0.9
+	case i < 1 || j <= i+1:
 		return hd, errCodec
 	}
 	target := l[i+1 : j]
@@ -33,9 +36,12 @@ func (p *parser) request(b []byte, h *message.Header, cfg *transport.ServerConfi
 		hd.version = message.HTTP11
 	case "HTTP/1.0":
 		if hd.version = message.HTTP10; !cfg.AcceptHTTP10 {
-			return hd, errHTTP10
+			return hd, errVersion
 		}
 	default:
+		if isVersion(l[j+1:]) {
+			return hd, errVersion
+		}
 		return hd, errCodec
 	}
 	h.Add(message.Method, hd.method)
@@ -72,19 +78,22 @@ func (p *parser) requestExtras(h *message.Header, hd *head, cfg *transport.Serve
 		}
 		hd.upgrade = true
 		h.Add("upgrade", h.Intern(f.protocol))
-		h.Add("connection", "upgrade")
+		connection := "upgrade"
+		if f.connections == 1 && !f.close && len(p.names) == 0 {
+			connection = h.Intern(f.connection) // as it came: some origins compare it
+		}
+		h.Add("connection", connection)
 	}
-	if f.expects == 0 || hd.version == message.HTTP10 {
-		return nil
-	}
-	if f.expects > 1 || !fold(f.expect, "100-continue") {
-		return errExpect
-	}
-	hd.expect = hd.framing != framingNone
+	hd.expect = f.expect && hd.version == message.HTTP11 && hd.framing != framingNone
 	if hd.expect && cfg.Proxy100Continue {
 		h.Add("expect", "100-continue")
 	}
 	return nil
+}
+
+// isVersion tells an HTTP version that is not spoken here.
+func isVersion(b []byte) bool {
+	return len(b) == 8 && string(b[:5]) == "HTTP/" && b[6] == '.' && '0' <= b[5] && b[5] <= '9' && '0' <= b[7] && b[7] <= '9'
 }
 
 func (p *parser) requestFraming(h *message.Header, hd *head, cfg *transport.ServerConfig) error {
@@ -92,12 +101,12 @@ func (p *parser) requestFraming(h *message.Header, hd *head, cfg *transport.Serv
 	switch {
 	case f.lengths > 1:
 		return errCodec
+	case f.codings > 0 && f.lengths > 0 && !cfg.AllowChunkedLength:
+		return errCLAndTE
 	case f.codings > 1 || f.codings == 1 && !f.chunked:
 		return errTE
 	case f.chunked && (hd.version == message.HTTP10 || hd.connect):
 		return errTEDenied
-	case f.chunked && f.lengths > 0 && !cfg.AllowChunkedLength:
-		return errCLAndTE
 	case hd.connect && f.length > 0:
 		return errBodyDenied
 	case hd.connect:
@@ -143,9 +152,6 @@ func putTarget(target []byte, h *message.Header, cfg *transport.ServerConfig, hd
 		return -1, nil
 	}
 	scheme := cfg.Scheme
-	if scheme == "" {
-		scheme = "http"
-	}
 	path := target
 	if star := len(target) == 1 && target[0] == '*'; target[0] == '/' || star {
 		if star && hd.method != "OPTIONS" {
@@ -158,7 +164,9 @@ func putTarget(target []byte, h *message.Header, cfg *transport.ServerConfig, hd
 	}
 	i := bytes.Index(target, []byte("://"))
 	switch {
-	case i < 0 || !cfg.AllowAbsoluteURL:
+	case i < 0:
+		return 0, errCodec
+	case !cfg.AllowAbsoluteURL:
 		return 0, errBadURL
 	case fold(target[:i], "http"):
 		scheme = "http"
@@ -172,18 +180,18 @@ func putTarget(target []byte, h *message.Header, cfg *transport.ServerConfig, hd
 	if k := bytes.IndexAny(rest, "/?#"); k >= 0 {
 		rest, path = rest[:k], rest[k:]
 	}
-	if !validAuthority(rest, false) {
+	switch {
+	case len(rest) == 0:
+		return 0, errBadURL
+	case !validAuthority(rest, false):
 		return 0, errAuthority
 	}
 	h.Add(message.Scheme, scheme)
 	h.Add(message.Authority, h.Intern(rest))
-	switch {
-	case len(path) == 0:
+	if len(path) == 0 {
 		h.Add(message.Path, "/")
-	case path[0] != '/':
-		h.Add(message.Path, "/"+string(path))
-	default:
-		h.Add(message.Path, h.Intern(path))
+	} else {
+		h.Add(message.Path, h.Intern(path)) // "?q" has no path: the connection manager refuses it
 	}
 	return -1, nil
 }

@@ -41,6 +41,8 @@ func answers(fields string, chunks ...string) *handler {
 	}}
 }
 
+var answers413 = &handler{serve: func(s transport.ServerStream) { _ = reply(s, ":status=413") }}
+
 func TestResponsesOnTheWire(t *testing.T) {
 	const ask = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 	for _, c := range []struct {
@@ -294,7 +296,7 @@ func TestTrailersArePassedOnOnlyIfEnabledAndHarmless(t *testing.T) {
 	}
 }
 
-func TestExpectIsAnsweredWhenTheBodyIsWanted(t *testing.T) {
+func TestExpectIsAnsweredAtOnce(t *testing.T) {
 	const head = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
 	read := func(c netio.Conn) string {
 		b := make([]byte, 1000)
@@ -311,23 +313,19 @@ func TestExpectIsAnsweredWhenTheBodyIsWanted(t *testing.T) {
 	if got := read(cc); !strings.Contains(got, "POST a/ abc") || strings.Contains(got, "close") {
 		t.Errorf("got %q", got)
 	}
-	// A client that does not wait gets no 100.
-	_, _ = cc.Write([]byte(head + "abc"))
-	if got := read(cc); !strings.HasPrefix(got, "HTTP/1.1 200") {
-		t.Errorf("got %q", got)
-	}
-	_ = cc.Close()
+	_ = cc.CloseWrite()
 	wait(t, done)
 
-	// A refusal without the body ends the connection.
-	cc, sc = sockets(t)
-	done = start(sc, &handler{serve: func(s transport.ServerStream) { _ = reply(s, ":status=413") }}, &transport.ServerConfig{})
-	_, _ = cc.Write([]byte(head))
-	if got := read(cc); !strings.HasPrefix(got, "HTTP/1.1 413") || !strings.Contains(got, "connection: close") {
-		t.Errorf("got %q", got)
+	// As Envoy, also for a client that does not wait,
+	out := raw(t, head+"abc", &handler{serve: echo}, &transport.ServerConfig{})
+	if !strings.HasPrefix(out, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200") {
+		t.Errorf("got %q", out)
 	}
-	_ = cc.Close()
-	wait(t, done)
+	// and before a refusal without the body, which ends the connection.
+	out = raw(t, head, answers413, &transport.ServerConfig{})
+	if !strings.HasPrefix(out, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 413") || !strings.Contains(out, "connection: close") {
+		t.Errorf("got %q", out)
+	}
 
 	// Passed through, 100 is the handler's.
 	cc, sc = sockets(t)
@@ -437,9 +435,30 @@ func TestUpgradeAndConnectBecomeTunnelsThatStartWithBufferedBytes(t *testing.T) 
 	}
 }
 
-func TestARefusedUpgradeLeavesHTTP(t *testing.T) {
-	out := raw(t, "GET /1 HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: foo\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n", answers(":status=403"), &transport.ServerConfig{})
-	if strings.Count(out, "403") != 2 {
+func TestARefusedTunnelEndsTheConnection(t *testing.T) {
+	for _, first := range []string{"GET /1 HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: foo\r\n\r\n", "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n"} {
+		out := raw(t, first+"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n", answers(":status=403"), &transport.ServerConfig{})
+		if strings.Count(out, "403") != 1 || !strings.Contains(out, "connection: close") {
+			t.Errorf("%q: got %q", first, out)
+		}
+	}
+}
+
+func TestEmptyLinesBeforeARequestAreSkipped(t *testing.T) {
+	const get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+	if out := raw(t, "\r\n\r\n"+get+"\r\n\r\n\r\n"+get+"\r\n", answers(":status=204"), &transport.ServerConfig{}); strings.Count(out, "HTTP/1.1 204") != 2 {
+		t.Errorf("got %q", out)
+	}
+	for _, bad := range []string{"\n" + get, "\r\n\n" + get, "\r\r\n" + get} {
+		if out := raw(t, bad, answers(":status=204"), &transport.ServerConfig{}); !strings.HasPrefix(out, "HTTP/1.1 400") {
+			t.Errorf("%q: got %q", bad, out)
+		}
+	}
+}
+
+func TestAnotherVersionIsAnswered426(t *testing.T) {
+	out := raw(t, "GET / HTTP/1.2\r\nHost: a\r\n\r\n", answers(":status=204"), &transport.ServerConfig{Case: transport.ProperCase})
+	if want := "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 16\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nUpgrade Required"; out != want {
 		t.Errorf("got %q", out)
 	}
 }

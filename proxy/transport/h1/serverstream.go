@@ -29,7 +29,6 @@ type serverStream struct {
 	closeAfter bool
 	tunnel     bool
 	abandoned  bool // Reset was called
-	cont       func() error
 	sent       atomic.Uint64
 	inStart    uint64
 
@@ -60,7 +59,8 @@ var (
 
 func (st *serverStream) init(s *Server) {
 	st.s = s
-	st.watchFn, st.cont = st.checkClient, st.sendContinue
+	st.watchFn = st.checkClient
+	s.p.keepCase = s.cfg.Case == transport.KeepCase
 	b := &st.body
 	b.rd, b.trailers, b.maxBytes, b.maxCount = &s.rd, s.cfg.EnableTrailers, s.maxHeaderBytes(), s.cfg.MaxHeaders
 }
@@ -89,9 +89,6 @@ func (st *serverStream) prepare(hd head) {
 	st.hd = hd
 	b := &st.body
 	b.begin(hd.framing, hd.length)
-	if hd.expect && !st.s.cfg.Proxy100Continue {
-		b.before = st.cont
-	}
 	st.whole = !hd.connect && !hd.upgrade && (hd.framing == framingNone || b.whole())
 	st.closeAfter = hd.close
 	st.seq.Add(1)
@@ -159,14 +156,26 @@ func (st *serverStream) OnReset(f func(cause error)) {
 	}
 }
 
+var continueLine = []byte("HTTP/1.1 100 Continue\r\n\r\n")
+
+// sendContinue asks for the body, whatever becomes of the request, as Envoy does.
 func (st *serverStream) sendContinue() error {
-	if st.started {
-		return nil
-	}
-	const line = "HTTP/1.1 100 Continue\r\n\r\n"
-	st.sent.Add(uint64(len(line)))
-	_, err := st.s.rd.c.Write([]byte(line))
+	n, err := st.s.rd.c.Write(continueLine)
+	st.sent.Add(uint64(n)) //nolint:gosec // a count
 	return err
+}
+
+// refusesTunnel reports whether the head answers a CONNECT or an upgrade with
+// something else. What the client sends behind such a request is not HTTP, so
+// the connection ends, as in Envoy.
+func (st *serverStream) refusesTunnel(h *message.Header) bool {
+	switch status := h.Get(message.Status); {
+	case st.hd.upgrade:
+		return status != "101"
+	case st.hd.connect:
+		return !hasPrefix(status, "2")
+	}
+	return false
 }
 
 // Version implements transport.ServerStream.
@@ -205,10 +214,8 @@ func (st *serverStream) WriteInformational(h *message.Header) error {
 		st.out.drop()
 		return err
 	}
+	writeNames(b, h, st.s.cfg.Case)
 	st.out.keep(b)
-	if r.status == 100 {
-		st.body.before = nil
-	}
 	return st.Flush()
 }
 
@@ -221,7 +228,7 @@ func (st *serverStream) WriteHeaders(h *message.Header, end bool) error {
 	r := &st.resp
 	// An answer to a request that is still arriving ends the connection, as
 	// in Envoy.
-	r.close = st.closeAfter || st.s.draining.Load() || !st.whole && !st.body.ended.Load()
+	r.close = st.closeAfter || st.s.draining.Load() || !st.whole && !st.body.ended.Load() || st.refusesTunnel(h)
 	b, err := appendResponseHead(st.out.grow(roomFor(h)), h, r)
 	if err == nil && (r.status < 200 && r.status != 101 || r.status == 101 && !st.hd.upgrade) {
 		err = badField(message.Status)
@@ -230,6 +237,7 @@ func (st *serverStream) WriteHeaders(h *message.Header, end bool) error {
 		st.out.drop()
 		return err
 	}
+	writeNames(b, h, st.s.cfg.Case)
 	st.out.keep(b)
 	st.started = true
 	st.closeAfter = r.close
@@ -283,6 +291,7 @@ func (st *serverStream) WriteTrailers(h *message.Header) error {
 		st.failed = true
 		return err
 	}
+	writeNames(b, h, st.s.cfg.Case)
 	st.out.keep(b)
 	st.complete = true
 	return st.write(nil, nil)

@@ -251,7 +251,12 @@ func appendRequestHead(b []byte, h *message.Header, end bool) ([]byte, requestHe
 		return b, r, err
 	}
 	if r.upgrade {
-		b = append(append(append(b, "connection: upgrade\r\nupgrade: "...), protocol...), "\r\n"...)
+		connection := h.Get("connection")
+		if !hasToken([]byte(connection), "upgrade") || !cleanValue(connection) {
+			connection = "upgrade"
+		}
+		b = append(append(append(b, "connection: "...), connection...), "\r\n"...)
+		b = append(append(append(b, "upgrade: "...), protocol...), "\r\n"...)
 	}
 	switch {
 	case connect:
@@ -265,8 +270,8 @@ func appendRequestHead(b []byte, h *message.Header, end bool) ([]byte, requestHe
 	case !end:
 		r.body.fr = framingChunked
 		b = append(b, "transfer-encoding: chunked\r\n"...)
-	case r.method == "POST" || r.method == "PUT" || r.method == "PATCH":
-		b = appendLength(b, 0) // RFC 9110 section 8.6
+	case r.method != "GET" && r.method != "HEAD" && r.method != "DELETE" && r.method != "TRACE":
+		b = appendLength(b, 0) // RFC 9110 section 8.6; the methods are Envoy's
 	}
 	return append(b, "\r\n"...), r, nil
 }
