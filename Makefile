@@ -20,9 +20,10 @@ build: ## Build bin/fairlead, one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/fairlead ./cmd/fairlead
 
 .PHONY: test
-test: ## Run all tests
+test: build ## Run all tests, and the behaviour corpus against bin/fairlead
 	$(GO) test -shuffle=on $(TESTFLAGS) ./...
 	cd bench && $(GO) test $(TESTFLAGS) ./...
+	cd conformance && FAIRLEAD_BIN=$(CURDIR)/$(BIN)/fairlead $(GO) test -count=1 $(TESTFLAGS) ./behaviour
 
 .PHONY: race
 race: ## Run the tests under the race detector
@@ -32,6 +33,7 @@ race: ## Run the tests under the race detector
 lint: ## go vet, gofmt, golangci-lint
 	$(GO) vet ./...
 	cd bench && $(GO) vet ./...
+	cd conformance && $(GO) vet ./...
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
 
 .PHONY: tidy
