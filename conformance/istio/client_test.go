@@ -1,0 +1,131 @@
+package istio
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// client is a workload whose connections go through its ztunnel's CONNECT
+// listener, as they would by redirection in a pod.
+type client struct {
+	proxy string
+	http  *http.Client
+	// opened counts connections.
+	opened atomic.Int64
+}
+
+func newClient(proxy string) *client {
+	c := &client{proxy: proxy}
+	c.http = &http.Client{
+		Timeout:       10 * time.Second,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{MaxIdleConnsPerHost: 8, DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			return c.dial(ctx, addr)
+		}},
+	}
+	return c
+}
+
+// dial opens a connection to a service by name.
+func (c *client) dial(ctx context.Context, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", c.proxy)
+	if err != nil {
+		return nil, err
+	}
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", addr, addr); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	head, err := readHead(conn)
+	if err == nil && !strings.HasPrefix(head, "HTTP/1.1 200") {
+		err = fmt.Errorf("answer %q", head)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("CONNECT %s: %w", addr, err)
+	}
+	_ = conn.SetDeadline(time.Time{})
+	c.opened.Add(1)
+	return conn, nil
+}
+
+// readHead reads up to the empty line, and not a byte more.
+func readHead(c net.Conn) (string, error) {
+	var head []byte
+	for b := make([]byte, 1); !strings.HasSuffix(string(head), "\r\n\r\n"); {
+		if _, err := io.ReadFull(c, b); err != nil {
+			return string(head), err
+		}
+		head = append(head, b[0])
+	}
+	return string(head), nil
+}
+
+// answer is what the client got.
+type answer struct {
+	Status int
+	Header http.Header
+	Body   string
+}
+
+// try sends a request; headers are "name: value".
+func (c *client) try(method, url string, headers ...string) (answer, error) {
+	req, err := http.NewRequestWithContext(context.Background(), method, url, nil)
+	if err != nil {
+		return answer{}, err
+	}
+	for _, h := range headers {
+		k, v, _ := strings.Cut(h, ": ")
+		if k == "host" {
+			req.Host = v
+		}
+		req.Header.Add(k, v)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return answer{}, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, string(b)}, err
+}
+
+// get sends a GET request.
+func (c *client) get(t *testing.T, url string, headers ...string) answer {
+	t.Helper()
+	a, err := c.try(http.MethodGet, url, headers...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// raw sends a request head as it is, on a connection of its own.
+func (c *client) raw(t *testing.T, addr, head string) answer {
+	t.Helper()
+	conn, err := c.dial(t.Context(), addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := io.WriteString(conn, head); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatalf("%q: %v", head, err)
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, string(b)}
+}

@@ -1,0 +1,223 @@
+package istio
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	meshconfig "istio.io/api/mesh/v1alpha1"
+	"istio.io/istio/pilot/pkg/config/kube/crd"
+	"istio.io/istio/pilot/test/xds"
+	"istio.io/istio/pkg/config"
+	istiomesh "istio.io/istio/pkg/config/mesh"
+	kubelib "istio.io/istio/pkg/kube"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	metadatafake "k8s.io/client-go/metadata/fake"
+	clienttesting "k8s.io/client-go/testing"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	"sigs.k8s.io/gateway-api/pkg/consts"
+)
+
+// documents splits a YAML stream.
+func documents(stream string) ([]string, error) {
+	var out []string
+	r := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(stream)))
+	for {
+		doc, err := r.Read()
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if strings.TrimSpace(string(doc)) != "" {
+			out = append(out, string(doc))
+		}
+	}
+}
+
+// decode reads objects of any kind that istiod knows.
+func decode(stream string) ([]runtime.Object, error) {
+	docs, err := documents(stream)
+	if err != nil {
+		return nil, err
+	}
+	var out []runtime.Object
+	for _, doc := range docs {
+		o, _, err := kubelib.IstioCodec.UniversalDeserializer().Decode([]byte(doc), nil, nil)
+		if err != nil {
+			return nil, fmt.Errorf("%w in\n%s", err, doc)
+		}
+		if r, ok := o.(*gatewayv1.HTTPRoute); ok {
+			setDefaults(r)
+		}
+		out = append(out, o)
+	}
+	return out, nil
+}
+
+// istioConfigs reads the objects of Istio's own kinds as istiod's
+// configuration store has them, validated by istiod's rules.
+func istioConfigs(stream string) ([]config.Config, error) {
+	docs, err := documents(stream)
+	if err != nil {
+		return nil, err
+	}
+	var out []config.Config
+	for _, doc := range docs {
+		if !strings.Contains(doc, "istio.io/v") {
+			continue
+		}
+		cs, unknown, err := crd.ParseInputs(doc)
+		if err == nil && len(unknown) > 0 {
+			err = fmt.Errorf("unknown kind %v", unknown)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w in\n%s", err, doc)
+		}
+		out = append(out, cs...)
+	}
+	return out, nil
+}
+
+// scenario is an istiod and the waypoint that it programs.
+type scenario struct {
+	*mesh
+	istiod   *xds.FakeDiscoveryServer
+	waypoint *process
+}
+
+// scenarios counts by name the scenarios that ran.
+var scenarios = map[string]int{}
+
+// begin starts istiod with the mesh and the objects in testdata/<name>, and a
+// waypoint under it. edit may change the YAML.
+func begin(t *testing.T, name string, edit ...string) *scenario {
+	t.Helper()
+	scenarios[name]++
+	files, err := filepath.Glob(filepath.Join("testdata", name, "*.yaml"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("testdata/%s has no YAML file: %v", name, err)
+	}
+	var stream strings.Builder
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream.WriteString(strings.NewReplacer(edit...).Replace(string(b)) + "\n---\n")
+	}
+	objects, err := decode(stream.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	configs, err := istioConfigs(stream.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &scenario{mesh: world}
+	s.web1.reset(nil)
+	s.web2.reset(nil)
+	s.db.reset()
+	began := time.Now()
+	s.istiod = xds.NewFakeDiscoveryServer(t, xds.FakeOptions{
+		KubernetesObjects: append(copyAll(s.base), objects...), Configs: configs, MeshConfig: meshConfig(t, objects),
+		DebounceTime: 10 * time.Millisecond, KubeClientModifier: bundleVersion,
+		ListenerBuilder: func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") },
+	})
+	istiodReady := time.Since(began)
+	if err := s.startWaypoint(t); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("istiod ready after %v, the waypoint after %v", istiodReady.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+	return s
+}
+
+// meshConfig is that of the ConfigMap "istio" if there is one, else istiod's
+// default.
+func meshConfig(t *testing.T, objects []runtime.Object) *meshconfig.MeshConfig {
+	for _, o := range objects {
+		if c, ok := o.(*corev1.ConfigMap); ok && c.Name == "istio" {
+			m, err := istiomesh.ApplyMeshConfigDefaults(c.Data["mesh"])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return m
+		}
+	}
+	return istiomesh.DefaultMeshConfig()
+}
+
+// bundleVersion gives the Gateway API's kinds the annotation of their release,
+// without which istiod leaves the newer ones alone.
+func bundleVersion(c kubelib.Client) {
+	c.Metadata().(*metadatafake.FakeMetadataClient).PrependReactor("*", "customresourcedefinitions", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		if w, ok := a.(interface{ GetObject() runtime.Object }); ok {
+			if m, err := meta.Accessor(w.GetObject()); err == nil {
+				m.SetAnnotations(map[string]string{consts.BundleVersionAnnotation: consts.BundleVersion})
+			}
+		}
+		return false, nil, nil
+	})
+}
+
+func copyAll(in []runtime.Object) []runtime.Object {
+	out := make([]runtime.Object, 0, len(in))
+	for _, o := range in {
+		out = append(out, o.DeepCopyObject())
+	}
+	return out
+}
+
+// startWaypoint starts the proxy as istiod's pod template does, in the
+// container's root directory.
+func (s *scenario) startWaypoint(t *testing.T) error {
+	cmd := exec.Command("/fairlead", "proxy", "waypoint", "--domain", "app.svc.cluster.local", "--serviceCluster", "waypoint.app",
+		"--proxyLogLevel", cmp.Or(os.Getenv("WAYPOINT_LOG_LEVEL"), "warning"), "--proxyComponentLogLevel", "misc:error", "--log_output_level", "default:info")
+	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Chroot: filepath.Join(s.dir, "root")}
+	cmd.Env = []string{
+		"ISTIO_META_SERVICE_ACCOUNT=waypoint", "ISTIO_META_NODE_NAME=node-1", "PILOT_CERT_PROVIDER=istiod", "CA_ADDR=istiod.istio-system.svc:15012",
+		"POD_NAME=waypoint-0", "POD_NAMESPACE=app", "INSTANCE_IP=127.16.0.20", "SERVICE_ACCOUNT=waypoint", "HOST_IP=10.99.0.1", "ISTIO_CPU_LIMIT=2",
+		`PROXY_CONFIG={"controlPlaneAuthPolicy":"NONE","terminationDrainDuration":"1s","discoveryAddress":"` + s.istiod.Listener.Addr().String() + `"}`,
+		"ISTIO_META_CLUSTER_ID=Kubernetes", "ISTIO_META_INTERCEPTION_MODE=REDIRECT", "ISTIO_META_WORKLOAD_NAME=waypoint",
+		"ISTIO_META_OWNER=kubernetes://apis/apps/v1/namespaces/app/deployments/waypoint", "ISTIO_META_MESH_ID=cluster.local", "TRUST_DOMAIN=cluster.local",
+	}
+	p, err := start(cmd)
+	if err != nil {
+		return err
+	}
+	s.waypoint = p
+	t.Cleanup(func() {
+		s.shop.http.CloseIdleConnections()
+		s.stranger.http.CloseIdleConnections()
+		if err := p.end(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Log("the waypoint's log:\n" + p.output())
+		}
+	})
+	probe := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	return p.await("readiness", 15*time.Second, func() bool {
+		resp, err := probe.Get("http://127.0.0.1:15021/healthz/ready")
+		if err != nil {
+			return false
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+}
