@@ -29,6 +29,8 @@ type builtListener struct {
 	spec   *xdsresource.Listener
 	config listener.Config
 	chains []*builtChain
+	// specs are what chains execute, in the same order.
+	specs []*xdsresource.FilterChain
 	// diags are those of the listener's own parts, not of its chains.
 	diags []Diagnostic
 }
@@ -41,12 +43,12 @@ type builtChain struct {
 	diags []Diagnostic
 }
 
-// chainKey decides whether a chain can be kept: same content, same place, same
-// extension configurations.
+// chainKey decides whether a chain can be kept: same content but for routes,
+// same place, same extension configurations, and broken by the same.
 type chainKey struct {
 	listener, direction string
-	digest              xdsresource.Digest
-	ecds                string
+	frame               xdsresource.Digest
+	broken, ecds        string
 }
 
 // builtHCM is a connection manager whose route table may be replaced.
@@ -55,6 +57,10 @@ type builtHCM struct {
 	routes  *hcm.Routes
 	chains  *chainBuilder
 	rdsName string
+	// filter is its index in the chain.
+	filter int
+	// diags are those of the table.
+	diags []Diagnostic
 	// table is the digest of the route configuration in force.
 	table xdsresource.Digest
 }
@@ -180,7 +186,8 @@ func (c closeListener) OnAccept(*filters.Connection) error {
 // chain returns the compiled form of fc: the previous one if nothing that it
 // depends on changed, so that its connections stay.
 func (b *builder) chain(bl *builtListener, old map[chainKey]*builtChain, fc *xdsresource.FilterChain) *builtChain {
-	key := chainKey{bl.spec.Name, bl.spec.Direction, fc.Digest, b.ecdsDigests(fc)}
+	key := chainKey{bl.spec.Name, bl.spec.Direction, fc.Frame, fc.Broken, b.ecdsDigests(fc)}
+	bl.specs = append(bl.specs, fc)
 	if c := old[key]; c != nil {
 		bl.chains = append(bl.chains, c)
 		b.diags = append(b.diags, c.diags...)
@@ -254,6 +261,7 @@ func (b *builder) compileChain(bl *builtListener, fc *xdsresource.FilterChain) *
 				broken(path, err.Error())
 				continue
 			}
+			h.filter = i
 			bc.hcms = append(bc.hcms, h)
 			lc.Terminal = h.manager
 		case f.TCPProxy != nil:
@@ -344,8 +352,14 @@ func (b *builder) hcm(where string, ls *xdsresource.Listener, spec *xdsresource.
 	return h, err
 }
 
-// setTable compiles rc for h and installs it.
+// setTable compiles rc for h and installs it. What is to be said about it goes
+// to h.
 func (b *builder) setTable(h *builtHCM, where string, rc *xdsresource.RouteConfiguration) {
+	mark := len(b.diags)
+	defer func() {
+		h.diags = append([]Diagnostic(nil), b.diags[mark:]...)
+		b.diags = b.diags[:mark]
+	}()
 	if rc == nil {
 		b.diagLate(where, "rds["+h.rdsName+"]", "warning", "the route configuration has not arrived; requests are answered 404")
 		return
@@ -364,22 +378,21 @@ func (b *builder) setTable(h *builtHCM, where string, rc *xdsresource.RouteConfi
 	h.table = rc.Digest
 }
 
-// refreshRoutes recompiles the tables of kept chains whose route configuration
-// changed.
+// refreshRoutes recompiles the tables of kept chains whose routes changed,
+// inline or by RDS: connections stay, and their next stream gets the new table.
 func (b *builder) refreshRoutes(snap *Snapshot) {
 	for _, name := range sortedKeys(snap.Listeners) {
-		for _, c := range snap.Listeners[name].chains {
+		bl := snap.Listeners[name]
+		for i, c := range bl.chains {
 			for _, h := range c.hcms {
-				if h.rdsName == "" {
-					continue
-				}
 				rc := b.res.Routes[h.rdsName]
-				if rc == nil || rc.Digest == h.table {
-					continue
+				if h.rdsName == "" {
+					rc = bl.specs[i].Filters[h.filter].HCM.RouteConfig
 				}
-				mark := len(b.diags)
-				b.setTable(h, "listener "+name+": filter chain "+c.chain.Name, rc)
-				c.diags = append(c.diags[:0:0], b.diags[mark:]...)
+				if rc != nil && rc.Digest != h.table {
+					b.setTable(h, "listener "+name+": filter chain "+c.chain.Name, rc)
+				}
+				b.diags = append(b.diags, h.diags...)
 			}
 		}
 	}

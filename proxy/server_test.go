@@ -211,9 +211,11 @@ func TestAPushChangesWhatItNamesAndNothingElse(t *testing.T) {
 	port := freePort(t)
 	// Two chains, told apart by the client's port range: loopback for the first.
 	local := func(body string) string {
-		return chainYAML("local", "{source_type: SAME_IP_OR_LOOPBACK}", "", direct(body))
+		return chainYAML("local", "{source_type: SAME_IP_OR_LOOPBACK}", "", "server_name: "+body+", "+direct(body))
 	}
-	outside := func(body string) string { return chainYAML("outside", "{source_type: EXTERNAL}", "", direct(body)) }
+	outside := func(body string) string {
+		return chainYAML("outside", "{source_type: EXTERNAL}", "", "server_name: "+body+", "+direct(body))
+	}
 	w.listen("l", port, "", local("one"), outside("one"))
 	w.mustApply()
 	chains := func() []any {
@@ -257,6 +259,43 @@ func TestAPushChangesWhatItNamesAndNothingElse(t *testing.T) {
 	if d, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 		_ = d.Close()
 		t.Error("the removed listener still accepts")
+	}
+}
+
+// istiod sends a waypoint's routes inside its listeners: a change of one must
+// not cost the connections of the whole service.
+func TestInlineRoutesChangeUnderTheirConnections(t *testing.T) {
+	w := newWorld(t)
+	port := freePort(t)
+	push := func(table string) {
+		t.Helper()
+		w.listen("l", port, "", chainYAML("c", "{}", `{name: rbac, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC}},`, "route_config: "+table))
+		w.mustApply()
+	}
+	push(routes("one", ""))
+	chain := w.Listener("l").Config().Chains[0]
+	c := dial(t, port)
+	defer c.Close()
+	for _, body := range []string{"one", "two", "three"} {
+		push(routes(body, ""))
+		if status, got := c.get("/"); status != 200 || got != body {
+			t.Errorf("%s: %d %q", body, status, got)
+		}
+		if status, got := request(t, port, "/"); status != 200 || got != body {
+			t.Errorf("%s on a new connection: %d %q", body, status, got)
+		}
+		time.Sleep(120 * time.Millisecond) // longer than the drain time
+	}
+	push(routes("four", `rbac: `+unknownFilter))
+	if status, got := c.get("/"); status != 403 || !w.diagnosed("error", "rbac") {
+		t.Errorf("with a policy that can't be executed: %d %q, %v", status, got, w.Snapshot().Diagnostics)
+	}
+	push(routes("five", ""))
+	if status, got := c.get("/"); status != 200 || got != "five" || w.diagnosed("error", "") {
+		t.Errorf("after it was mended: %d %q, %v", status, got, w.Snapshot().Diagnostics)
+	}
+	if w.Listener("l").Config().Chains[0] != chain {
+		t.Error("the chain was replaced")
 	}
 }
 

@@ -143,5 +143,8 @@ func TestPushesUnderLoad(t *testing.T) {
 	if n := l.failed.Load(); n > 0 {
 		t.Errorf("%d of %d requests failed: %s", n, l.sent.Load(), strings.Join(l.errs[:min(len(l.errs), 5)], "; "))
 	}
-	t.Logf("%d connections, %d requests over %d route and as many endpoint changes, the slowest seen after %v", l.opened.Load(), l.sent.Load(), changes, slowest.Round(time.Millisecond))
+	if n := l.opened.Load(); n != connections {
+		t.Errorf("%d connections were opened for %d workers: some were drained", n, connections)
+	}
+	t.Logf("%d requests over %d route and as many endpoint changes, the slowest seen after %v", l.sent.Load(), changes, slowest.Round(time.Millisecond))
 }

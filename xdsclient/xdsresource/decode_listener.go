@@ -6,7 +6,10 @@ import (
 
 	corev3pb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3pb "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	hcmv3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/fairlead-mesh/fairlead/internal/matcher"
 )
@@ -201,6 +204,7 @@ func (s *scope) filterChain(m *listenerv3pb.FilterChain, byMatcher bool) *Filter
 	c := &FilterChain{
 		Name:                   m.GetName(),
 		Digest:                 digest(m),
+		Frame:                  frame(m),
 		TransportSocketTimeout: s.duration("transport_socket_connect_timeout", m.GetTransportSocketConnectTimeout(), 0),
 		Metadata:               s.metadata(m.GetMetadata()),
 	}
@@ -225,6 +229,50 @@ func (s *scope) filterChain(m *listenerv3pb.FilterChain, byMatcher bool) *Filter
 	}
 	c.Broken = s.takeClosed(mark)
 	return c
+}
+
+// frame is the digest of m without the routes that its connection managers
+// hold inline.
+func frame(m *listenerv3pb.FilterChain) Digest {
+	rest := &listenerv3pb.FilterChain{}
+	m.ProtoReflect().Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if fd.Name() != "filters" {
+			rest.ProtoReflect().Set(fd, v)
+		}
+		return true
+	})
+	b := marshal(rest)
+	add := func(part []byte) {
+		b = protowire.AppendVarint(b, uint64(len(part)))
+		b = append(b, part...)
+	}
+	for _, f := range m.GetFilters() {
+		if a := f.GetTypedConfig(); a.MessageIs((*hcmv3pb.HttpConnectionManager)(nil)) {
+			add([]byte(f.GetName()))
+			add(withoutRoutes(a.GetValue()))
+		} else {
+			add(marshal(f))
+		}
+	}
+	return hash("frame", b)
+}
+
+// withoutRoutes leaves route_config out of a serialized connection manager. What
+// isn't well-formed is returned as it is.
+func withoutRoutes(b []byte) []byte {
+	const routeConfig = 4
+	var out []byte
+	for rest := b; len(rest) > 0; {
+		num, _, n := protowire.ConsumeField(rest)
+		if n < 0 {
+			return b
+		}
+		if num != routeConfig {
+			out = append(out, rest[:n]...)
+		}
+		rest = rest[n:]
+	}
+	return out
 }
 
 func (c *FilterChain) breakBecause(reason string) {

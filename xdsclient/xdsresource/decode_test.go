@@ -389,3 +389,27 @@ func TestExtensionConfig(t *testing.T) {
 	}
 	wantError(t, xdsresource.ExtensionConfigType, `{name: e}`, "typed_config")
 }
+
+func TestTheFrameOfAChainLeavesOutItsRoutesAndNothingElse(t *testing.T) {
+	const hcm = `{name: %s, filters: [{name: hcm, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager,
+	  stat_prefix: %s, route_config: {name: r, virtual_hosts: [{name: v, domains: ["%s"], routes: [{match: {prefix: /}, direct_response: {status: 200}}]}]},
+	  http_filters: [{name: envoy.filters.http.router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, suppress_envoy_headers: %s}}]}}]}`
+	chain := func(name, stat, domain, suppress string) *xdsresource.FilterChain {
+		v, err := newDecoder().FromYAML(xdsresource.ListenerType, fmt.Appendf(nil, `{name: l, address: {socket_address: {address: 127.0.0.1, port_value: 1}}, filter_chains: [`+hcm+`]}`, name, stat, domain, suppress))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v.(*xdsresource.Listener).FilterChains[0]
+	}
+	base := chain("a", "b", "c", "true")
+	if other := chain("a", "b", "d", "true"); other.Frame != base.Frame || other.Digest == base.Digest {
+		t.Error("other routes should change the digest and not the frame")
+	}
+	for name, other := range map[string]*xdsresource.FilterChain{
+		"the name": chain("x", "b", "c", "true"), "the connection manager": chain("a", "x", "c", "true"), "an HTTP filter": chain("a", "b", "c", "false"),
+	} {
+		if other.Frame == base.Frame {
+			t.Error(name, "should change the frame")
+		}
+	}
+}

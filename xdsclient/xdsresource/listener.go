@@ -66,10 +66,11 @@ type ListenerFilterPredicate struct {
 	PortStart, PortEnd uint32
 }
 
-// FilterChain is one filter chain. Its Digest covers everything it holds.
+// FilterChain is one filter chain. Its Digest covers everything it holds, Frame
+// everything but the routes inside its connection managers.
 type FilterChain struct {
-	Name   string
-	Digest Digest
+	Name          string
+	Digest, Frame Digest
 	// Match is nil with a FilterChainMatcher.
 	Match *FilterChainMatch
 	// TransportSocket is nil for raw_buffer.
