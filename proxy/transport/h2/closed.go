@@ -30,6 +30,16 @@ func (r *closedIDs) add(id uint32, how closedHow) {
 	r.n++
 }
 
+// resetByPeer notes that the peer has sent RST_STREAM for a stream that was
+// closed by this side: nothing of it is under way any more.
+func (r *closedIDs) resetByPeer(id uint32) {
+	for i := range min(r.n, closedKept) {
+		if r.ring[i] == uint64(id)<<2|uint64(closedByUs) {
+			r.ring[i] = uint64(id)<<2 | uint64(closedByPeer)
+		}
+	}
+}
+
 // find returns how id was closed. certain is false if it may have been closed
 // and forgotten.
 func (r *closedIDs) find(id uint32) (how closedHow, certain bool) {

@@ -195,7 +195,7 @@ func TestServerProtocol(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = 192
+	const want = 193
 	if len(ar.Files) != want {
 		t.Errorf("%d cases, want %d", len(ar.Files), want)
 	}

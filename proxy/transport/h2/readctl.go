@@ -45,6 +45,7 @@ func (r *reader) rstStream(id uint32, p []byte) *connError {
 	s := c.streams[id]
 	if s == nil {
 		idle, ignored := r.isIdle(id), r.ignored(id)
+		c.closed.resetByPeer(id)
 		c.mu.Unlock()
 		if idle && !ignored {
 			return protocolError("RST_STREAM on an idle stream")
