@@ -14,6 +14,8 @@ func (b *builder) accessLogs(where string, specs []*xdsresource.AccessLog) []*ac
 	for _, a := range specs {
 		path := "access_log[" + a.Name + "]"
 		switch {
+		case a.Unknown != "": // File may be there all the same, with another format
+			b.diag(where, path, "ignored", "not executed: "+a.Unknown)
 		case a.File != nil:
 			l, err := b.s.logs.Logger(a.File, a.Filter)
 			if err != nil {
@@ -21,8 +23,6 @@ func (b *builder) accessLogs(where string, specs []*xdsresource.AccessLog) []*ac
 				continue
 			}
 			out = append(out, l)
-		case a.Unknown != "":
-			b.diag(where, path, "ignored", "not executed: "+a.Unknown)
 		default:
 			b.diag(where, path, "ignored", "access logger "+a.TypeURL+" is not executed")
 		}

@@ -251,6 +251,9 @@ func (s *Server) addresses(snap *Snapshot) map[netip.AddrPort]string {
 
 // claim enters the addresses of spec.
 func claim(taken map[netip.AddrPort]string, spec *xdsresource.Listener) error {
+	if spec.Internal || !spec.BindToPort {
+		return nil
+	}
 	for _, a := range spec.Addresses {
 		if other, ok := taken[a]; ok && other != spec.Name {
 			return fmt.Errorf("listener %s: address %s is that of listener %s", spec.Name, a, other)

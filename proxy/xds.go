@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"errors"
+
 	"github.com/fairlead-mesh/fairlead/xdsclient"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
@@ -15,6 +17,9 @@ func (s *Server) XDSTypes(dec *xdsresource.Decoder) []xdsclient.ResourceType {
 			if err != nil {
 				return nil, nil, err
 			}
+			if err := s.executable(v); err != nil {
+				return nil, nil, err
+			}
 			return v, references(v), nil
 		}
 	}
@@ -26,6 +31,26 @@ func (s *Server) XDSTypes(dec *xdsresource.Decoder) []xdsclient.ResourceType {
 		{TypeURL: xdsresource.ExtensionConfigType, Decode: decode(xdsresource.ExtensionConfigType)},
 		{TypeURL: xdsresource.SecretType, Decode: decode(xdsresource.SecretType), KeepRemoved: true, NoWait: true},
 	}
+}
+
+// executable refuses an extension configuration of a known type that can't be
+// executed: a NACK leaves the former one in force, and without one the filter
+// answers for itself. Unknown types are a matter of the filter that names them,
+// which may be optional.
+func (s *Server) executable(v any) error {
+	e, ok := v.(*xdsresource.ExtensionConfig)
+	if !ok {
+		return nil
+	}
+	for _, tc := range []*xdsresource.TypedConfig{&e.TypedConfig, e.Network, e.Listener} {
+		if tc != nil && tc.Unknown == "" {
+			return nil
+		}
+	}
+	if r := s.opt.Registry; r.HTTP(e.TypeURL) == nil && r.Network(e.TypeURL) == nil && r.Listener(e.TypeURL) == nil {
+		return nil
+	}
+	return errors.New(e.TypedConfig.Unknown)
 }
 
 // onEndpoints is the fast path of EDS.

@@ -29,7 +29,7 @@ func sample() *format.Context {
 	conn := &streaminfo.Conn{
 		ID:    7,
 		Local: netip.MustParseAddrPort("10.0.0.1:8080"), Remote: netip.MustParseAddrPort("[::ffff:10.0.0.9]:5555"),
-		DirectRemote: netip.MustParseAddrPort("[fd00::1]:6666"), RequestedServerName: "sni.example", TransportFailureReason: "tls error",
+		DirectRemote: netip.MustParseAddrPort("[fd00::1]:6666"), RequestedServerName: "sni.example", FilterChainName: "chain", TransportFailureReason: "tls error",
 		TLS: &streaminfo.TLS{
 			Version: "TLSv1.3", CipherSuite: "TLS_AES_128_GCM_SHA256",
 			Peer: streaminfo.Certificate{
@@ -92,6 +92,7 @@ func TestOperatorsRenderLikeEnvoy(t *testing.T) {
 		{"%DURATION% %REQUEST_DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION%", "1234 3 20 1214"},
 		{"%COMMON_DURATION(DS_RX_BEG:DS_RX_END:us)% %COMMON_DURATION(DS_RX_BEG:US_RX_END)%", "3000 -"},
 		{"%CONNECTION_TERMINATION_DETAILS% %UPSTREAM_TRANSPORT_FAILURE_REASON% %DOWNSTREAM_TRANSPORT_FAILURE_REASON%", "- delayed connect error: 111 tls error"},
+		{"%FILTER_CHAIN_NAME%", "chain"},
 		{"%UPSTREAM_HOST% %UPSTREAM_CLUSTER% %UPSTREAM_CLUSTER_RAW% %ROUTE_NAME%", "10.1.1.1:80 alt outbound|80||x r1"},
 		{"%UPSTREAM_LOCAL_ADDRESS% %UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %UPSTREAM_REMOTE_PORT%", "10.0.0.1:41000 10.1.1.1 80"},
 		{"%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_LOCAL_PORT%", "10.0.0.1:8080 10.0.0.1 8080"},

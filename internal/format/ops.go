@@ -72,6 +72,12 @@ var strOps = map[string]infoFunc{
 		}
 		return c.TransportFailureReason
 	},
+	"FILTER_CHAIN_NAME": func(_ *streaminfo.Info, c *streaminfo.Conn) string {
+		if c == nil {
+			return ""
+		}
+		return c.FilterChainName
+	},
 	"ROUTE_NAME":           func(i *streaminfo.Info, _ *streaminfo.Conn) string { return i.RouteName },
 	"VIRTUAL_HOST_NAME":    func(i *streaminfo.Info, _ *streaminfo.Conn) string { return i.VirtualHost },
 	"VIRTUAL_CLUSTER_NAME": func(*streaminfo.Info, *streaminfo.Conn) string { return "" },

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/pem"
+	"log/slog"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -33,7 +34,12 @@ func newCA(t *testing.T) *identity.DevCA {
 
 func pair(t *testing.T, ca *identity.DevCA, cn string) (chain, key []byte) {
 	t.Helper()
-	c, err := ca.Issue(identity.Leaf{CommonName: cn})
+	return pairOf(t, ca, identity.Leaf{CommonName: cn})
+}
+
+func pairOf(t *testing.T, ca *identity.DevCA, l identity.Leaf) (chain, key []byte) {
+	t.Helper()
+	c, err := ca.Issue(l)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,6 +186,42 @@ func TestSlotsOfDroppedHandlesAreForgotten(t *testing.T) {
 	if n := len(s.slots); n > 2 {
 		t.Errorf("%d slots are left", n)
 	}
+}
+
+func TestAnExpiredCertificateReplacesOnlyWorseOnes(t *testing.T) {
+	ca, log := newCA(t), &bytes.Buffer{}
+	s := NewStore(Config{Logger: slog.New(slog.NewTextHandler(log, nil))})
+	defer s.Close()
+	h, err := s.Certificate(&xdsresource.Certificate{SDSName: "x", SDSSource: ads})
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := byte(0)
+	put := func(name string, l identity.Leaf) {
+		digest++
+		l.CommonName = name
+		chain, key := pairOf(t, ca, l)
+		s.SetADS(map[string]*xdsresource.Secret{"x": {Resource: xdsresource.Resource{Digest: xdsresource.Digest{digest}}, Certificate: &xdsresource.Certificate{Chain: chain, Key: key}}})
+	}
+	old := identity.Leaf{NotBefore: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: time.Date(2020, 1, 2, 0, 0, 0, 0, time.UTC)}
+	for _, c := range []struct {
+		name string
+		leaf identity.Leaf
+		want string
+	}{{"old", old, "old"}, {"older", old, "older"}, {"good", identity.Leaf{}, "good"}, {"again old", old, "good"}, {"better", identity.Leaf{}, "better"}} {
+		log.Reset()
+		put(c.name, c.leaf)
+		if got := cn(t, h); got != c.want {
+			t.Errorf("after %s: %s, want %s", c.name, got, c.want)
+		}
+		if said := strings.Contains(log.String(), `secret \"x\": the certificate expired at 2020-01-02`); said != !c.leaf.NotAfter.IsZero() {
+			t.Errorf("%s: the log is %s", c.name, log)
+		}
+		if st := s.States(); (st[0].Err != nil) != (c.name == "again old") {
+			t.Errorf("%s: %+v", c.name, st)
+		}
+	}
+	runtime.KeepAlive(h)
 }
 
 func TestFilesAreReadAndFollowed(t *testing.T) {
