@@ -124,6 +124,7 @@ func isGRPC(ct string) bool {
 
 // run takes the request to its response and writes it.
 func (st *stream) run() {
+	st.expectation()
 	st.armTimers()
 	st.table = st.m.cfg.Routes.Table() // once: no stream sees two versions
 	if r := st.admit(); r != nil {
@@ -145,6 +146,19 @@ func (st *stream) run() {
 		return
 	}
 	st.respond(r)
+}
+
+// expectation answers "expect: 100-continue" of HTTP/2 at once, as Envoy does;
+// the codec of HTTP/1 does so itself.
+func (st *stream) expectation() {
+	s := &st.s
+	if s.Info.Protocol != message.HTTP2 || st.m.spec.Server.Proxy100Continue || !strings.EqualFold(s.Request.Get("expect"), "100-continue") {
+		return
+	}
+	s.Request.Del("expect")
+	var h message.Header
+	h.Add(message.Status, "100")
+	_ = st.writeInformational(&h) // the response meets the same error
 }
 
 // selectRoute matches the route (again) and installs its chain.

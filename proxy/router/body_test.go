@@ -36,6 +36,40 @@ func TestBodiesReachUpstream(t *testing.T) {
 	}
 }
 
+// begunBody is a slowBody whose first chunk is there.
+type begunBody struct {
+	*slowBody
+	first string
+}
+
+func (b *begunBody) Ready() (int, bool) { return len(b.first), false }
+
+func (b *begunBody) Next() ([]byte, bool, error) {
+	if p := b.first; p != "" {
+		b.first = ""
+		return []byte(p), false, nil
+	}
+	return b.slowBody.Next()
+}
+
+func TestWhatIsThereOfABodyLeavesBeforeTheAnswerIsRead(t *testing.T) {
+	b := &begunBody{slowBody: newSlowBody(), first: "abc"}
+	var got atomic.Value
+	o := &origin{handle: func(x *exchange) answer {
+		x.st.mu.Lock()
+		got.Store(string(x.st.got))
+		x.st.mu.Unlock()
+		return answer{status: 413}
+	}}
+	w := newWorld(t, o)
+	s := newStream(message.Method, "POST")
+	s.Body = b
+	if r := w.do(s); r.status != 413 || got.Load() != "abc" {
+		t.Errorf("%d, upstream got %q", r.status, got.Load())
+	}
+	w.idle()
+}
+
 func TestBodiesAreReplayedOnRetry(t *testing.T) {
 	for _, kind := range []string{"whole", "streaming", "streaming, broken half-way"} {
 		t.Run(kind, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/identity"
+	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
@@ -66,6 +67,17 @@ func TestClusterPoliciesAndProtocols(t *testing.T) {
 				return c.HTTP.Version == xdsresource.UpstreamDownstreamProtocol && c.HTTP.IdleTimeout < 0
 			},
 		},
+		{"names in proper case", `http_protocol_options: {header_key_format: {proper_case_words: {}}}`, func(c *xdsresource.Cluster) bool {
+			return c.HTTP.Client.Case == transport.ProperCase
+		}},
+		{"names as they came", `http_protocol_options: {header_key_format: {stateful_formatter: {name: f, typed_config: {
+"@type": type.googleapis.com/envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig}}}}`, func(c *xdsresource.Cluster) bool {
+			return c.HTTP.Client.Case == transport.KeepCase
+		}},
+		{"names by a formatter nobody knows", `http_protocol_options: {header_key_format: {stateful_formatter: {name: f, typed_config: {
+"@type": type.googleapis.com/acme.Formatter}}}}`, func(c *xdsresource.Cluster) bool {
+			return c.HTTP.Client.Case == transport.LowerCase
+		}},
 		{
 			"dynamic forward proxy", `lb_policy: CLUSTER_PROVIDED, cluster_type: {name: dfp, typed_config: {
 "@type": type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig, dns_cache_config: {name: n, dns_lookup_family: V4_ONLY}}}`,

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
@@ -122,6 +123,14 @@ func TestExplicitZeroIdleTimeoutIsOff(t *testing.T) {
 	_, h := hcmOf(t, listenerWith(rds+`, common_http_protocol_options: {idle_timeout: 0s}, stream_idle_timeout: 0s`, ""))
 	if h.Server.IdleTimeout >= 0 || h.StreamIdleTimeout != 0 {
 		t.Errorf("idle %v, stream idle %v", h.Server.IdleTimeout, h.StreamIdleTimeout)
+	}
+}
+
+func TestNamesOfHeadersKeepTheirCaseIfAskedFor(t *testing.T) {
+	_, h := hcmOf(t, listenerWith(rds+`, http_protocol_options: {header_key_format: {stateful_formatter: {name: f, typed_config: {
+"@type": type.googleapis.com/envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig}}}}`, ""))
+	if h.Server.Case != transport.KeepCase {
+		t.Errorf("got %v", h.Server.Case)
 	}
 }
 
