@@ -109,7 +109,7 @@ func (b *bank) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		b.tls = tls.VersionName(r.TLS.Version) + " to " + r.TLS.ServerName
 	}
 	b.mu.Unlock()
-	fmt.Fprintf(w, "the bank got: %s\n", body)
+	_, _ = fmt.Fprintf(w, "the bank got: %s\n", body)
 }
 
 // last returns the body of the last request, and how it came.

@@ -53,7 +53,7 @@ func (c *client) send(ctx context.Context, check, url, body string, h ...string)
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return nil, err

@@ -65,7 +65,7 @@ func run(ctx context.Context, o Options) (rows []Row, err error) {
 			err = errors.Join(err, fmt.Errorf("demo: %w", e))
 		}
 	}()
-	fmt.Fprintf(o.Out, "%s\nstarted in %s\n\n", topology, round(time.Since(begin)))
+	_, _ = fmt.Fprintf(o.Out, "%s\nstarted in %s\n\n", topology, round(time.Since(begin)))
 	var failed []string
 	printHead(o.Out)
 	for i := range checks {
@@ -78,7 +78,7 @@ func run(ctx context.Context, o Options) (rows []Row, err error) {
 			failed = append(failed, r.Name)
 		}
 	}
-	fmt.Fprintf(o.Out, "\n%d of %d as expected, %s\n", len(rows)-len(failed), len(rows), round(time.Since(begin)))
+	_, _ = fmt.Fprintf(o.Out, "\n%d of %d as expected, %s\n", len(rows)-len(failed), len(rows), round(time.Since(begin)))
 	if o.Keep {
 		m.printTries(o.Out)
 		select {
@@ -100,7 +100,7 @@ const topology = `client ─ ztunnel ═╦═ waypoint ═╦═ ztunnel ─ re
 const format = "%-27s %-44s %-52s %-4s %8s\n"
 
 func printHead(w io.Writer) {
-	fmt.Fprintf(w, format, "WHAT", "EXPECTED", "SEEN", "", "TIME")
+	_, _ = fmt.Fprintf(w, format, "WHAT", "EXPECTED", "SEEN", "", "TIME")
 }
 
 func printRow(w io.Writer, r Row) {
@@ -108,7 +108,7 @@ func printRow(w io.Writer, r Row) {
 	if !r.OK {
 		mark = "FAIL"
 	}
-	fmt.Fprintf(w, format, r.Name, r.Expected, r.Seen, mark, round(r.Took))
+	_, _ = fmt.Fprintf(w, format, r.Name, r.Expected, r.Seen, mark, round(r.Took))
 }
 
 func round(d time.Duration) time.Duration {

@@ -3,6 +3,7 @@ package demo
 import (
 	"fmt"
 	"io"
+	"strings"
 )
 
 // try is a command to try, and what it prints.
@@ -34,15 +35,17 @@ func (m *mesh) tries() []try {
 }
 
 func (m *mesh) printTries(w io.Writer) {
-	fmt.Fprint(w, "\nThe mesh stays up until you interrupt it. Try:\n\n")
+	_, _ = fmt.Fprint(w, "\nThe mesh stays up until you interrupt it. Try:\n\n")
 	for _, t := range m.tries() {
 		line := "  curl"
+		var lineSb40 strings.Builder
 		for _, a := range t.args {
-			line += " " + a
+			lineSb40.WriteString(" " + a)
 		}
+		line += lineSb40.String()
 		if t.prints != "" {
 			line += "   # " + t.prints
 		}
-		fmt.Fprintln(w, line)
+		_, _ = fmt.Fprintln(w, line)
 	}
 }

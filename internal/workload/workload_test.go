@@ -223,7 +223,7 @@ func TestDecodesServices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := fmt.Sprint(s.VIPs, s.Ports, s.Mode, s.Preference, s.NamespaceOnly, s.WeightedWaypoints[0].Weight, s.WeightedWaypoints[0].Hostname); got != "[{n1 10.0.0.0/8} { ::/128}] [{80 8080 http2}] 2 [6 1] true 3w" { //nolint:gosimple,staticcheck // numbers, not text
+	if got := fmt.Sprint(s.VIPs, s.Ports, s.Mode, s.Preference, s.NamespaceOnly, s.WeightedWaypoints[0].Weight, s.WeightedWaypoints[0].Hostname); got != "[{n1 10.0.0.0/8} { ::/128}] [{80 8080 http2}] 2 [6 1] true 3w" { //nolint:staticcheck // numbers, not text
 		t.Error(got)
 	}
 }

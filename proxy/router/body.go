@@ -133,16 +133,16 @@ func (rq *request) brokeOff(err error) error {
 	switch {
 	case errors.As(cause, &be):
 		return be.err
-	case cause == errRouteTimeout:
+	case errors.Is(cause, errRouteTimeout):
 		rq.c.Count(upstream.EventTimeout)
 		info.Flags = info.Flags.With(streaminfo.UpstreamRequestTimeout)
 		info.Details = "response_timeout"
 		return cause
-	case cause == errMaxDuration:
+	case errors.Is(cause, errMaxDuration):
 		info.Flags = info.Flags.With(streaminfo.DurationTimeout)
 		info.Details = "max_duration_timeout"
 		return cause
-	case cause == errUpstreamMaxAge:
+	case errors.Is(cause, errUpstreamMaxAge):
 		rq.c.Count(upstream.EventMaxDuration)
 		info.Flags = info.Flags.With(streaminfo.UpstreamMaxStreamDurationReached)
 		info.Details = "upstream_max_stream_duration_reached"

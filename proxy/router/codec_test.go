@@ -139,7 +139,7 @@ func TestRealFaults(t *testing.T) {
 					panic(http.ErrAbortHandler)
 				case "/early":
 					rw.Header().Set("connection", "close")
-					rw.WriteHeader(413)
+					rw.WriteHeader(http.StatusRequestEntityTooLarge)
 				case "/hang":
 					select {
 					case <-release:
@@ -147,8 +147,8 @@ func TestRealFaults(t *testing.T) {
 					}
 				case "/info":
 					rw.Header().Set("link", "</a>")
-					rw.WriteHeader(103)
-					rw.WriteHeader(204)
+					rw.WriteHeader(http.StatusEarlyHints)
+					rw.WriteHeader(http.StatusNoContent)
 				case "/trailers":
 					rw.Header().Set("trailer", "x-sum")
 					_, _ = rw.Write([]byte("body"))

@@ -89,7 +89,7 @@ func TestEndToEnd(t *testing.T) {
 			switch r.URL.Path {
 			case "/early":
 				rw.Header().Set("connection", "close") // or net/http waits for the body first
-				rw.WriteHeader(413)
+				rw.WriteHeader(http.StatusRequestEntityTooLarge)
 				_, _ = rw.Write([]byte("too large"))
 			case "/slow":
 				_, _ = io.Copy(io.Discard, r.Body)
@@ -121,7 +121,7 @@ func TestEndToEnd(t *testing.T) {
 					}
 					b, err := io.ReadAll(resp.Body)
 					_ = resp.Body.Close()
-					if resp.StatusCode != 200 || len(b) != 100_000 || err != nil {
+					if resp.StatusCode != http.StatusOK || len(b) != 100_000 || err != nil {
 						t.Fatalf("%d, %d bytes, %v", resp.StatusCode, len(b), err)
 					}
 				}

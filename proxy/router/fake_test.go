@@ -278,6 +278,7 @@ func (b *fakeBody) Next() ([]byte, bool, error) {
 	b.s.done = true
 	return nil, true, nil
 }
+
 func (b *fakeBody) Ready() (int, bool)        { return len(b.rest), b.s.a.bodyErr == nil && !b.s.a.bodyHang }
 func (b *fakeBody) Trailers() *message.Header { return b.s.a.trailers }
 func (b *fakeBody) Close()                    {}

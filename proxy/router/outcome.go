@@ -160,7 +160,7 @@ func (rq *request) failed(err error) (*filters.Response, bool, error) {
 	switch {
 	case errors.As(cause, &be), errors.As(err, &be):
 		return nil, false, be.err
-	case cause == errRouteTimeout, cause == errMaxDuration, cause == errUpstreamMaxAge:
+	case errors.Is(cause, errRouteTimeout), errors.Is(cause, errMaxDuration), errors.Is(cause, errUpstreamMaxAge):
 		return rq.timedOut(cause, st != nil), false, nil
 	case cause != nil:
 		if st != nil {
@@ -252,14 +252,14 @@ func (rq *request) note(reason transport.ResetReason, err error) {
 func underscores(s string) string { return strings.ReplaceAll(s, " ", "_") }
 
 func tryEvent(cause error) upstream.Event {
-	if cause == errPerTryIdle {
+	if errors.Is(cause, errPerTryIdle) {
 		return upstream.EventPerTryIdleTimeout
 	}
 	return upstream.EventPerTryTimeout
 }
 
 func tryDetail(cause error) string {
-	if cause == errPerTryIdle {
+	if errors.Is(cause, errPerTryIdle) {
 		return "upstream_per_try_idle_timeout"
 	}
 	return "upstream_per_try_timeout"
@@ -269,7 +269,7 @@ func tryDetail(cause error) string {
 func (rq *request) timedOut(cause error, inFlight bool) *filters.Response {
 	if inFlight {
 		rq.c.Count(upstream.EventTxReset)
-		if cause == errRouteTimeout {
+		if errors.Is(cause, errRouteTimeout) {
 			rq.c.Failed(rq.host, upstream.FailureTimeout)
 		}
 	}
@@ -278,10 +278,10 @@ func (rq *request) timedOut(cause error, inFlight bool) *filters.Response {
 		status = 408 // the client, too, was slow
 	}
 	rq.mu.Unlock()
-	switch cause {
-	case errMaxDuration:
+	switch {
+	case errors.Is(cause, errMaxDuration):
 		return rq.f.abort(rq.s, rq.c, status, "downstream duration timeout", "max_duration_timeout", streaminfo.DurationTimeout, false)
-	case errUpstreamMaxAge:
+	case errors.Is(cause, errUpstreamMaxAge):
 		rq.c.Count(upstream.EventMaxDuration)
 		return rq.f.abort(rq.s, rq.c, status, "upstream max stream duration reached", "upstream_max_stream_duration_reached", streaminfo.UpstreamMaxStreamDurationReached, false)
 	}
@@ -302,7 +302,7 @@ func (rq *request) timeoutReply(details string) *filters.Response {
 func (rq *request) noHost(err error) (*filters.Response, bool, error) {
 	rq.retry.settle(rq.c, rq.high, false)
 	if cause, _ := rq.causes(); cause != nil {
-		if cause == errRouteTimeout || cause == errMaxDuration || cause == errUpstreamMaxAge {
+		if errors.Is(cause, errRouteTimeout) || errors.Is(cause, errMaxDuration) || errors.Is(cause, errUpstreamMaxAge) {
 			return rq.timedOut(cause, false), false, nil
 		}
 		return nil, false, cause

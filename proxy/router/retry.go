@@ -2,6 +2,7 @@ package router
 
 import (
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -163,16 +164,12 @@ const grpcConditions = xdsresource.RetryGRPCCancelled | xdsresource.RetryGRPCDea
 	xdsresource.RetryGRPCResourceExhausted | xdsresource.RetryGRPCUnavailable
 
 func (r *retryState) hasCode(status int) bool {
-	for _, c := range r.codes {
-		if c == status {
-			return true
-		}
+	if slices.Contains(r.codes, status) {
+		return true
 	}
 	if r.policy != nil {
-		for _, c := range r.policy.StatusCodes {
-			if c == status {
-				return true
-			}
+		if slices.Contains(r.policy.StatusCodes, status) {
+			return true
 		}
 	}
 	return false

@@ -41,14 +41,22 @@ func TestOutcomesMatchEnvoy(t *testing.T) {
 			w.route().Action, w.route().Redirect = nil, &xdsresource.Redirect{Host: "foo", Status: 301}
 		}, &origin{}, 301, "", "-", "direct_response", 0},
 		{"no healthy upstream", func(w *world) { w.action().Cluster = "empty" }, &origin{}, 503, "no healthy upstream", "UH", "no_healthy_upstream", 0},
-		{"connection refused", nil, &origin{refuse: errRefused}, 503, connectText + "reset reason: remote connection failure", "UF",
-			"upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}", 0},
-		{"connection ended", nil, &origin{handle: say(answer{err: reset(transport.ConnectionTermination)})}, 503, connectText + "reset reason: connection termination", "UC",
-			"upstream_reset_before_response_started{connection_termination}", 1},
-		{"remote reset", nil, &origin{handle: say(answer{err: reset(transport.RemoteReset)})}, 503, connectText + "reset reason: remote reset", "UR",
-			"upstream_reset_before_response_started{remote_reset}", 1},
-		{"protocol error", nil, &origin{handle: say(answer{err: reset(transport.ProtocolError)})}, 502, connectText + "reset reason: protocol error", "UPE",
-			"upstream_reset_before_response_started{protocol_error}", 1},
+		{
+			"connection refused", nil, &origin{refuse: errRefused}, 503, connectText + "reset reason: remote connection failure", "UF",
+			"upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}", 0,
+		},
+		{
+			"connection ended", nil, &origin{handle: say(answer{err: reset(transport.ConnectionTermination)})}, 503, connectText + "reset reason: connection termination", "UC",
+			"upstream_reset_before_response_started{connection_termination}", 1,
+		},
+		{
+			"remote reset", nil, &origin{handle: say(answer{err: reset(transport.RemoteReset)})}, 503, connectText + "reset reason: remote reset", "UR",
+			"upstream_reset_before_response_started{remote_reset}", 1,
+		},
+		{
+			"protocol error", nil, &origin{handle: say(answer{err: reset(transport.ProtocolError)})}, 502, connectText + "reset reason: protocol error", "UPE",
+			"upstream_reset_before_response_started{protocol_error}", 1,
+		},
 		{"overflow", func(w *world) {
 			c := clusterOf("c", "10.0.0.1:80")
 			c.Breakers[0].MaxPendingRequests = 0
@@ -58,13 +66,17 @@ func TestOutcomesMatchEnvoy(t *testing.T) {
 		}, &origin{}, 503, connectText + "reset reason: overflow", "UO", "upstream_reset_before_response_started{overflow}", 0},
 		{"route timeout", func(w *world) { w.action().Timeout = 30 * time.Millisecond }, &origin{handle: say(answer{hang: true})}, 504, "upstream request timeout", "UT", "response_timeout", 1},
 		{"a 503 retried in vain", func(w *world) { w.retry(retry5xx) }, &origin{handle: say(answer{status: 503, body: "no"})}, 503, "no", "URX", "via_upstream", 3},
-		{"a reset retried in vain", func(w *world) { w.retry(retry5xx) }, &origin{handle: say(answer{err: reset(transport.ConnectionTermination)})}, 503,
-			connectText + "retried and the latest reset reason: connection termination", "URX,UC", "upstream_reset_before_response_started{connection_termination}", 3},
+		{
+			"a reset retried in vain", func(w *world) { w.retry(retry5xx) }, &origin{handle: say(answer{err: reset(transport.ConnectionTermination)})}, 503,
+			connectText + "retried and the latest reset reason: connection termination", "URX,UC", "upstream_reset_before_response_started{connection_termination}", 3,
+		},
 		{"per-try timeouts in vain", func(w *world) {
 			w.retry(xdsresource.RetryPolicy{On: xdsresource.Retry5xx, NumRetries: 1, PerTryTimeout: 30 * time.Millisecond, BaseInterval: time.Millisecond})
 		}, &origin{handle: say(answer{hang: true})}, 504, "upstream request timeout", "URX,UT", "upstream_per_try_timeout", 2},
-		{"max stream duration", func(w *world) { d := 30 * time.Millisecond; w.action().MaxStreamDuration = &d }, &origin{handle: say(answer{hang: true})},
-			504, "downstream duration timeout", "DT", "max_duration_timeout", 1},
+		{
+			"max stream duration", func(w *world) { d := 30 * time.Millisecond; w.action().MaxStreamDuration = &d }, &origin{handle: say(answer{hang: true})},
+			504, "downstream duration timeout", "DT", "max_duration_timeout", 1,
+		},
 		{"max stream duration before the request was complete", func(w *world) {
 			d := 30 * time.Millisecond
 			w.action().MaxStreamDuration, w.edit = &d, func(s *filters.Stream) { s.Body = newSlowBody() }

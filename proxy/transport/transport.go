@@ -60,8 +60,7 @@ func (e *ResetError) Error() string {
 
 // ReasonOf returns the ResetReason in err's chain, 0 if there is none.
 func ReasonOf(err error) ResetReason {
-	var re *ResetError
-	if errors.As(err, &re) {
+	if re, ok := errors.AsType[*ResetError](err); ok {
 		return re.Reason
 	}
 	return 0

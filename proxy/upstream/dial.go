@@ -173,7 +173,7 @@ func (c *Cluster) establish(ctx context.Context, h *Host, o *ConnectOptions, alp
 	}
 	client, err := c.clientTLS(h.socket.TLS)
 	if err != nil {
-		raw.Close()
+		_ = raw.Close()
 		return nil, fmt.Errorf("TLS_error: %w", err)
 	}
 	to := tlscontext.Options{}
@@ -217,8 +217,7 @@ func (c *Cluster) dial(ctx context.Context, h *Host, o *ConnectOptions) (netio.C
 	}
 	conn, err := c.m.opt.Dial(ctx, e.Address, do)
 	if err != nil {
-		var no syscall.Errno
-		if errors.As(err, &no) {
+		if no, ok := errors.AsType[syscall.Errno](err); ok {
 			if no == syscall.EADDRNOTAVAIL || no == syscall.EADDRINUSE {
 				c.stats().bindErrors.Inc()
 			}

@@ -158,6 +158,7 @@ func (s *fakeStream) WriteHeaders(h *message.Header, _ bool) error {
 	s.h.CopyFrom(h)
 	return nil
 }
+
 func (s *fakeStream) WriteData(p []byte, _ bool) error    { s.body = append(s.body, p...); return nil }
 func (s *fakeStream) WriteTrailers(*message.Header) error { return nil }
 func (s *fakeStream) Flush() error                        { return nil }
@@ -167,6 +168,7 @@ func (s *fakeStream) BytesOut() uint64                    { return 0 }
 func (s *fakeStream) Body() message.Body                  { return message.Bytes([]byte(s.resp)) }
 func (s *fakeStream) Reset()                              {}
 func (s *fakeStream) Interrupt(err error)                 { s.once.Do(func() { s.cause = err; close(s.stop) }) }
+
 func (s *fakeStream) ReadHeaders(h *message.Header) (int, bool, error) {
 	status, body := 200, ""
 	if s.c.o.answer != nil {

@@ -112,7 +112,7 @@ func (d *detector) eject(h *Host, enforcing uint32, counter *stats.Counter) {
 	}
 	s := &d.c.stats().outlier
 	share := 100 * float64(d.active+1) / float64(max(1, d.c.hostCount()))
-	if share > float64(min(100, d.spec.MaxEjectionPercent)) && !(d.spec.AlwaysEjectOneHost && d.active == 0) {
+	if share > float64(min(100, d.spec.MaxEjectionPercent)) && (!d.spec.AlwaysEjectOneHost || d.active != 0) {
 		d.mu.Unlock()
 		s.overflow.Inc()
 		return

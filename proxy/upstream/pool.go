@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -271,8 +272,8 @@ func (p *pool) removeReady(pc *pooledConn) {
 		return
 	}
 	pc.inReady = false
-	for i := len(p.ready) - 1; i >= 0; i-- {
-		if p.ready[i] == pc {
+	for i, v := range slices.Backward(p.ready) {
+		if v == pc {
 			copy(p.ready[i:], p.ready[i+1:])
 			p.ready[len(p.ready)-1] = nil
 			p.ready = p.ready[:len(p.ready)-1]

@@ -187,11 +187,12 @@ func (p *pool) connectLocked(o *ConnectOptions) {
 			p.b.connections.force()
 		}
 		var d *ConnectOptions
-		if o != nil {
+		switch {
+		case o != nil:
 			d = o.detached()
-		} else if p.last != nil {
+		case p.last != nil:
 			d = p.last
-		} else {
+		default:
 			d = &ConnectOptions{}
 		}
 		if p.host.socket.ProxyProtocol == 0 {
