@@ -13,11 +13,10 @@ import (
 
 // request is what an application saw.
 type request struct {
-	Pod  string
-	Port string
+	Pod, Port, Proto string
 	// Target is the request target as it was on the wire.
 	Method, Target, Host, Body string
-	Header                     http.Header
+	Header, Trailer            http.Header
 }
 
 // app is the application of one pod. It answers every request with its pod's
@@ -39,18 +38,32 @@ func startApp(pod, addr string, ports ...string) (*app, error) {
 		if err != nil {
 			return nil, err
 		}
-		s := &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { a.serve(w, r, p) })}
+		s := &http.Server{ReadHeaderTimeout: 5 * time.Second, Protocols: h1AndH2C(), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { a.serve(w, r, p) })}
 		a.servers = append(a.servers, s)
 		go func() { _ = s.Serve(l) }()
 	}
 	return a, nil
 }
 
+// h1AndH2C are HTTP/1.1 and HTTP/2 with prior knowledge.
+func h1AndH2C() *http.Protocols {
+	p := &http.Protocols{}
+	p.SetHTTP1(true)
+	p.SetUnencryptedHTTP2(true)
+	return p
+}
+
 func (a *app) serve(w http.ResponseWriter, r *http.Request, port string) {
-	body, _ := io.ReadAll(r.Body)
 	a.mu.Lock()
-	a.seen = append(a.seen, request{a.pod, port, r.Method, r.RequestURI, r.Host, string(body), r.Header.Clone()})
 	h := a.handle
+	a.mu.Unlock()
+	body := ""
+	if r.Header.Get("upgrade") == "" {
+		b, _ := io.ReadAll(r.Body)
+		body = string(b)
+	}
+	a.mu.Lock()
+	a.seen = append(a.seen, request{a.pod, port, r.Proto, r.Method, r.RequestURI, r.Host, body, r.Header.Clone(), r.Trailer.Clone()})
 	a.mu.Unlock()
 	if h != nil {
 		h(w, r)

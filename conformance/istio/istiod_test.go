@@ -98,6 +98,7 @@ func istioConfigs(stream string) ([]config.Config, error) {
 type scenario struct {
 	*mesh
 	istiod   *xds.FakeDiscoveryServer
+	relay    *relay
 	waypoint *process
 }
 
@@ -139,6 +140,7 @@ func begin(t *testing.T, name string, edit ...string) *scenario {
 		DebounceTime: 10 * time.Millisecond, KubeClientModifier: bundleVersion,
 		ListenerBuilder: func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") },
 	})
+	s.relay = newRelay(t, s.istiod.Listener.Addr().String())
 	istiodReady := time.Since(began)
 	if err := s.startWaypoint(t); err != nil {
 		t.Fatal(err)
@@ -192,7 +194,7 @@ func (s *scenario) startWaypoint(t *testing.T) error {
 	cmd.Env = []string{
 		"ISTIO_META_SERVICE_ACCOUNT=waypoint", "ISTIO_META_NODE_NAME=node-1", "PILOT_CERT_PROVIDER=istiod", "CA_ADDR=istiod.istio-system.svc:15012",
 		"POD_NAME=waypoint-0", "POD_NAMESPACE=app", "INSTANCE_IP=127.16.0.20", "SERVICE_ACCOUNT=waypoint", "HOST_IP=10.99.0.1", "ISTIO_CPU_LIMIT=2",
-		`PROXY_CONFIG={"controlPlaneAuthPolicy":"NONE","terminationDrainDuration":"1s","discoveryAddress":"` + s.istiod.Listener.Addr().String() + `"}`,
+		`PROXY_CONFIG={"controlPlaneAuthPolicy":"NONE","terminationDrainDuration":"1s","discoveryAddress":"` + s.relay.l.Addr().String() + `"}`,
 		"ISTIO_META_CLUSTER_ID=Kubernetes", "ISTIO_META_INTERCEPTION_MODE=REDIRECT", "ISTIO_META_WORKLOAD_NAME=waypoint",
 		"ISTIO_META_OWNER=kubernetes://apis/apps/v1/namespaces/app/deployments/waypoint", "ISTIO_META_MESH_ID=cluster.local", "TRUST_DOMAIN=cluster.local",
 	}
