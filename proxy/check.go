@@ -54,10 +54,14 @@ func (p *Process) check(cfg *bootstrap.Config) ([]Diagnostic, error) {
 		if err := claim(taken, l); err != nil {
 			c.problem(fmt.Sprintf("static_resources.listeners[%d].address", i), "%v", err)
 		}
-		c.listener(fmt.Sprintf("static_resources.listeners[%d]", i), l)
+		at := fmt.Sprintf("static_resources.listeners[%d]", i)
+		c.source(at, l)
+		c.listener(at, l)
 	}
 	for i, cl := range cfg.Clusters {
-		c.cluster(fmt.Sprintf("static_resources.clusters[%d]", i), cl)
+		at := fmt.Sprintf("static_resources.clusters[%d]", i)
+		c.source(at, cl)
+		c.cluster(at, cl)
 	}
 	if len(c.problems) == 0 {
 		return c.notes, nil
@@ -121,6 +125,17 @@ func (c *checker) diagnostic(d Diagnostic) {
 		why = d.Message
 	}
 	c.problem(path, "%s: %s", d.Path, why)
+}
+
+// source demands a control plane for what v wants from one.
+func (c *checker) source(path string, v any) {
+	if c.cfg.ADS != nil {
+		return
+	}
+	for _, k := range references(v) {
+		_, kind, _ := strings.Cut(k.TypeURL, "/")
+		c.problem(path, "it needs the %s %q over ads, but there is no dynamic_resources.ads_config", kind, k.Name)
+	}
 }
 
 func (c *checker) listener(path string, l *xdsresource.Listener) {

@@ -93,6 +93,7 @@ var startsBadly = []struct {
 	{"two listeners of one address", "  clusters:\n", "  - {name: other, address: {socket_address: {address: 127.0.0.1, port_value: PORT}}, filter_chains: [{filters: [{name: tcp, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: x, cluster: app}}]}]}\n  clusters:\n", "line 34: static_resources.listeners[1].address: listener other: address 127.0.0.1:PORT is that of listener edge"},
 	{"two listeners of one name", "  clusters:\n", "  - {name: edge, address: {socket_address: {address: 127.0.0.1, port_value: 1}}, filter_chains: [{filters: []}]}\n  clusters:\n", `static_resources.listeners[1]: name "edge" is used twice`},
 	{"a control plane that is no cluster", "static_resources:\n", "dynamic_resources: {cds_config: {ads: {}}, ads_config: {api_type: DELTA_GRPC, grpc_services: [{envoy_grpc: {cluster_name: nowhere}}]}}\nstatic_resources:\n", `there is no static cluster "nowhere"`},
+	{"a secret from a control plane that is not there", "[{name: cert}]", "[{name: cert, sds_config: {ads: {}}}]", `line 6: static_resources.listeners[0]: it needs the envoy.extensions.transport_sockets.tls.v3.Secret "cert" over ads, but there is no dynamic_resources.ads_config`},
 	{"a control plane, but no identity", "node: {id: n, cluster: c}\n", "dynamic_resources: {cds_config: {ads: {}}, ads_config: {api_type: DELTA_GRPC, grpc_services: [{envoy_grpc: {cluster_name: app}}]}}\n", "node.id: is empty"},
 }
 
@@ -121,7 +122,7 @@ func badFile(t *testing.T, from, to string) (file string, port int) {
 }
 
 func TestABadFileIsRefusedWithItsPlace(t *testing.T) {
-	if len(startsBadly) != 22 {
+	if len(startsBadly) != 23 {
 		t.Fatalf("%d cases", len(startsBadly))
 	}
 	for _, c := range startsBadly {
