@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -133,10 +134,11 @@ func begin(t *testing.T, name string, edit ...string) *scenario {
 	s := &scenario{mesh: world}
 	s.web1.reset(nil)
 	s.web2.reset(nil)
+	s.external.reset(nil)
 	s.db.reset()
 	began := time.Now()
 	s.istiod = xds.NewFakeDiscoveryServer(t, xds.FakeOptions{
-		KubernetesObjects: append(copyAll(s.base), objects...), Configs: configs, MeshConfig: meshConfig(t, objects),
+		KubernetesObjects: merge(s.base, objects), Configs: append(slices.Clone(s.configs), configs...), MeshConfig: meshConfig(t, objects),
 		DebounceTime: 10 * time.Millisecond, KubeClientModifier: bundleVersion,
 		ListenerBuilder: func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") },
 	})
@@ -177,10 +179,25 @@ func bundleVersion(c kubelib.Client) {
 	})
 }
 
-func copyAll(in []runtime.Object) []runtime.Object {
-	out := make([]runtime.Object, 0, len(in))
-	for _, o := range in {
-		out = append(out, o.DeepCopyObject())
+// merge returns a copy of base with more; an object of the same kind and name
+// replaces that of base.
+func merge(base, more []runtime.Object) []runtime.Object {
+	key := func(o runtime.Object) string {
+		m, err := meta.Accessor(o)
+		if err != nil {
+			return ""
+		}
+		return o.GetObjectKind().GroupVersionKind().String() + " " + m.GetNamespace() + "/" + m.GetName()
+	}
+	replaced := map[string]bool{}
+	for _, o := range more {
+		replaced[key(o)] = true
+	}
+	out := slices.Clone(more)
+	for _, o := range base {
+		if !replaced[key(o)] {
+			out = append(out, o.DeepCopyObject())
+		}
 	}
 	return out
 }

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+	"istio.io/istio/pkg/config"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -25,7 +27,10 @@ import (
 type mesh struct {
 	dir, fairlead string
 	base          []runtime.Object
+	configs       []config.Config // those of base that are Istio's own
+	ca            *authority
 	web1, web2    *app
+	external      *app // outside of the mesh
 	db            *tcpApp
 	// shop and stranger are clients of these service accounts.
 	shop, stranger *client
@@ -62,13 +67,18 @@ func startMesh() (m *mesh, err error) {
 	if m.base, err = decode(string(doc)); err != nil {
 		return m, fmt.Errorf("testdata/mesh.yaml: %w", err)
 	}
-	ca, err := newAuthority()
-	if err != nil {
+	if m.configs, err = istioConfigs(string(doc)); err != nil {
+		return m, fmt.Errorf("testdata/mesh.yaml: %w", err)
+	}
+	if m.ca, err = newAuthority(); err != nil {
+		return m, err
+	}
+	if m.external, err = startApp("external", "127.16.0.99", "8080"); err != nil {
 		return m, err
 	}
 	for _, o := range m.base {
 		if p, ok := o.(*corev1.Pod); ok {
-			if err := m.startPod(ca, p); err != nil {
+			if err := m.startPod(p); err != nil {
 				return m, fmt.Errorf("pod %s: %w", p.Name, err)
 			}
 		}
@@ -78,14 +88,14 @@ func startMesh() (m *mesh, err error) {
 
 // startPod starts a pod's application and ztunnel, or prepares its files if it
 // is the waypoint's.
-func (m *mesh) startPod(ca *authority, p *corev1.Pod) (err error) {
+func (m *mesh) startPod(p *corev1.Pod) (err error) {
 	certs := filepath.Join(m.dir, p.Name)
 	ip := p.Status.PodIP
 	listeners := "hbone: '" + ip + ":15008', reusePort: true"
 	ready := ip + ":15008"
 	switch p.Name {
 	case "waypoint-0":
-		return m.waypointRoot(ca, p)
+		return m.waypointRoot(p)
 	case "web-1":
 		m.web1, err = startApp(p.Name, ip, "8080", "8081")
 	case "web-2":
@@ -105,7 +115,7 @@ func (m *mesh) startPod(ca *authority, p *corev1.Pod) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := ca.issue(certs, p.Namespace, p.Spec.ServiceAccountName); err != nil {
+	if err := m.ca.issue(certs, p.Namespace, p.Spec.ServiceAccountName); err != nil {
 		return err
 	}
 	file := filepath.Join(certs, "ztunnel.yaml")
@@ -151,6 +161,10 @@ func ztunnelConfig(objects []runtime.Object, self *corev1.Pod, certs, listeners 
 				ports = "15008: 15008, "
 			}
 			fmt.Fprintf(&b, "- {name: %s, namespace: %s, hostname: %s, vips: [/%s], ports: {%s}%s}\n", o.Name, o.Namespace, host, o.Spec.ClusterIP, strings.TrimSuffix(ports, ", "), waypoint)
+		case *networkingv1.ServiceEntry:
+			p := o.Spec.Ports[0]
+			fmt.Fprintf(&b, "- {name: %s, namespace: %s, hostname: %s, vips: [/%s], ports: {%d: %d}, waypoint: {destination: app/waypoint.app.svc.cluster.local}}\n",
+				o.Name, o.Namespace, o.Spec.Hosts[0], o.Spec.Addresses[0], p.Number, p.TargetPort)
 		case *discoveryv1.EndpointSlice:
 			svc := o.Labels[discoveryv1.LabelServiceName]
 			for _, e := range o.Endpoints {
@@ -164,21 +178,24 @@ func ztunnelConfig(objects []runtime.Object, self *corev1.Pod, certs, listeners 
 		if !ok {
 			continue
 		}
-		policies := ""
+		more := ""
 		if p.Namespace == "app" && p.Name != "waypoint-0" {
-			policies = ", authorizationPolicies: [app/waypoint-only]"
+			more = ", authorizationPolicies: [app/waypoint-only], waypoint: {destination: app/waypoint.app.svc.cluster.local}"
 		}
 		fmt.Fprintf(&b, "- {name: %s, namespace: %s, serviceAccount: %s, workloadIps: [%s], protocol: HBONE, services: {%s}%s}\n",
-			p.Name, p.Namespace, p.Spec.ServiceAccountName, p.Status.PodIP, strings.Join(endpoints[p.Name], ", "), policies)
+			p.Name, p.Namespace, p.Spec.ServiceAccountName, p.Status.PodIP, strings.Join(endpoints[p.Name], ", "), more)
 	}
 	return b.String()
 }
 
+// credentials is where a pod has its certificate as a volume.
+const credentials = "var/run/secrets/workload-spiffe-credentials"
+
 // waypointRoot makes the root directory of the waypoint's container: the
 // binary, the pod's labels, and its certificate as a volume.
-func (m *mesh) waypointRoot(ca *authority, p *corev1.Pod) error {
+func (m *mesh) waypointRoot(p *corev1.Pod) error {
 	root := filepath.Join(m.dir, "root")
-	if err := ca.issue(filepath.Join(root, "var/run/secrets/workload-spiffe-credentials"), p.Namespace, p.Spec.ServiceAccountName); err != nil {
+	if err := m.ca.issue(filepath.Join(root, credentials), p.Namespace, p.Spec.ServiceAccountName); err != nil {
 		return err
 	}
 	info := filepath.Join(root, "etc/istio/pod")
@@ -223,7 +240,7 @@ func (m *mesh) stop() error {
 	for _, p := range m.procs {
 		errs = append(errs, p.end())
 	}
-	for _, a := range []*app{m.web1, m.web2} {
+	for _, a := range []*app{m.web1, m.web2, m.external} {
 		if a != nil {
 			a.stop()
 		}

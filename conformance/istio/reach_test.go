@@ -1,0 +1,102 @@
+package istio
+
+import (
+	"context"
+	"crypto/tls"
+	"math/big"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func TestTrafficToAPodsAddress(t *testing.T) {
+	s := begin(t, "workload")
+	for _, c := range []struct {
+		name, path string
+		as         *client
+		status     int
+	}{
+		{"a path for all", "/", s.stranger, 200},
+		{"a denied path", "/private", s.stranger, 403},
+		{"for whom it is not denied", "/private", s.shop, 200},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s.web1.reset(nil)
+			a := c.as.get(t, "http://127.16.0.11:8080"+c.path)
+			if a.Status != c.status || a.Status == 403 && a.Body != denied {
+				t.Errorf("%+v", a)
+			}
+			if a.Status == 200 {
+				if r := saw(t, s.web1, 1)[0]; r.Target != c.path || r.Host != "127.16.0.11:8080" {
+					t.Errorf("the application saw %+v", r)
+				}
+			} else {
+				s.nothing(t)
+			}
+		})
+	}
+	saw(t, s.web2, 0)
+}
+
+func TestAServiceOutsideOfTheMesh(t *testing.T) {
+	s := begin(t, "external")
+	const external = "http://external.example"
+	if a := s.shop.get(t, external+"/v1/items?x=1", "x-internal: secret"); a.Status != 200 || a.Body != "external" {
+		t.Errorf("%+v", a)
+	}
+	r := saw(t, s.external, 1)[0]
+	if r.Target != "/api/v1/items?x=1" || r.Host != "api.external.example" || r.Header.Get("x-from") != "mesh" || r.Header.Get("x-internal") != "" {
+		t.Errorf("the application saw %+v", r)
+	}
+	for k := range r.Header {
+		if k == "X-Envoy-Peer-Metadata" || k == "Baggage" || k == "X-Forwarded-Client-Cert" {
+			t.Errorf("%s left the mesh: %v", k, r.Header[k])
+		}
+	}
+	if a := s.shop.get(t, external+"/other"); a.Status != 451 || a.Body != "not from here" {
+		t.Errorf("%+v", a)
+	}
+	saw(t, s.external, 1)
+}
+
+func TestANewCertificateIsUsedWithoutARestart(t *testing.T) {
+	s := begin(t, "rotation")
+	serial := func() *big.Int {
+		pair, err := tls.LoadX509KeyPair(filepath.Join(s.dir, "shop-1/cert-chain.pem"), filepath.Join(s.dir, "shop-1/key.pem"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := tls.Dialer{Config: &tls.Config{Certificates: []tls.Certificate{pair}, InsecureSkipVerify: true, NextProtos: []string{"h2"}}}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		c, err := d.DialContext(ctx, "tcp", "127.16.0.20:15008")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		return c.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber
+	}
+	l := startLoad(t, s.shop, 2)
+	l.await(t, "the load", func(a *answer) bool { return a.Status == 200 })
+	first := serial()
+	if err := s.ca.issue(filepath.Join(s.dir, "root", credentials), "app", "waypoint"); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	for serial().Cmp(first) == 0 {
+		if time.Since(began) > 5*time.Second {
+			t.Fatal("the certificate of before is still used after 5 s")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Logf("used after %v", time.Since(began).Round(time.Millisecond))
+	time.Sleep(100 * time.Millisecond)
+	l.stop()
+	l.workers.Wait()
+	if n := l.failed.Load(); n > 0 {
+		t.Errorf("%d of %d requests failed: %v", n, l.sent.Load(), l.errs[0])
+	}
+	if n := l.opened.Load(); n != 2 {
+		t.Errorf("%d connections were opened for 2 workers", n)
+	}
+}
