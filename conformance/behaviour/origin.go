@@ -127,12 +127,17 @@ func (o *origins) close() {
 	for _, l := range o.listeners {
 		l.Close()
 	}
+	o.hangUp()
+	o.wg.Wait()
+}
+
+// hangUp ends the connections that are open.
+func (o *origins) hangUp() {
 	o.mu.Lock()
+	defer o.mu.Unlock()
 	for c := range o.conns {
 		c.Close()
 	}
-	o.mu.Unlock()
-	o.wg.Wait()
 }
 
 // begin makes scripts the ones of all requests from now on.

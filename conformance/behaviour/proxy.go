@@ -46,8 +46,8 @@ type Instance struct {
 	cmd     *exec.Cmd
 	exited  chan struct{}
 	output  output
-	logged  int // bytes of the access log that earlier cases read
-	dead    int
+	logged  int       // bytes of the access log that earlier cases read
+	release [2]func() // of the ports of the listener and of nobody
 }
 
 // output keeps what the process writes.
@@ -72,7 +72,7 @@ func (o *output) String() string {
 // Start starts p with the bootstrap of s and waits until its port accepts.
 // Files are kept in dir.
 func (p Proxy) Start(s *Suite, dir string) (*Instance, error) {
-	in := &Instance{suite: s, lazyLog: p.LazyLog, exited: make(chan struct{}), dead: -1}
+	in := &Instance{suite: s, lazyLog: p.LazyLog, exited: make(chan struct{})}
 	var err error
 	if in.origins, err = startOrigins(); err != nil {
 		return nil, err
@@ -118,30 +118,19 @@ func (in *Instance) start(p Proxy, dir string) error {
 
 // place chooses the ports.
 func (in *Instance) place(dir string) error {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	if err := l.Close(); err != nil {
-		return err
-	}
-	// A socket that is bound and does not listen refuses connections, and
-	// nobody else can take its port.
-	if in.dead, err = syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0); err != nil {
-		return err
-	}
-	if err := syscall.Bind(in.dead, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		return err
-	}
-	sa, err := syscall.Getsockname(in.dead)
-	if err != nil {
-		return err
+	var ports [2]int
+	for i := range ports {
+		port, release, err := ReservePort()
+		if err != nil {
+			return err
+		}
+		ports[i], in.release[i] = port, release
 	}
 	in.places = Places{
-		Port: port, Origin: in.origins.port(0), Origin2: in.origins.port(1),
-		Dead: sa.(*syscall.SockaddrInet4).Port, Log: filepath.Join(dir, "access.log"),
+		Port: ports[0], Origin: in.origins.port(0), Origin2: in.origins.port(1),
+		Dead: ports[1], Log: filepath.Join(dir, "access.log"),
 	}
+	var err error
 	in.places.hosts, err = ownAddresses()
 	return err
 }
@@ -185,8 +174,10 @@ func (in *Instance) Stop() {
 		<-in.exited
 	}
 	in.origins.close()
-	if in.dead >= 0 {
-		_ = syscall.Close(in.dead)
+	for _, release := range in.release {
+		if release != nil {
+			release()
+		}
 	}
 }
 
@@ -213,10 +204,11 @@ func (in *Instance) RunAll() []Result {
 		results[i].Seen.Log = c.Fairlead().Log
 		want.WriteString(strings.ReplaceAll(results[i].Seen.Log, "nothing\n", ""))
 	}
-	got, err := in.log(strings.Count(want.String(), "\n"))
+	got, err := in.log(strings.Count(want.String(), "\n"), 10*time.Second)
 	if err == nil && Match(sortLines(want.String()), sortLines(in.places.mask(got))) {
 		return results
 	}
+	in.origins.hangUp() // the first run found no connection to use again
 	return in.runEach(true)
 }
 
@@ -253,7 +245,7 @@ func (in *Instance) run(c *Case, log bool) (Seen, error) {
 	time.Sleep(c.Client.Settle)
 	seen := Seen{Upstream: in.places.mask(rec.canonical(sent.String())), Client: in.places.mask(client)}
 	if log && in.suite.logs() {
-		text, err := in.log(c.Client.Responses)
+		text, err := in.log(c.Client.Responses, 2*time.Second)
 		if err != nil {
 			return Seen{}, err
 		}
@@ -263,10 +255,10 @@ func (in *Instance) run(c *Case, log bool) (Seen, error) {
 }
 
 // log returns the next lines of the access log, n of them if they come within
-// two seconds.
-func (in *Instance) log(n int) (string, error) {
+// patience.
+func (in *Instance) log(n int, patience time.Duration) (string, error) {
 	var text string
-	for range 200 {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		data, err := os.ReadFile(in.places.Log)
 		if err != nil && !os.IsNotExist(err) {
 			return "", err

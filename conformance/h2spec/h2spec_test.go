@@ -31,6 +31,8 @@ import (
 	"testing"
 	"text/template"
 	"time"
+
+	"github.com/fairlead-mesh/fairlead/conformance/behaviour"
 )
 
 // cases is how many cases h2spec has in strict mode: one that is lost is a
@@ -150,12 +152,12 @@ func origin(t *testing.T) int {
 }
 
 func freePort(t *testing.T) int {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	port, release, err := behaviour.ReservePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Cleanup(release)
+	return port
 }
 
 func certificate(t *testing.T, dir string) (cert, key string) {
