@@ -209,7 +209,7 @@ func (b *bench) profile(ctx context.Context, w workload, c *contender.Contender,
 	}
 	file := b.o.profile + "." + strings.NewReplacer(" ", "-", "/", "-").Replace(w.name+" "+c.Name)
 	go func() {
-		if err := c.Profile(ctx, b.o.run, file); err != nil {
+		if err := c.Profile(ctx, max(b.o.run*4/5, time.Second), file); err != nil {
 			fmt.Fprintln(os.Stderr, "profile:", err)
 		}
 	}()
