@@ -3,6 +3,7 @@ package demo
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -20,7 +21,7 @@ func (m *mesh) tries() []try {
 		return []string{"-H", "'content-type: application/json'", "-d", "'" + body + "'"}
 	}
 	with := func(as []string, url string, more ...string) []string {
-		return append(append(as[:len(as):len(as)], url), more...)
+		return append(append(slices.Clip(as), url), more...)
 	}
 	return []try{
 		{with(client, reviewsURL+"/"), "reviews v1"},

@@ -334,10 +334,10 @@ func TestABodyOverTheLimitCostsOnlyItsRequest(t *testing.T) {
 		{"HTTP/2 with a length", h2, "/h2", strings.NewReader(big)},
 		{"HTTP/2 without", h2, "/h2-open", io.MultiReader(strings.NewReader(big))},
 	} {
-		if resp := do(c.rt, http.MethodPost, c.path, c.body); resp.StatusCode != 413 {
+		if resp := do(c.rt, http.MethodPost, c.path, c.body); resp.StatusCode != http.StatusRequestEntityTooLarge {
 			t.Errorf("%s: %d", c.name, resp.StatusCode)
 		}
-		if resp := do(c.rt, http.MethodPost, "/after", strings.NewReader(`{"ok": true}`)); resp.StatusCode != 200 {
+		if resp := do(c.rt, http.MethodPost, "/after", strings.NewReader(`{"ok": true}`)); resp.StatusCode != http.StatusOK {
 			t.Errorf("%s: the next request: %d", c.name, resp.StatusCode)
 		}
 	}

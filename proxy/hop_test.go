@@ -131,7 +131,7 @@ func newTunnelServer(t *testing.T) *tunnelServer {
 			mu.Lock()
 			conns = append(conns, c)
 			mu.Unlock()
-			wg.Go(func() { (&http2.Server{}).ServeConn(c, &http2.ServeConnOpts{Handler: s}) }) //nolint:staticcheck // serves one connection, which net/http does not
+			wg.Go(func() { (&http2.Server{}).ServeConn(c, &http2.ServeConnOpts{Handler: s}) })
 		}
 	})
 	t.Cleanup(func() {

@@ -50,7 +50,7 @@ func (s *Server) executable(v any) error {
 	if r := s.opt.Registry; r.HTTP(e.TypeURL) == nil && r.Network(e.TypeURL) == nil && r.Listener(e.TypeURL) == nil {
 		return nil
 	}
-	return errors.New(e.TypedConfig.Unknown)
+	return errors.New(e.Unknown)
 }
 
 // onEndpoints is the fast path of EDS.

@@ -71,8 +71,8 @@ func (st *stream) normalizeHost() {
 
 func stripTrailingDot(host string) string {
 	name, port := splitPort(host)
-	if strings.HasSuffix(name, ".") {
-		return strings.TrimSuffix(name, ".") + port
+	if before, ok := strings.CutSuffix(name, "."); ok {
+		return before + port
 	}
 	return host
 }

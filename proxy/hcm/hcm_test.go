@@ -149,7 +149,7 @@ func TestRequestsAreAdmittedAsByEnvoy(t *testing.T) {
 				target = "https://a/"
 			}
 			resp, body := ask(t, &spec, c.tls, c.look, "GET "+target+" HTTP/1.1\r\n"+h+"\r\n")
-			if resp.StatusCode != 200 || body != c.want {
+			if resp.StatusCode != http.StatusOK || body != c.want {
 				t.Errorf("got %d\n%s\nwant\n%s", resp.StatusCode, body, c.want)
 			}
 		})

@@ -58,8 +58,7 @@ func canonicalPath(target string) (out string, ok bool) {
 // isCanonical is the fast test that a path needs no work.
 func isCanonical(path string) bool {
 	for i := range len(path) {
-		switch c := path[i]; {
-		case c == '%' || c == '\\' || c == '.' && path[i-1] == '/' || mustEscape(c):
+		if c := path[i]; c == '%' || c == '\\' || c == '.' && path[i-1] == '/' || mustEscape(c) {
 			return false
 		}
 	}

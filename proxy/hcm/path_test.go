@@ -95,7 +95,7 @@ func FuzzCanonicalPath(f *testing.F) {
 		if ok && again != out && !strings.Contains(in, "%") {
 			t.Errorf("%q normalizes to %q, and that to %q", in, out, again)
 		}
-		for _, seg := range strings.Split(path, "/") {
+		for seg := range strings.SplitSeq(path, "/") {
 			if seg == "." || seg == ".." {
 				t.Errorf("%q keeps a dot segment: %q", in, out)
 			}

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -355,8 +356,8 @@ func (st *stream) release() {
 
 func (st *stream) endFilters() {
 	chain := st.s.Chain()
-	for i := len(chain) - 1; i >= 0; i-- {
-		if e, ok := chain[i].(filters.StreamEnder); ok {
+	for _, c := range slices.Backward(chain) {
+		if e, ok := c.(filters.StreamEnder); ok {
 			e.OnStreamEnd(&st.s, st.s.Response)
 		}
 	}

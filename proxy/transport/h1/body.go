@@ -247,7 +247,7 @@ func (b *body) take() error {
 	case framingLength:
 		k := min(uint64(len(buf)), b.left)
 		b.left -= k
-		b.rd.r += int(k) //nolint:gosec // at most len(buf)
+		b.rd.r += int(k)
 		b.put(buf[:k], b.left == 0)
 	case framingUntilClose:
 		b.rd.r = b.rd.w

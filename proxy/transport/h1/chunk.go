@@ -27,6 +27,8 @@ const maxChunkExt = 16 << 10
 // decode takes framing and data from the start of p. The data of all chunks
 // that have arrived is moved together: it is data, inside p. n is how much of p
 // is done with; in state chunkTrailer p[n:] starts the trailer section.
+//
+//nolint:gocognit // one state machine
 func (c *chunked) decode(p []byte) (data []byte, n int, err error) {
 	from, to, i := 0, 0, 0
 	for i < len(p) && c.state != chunkTrailer {
@@ -58,15 +60,15 @@ func (c *chunked) decode(p []byte) (data []byte, n int, err error) {
 				c.state = chunkData
 			}
 		case chunkData:
-			k := int(min(uint64(len(p)-i), c.left)) //nolint:gosec // at most len(p)
-			switch {
-			case from == to:
+			k := int(min(uint64(len(p)-i), c.left))
+			switch from {
+			case to:
 				from, to = i, i+k
 			default:
 				to += copy(p[to:], p[i:i+k])
 			}
 			i += k
-			if c.left -= uint64(k); c.left == 0 { //nolint:gosec // k >= 0
+			if c.left -= uint64(k); c.left == 0 {
 				c.state = chunkDataCR
 			}
 		case chunkDataCR:
@@ -94,7 +96,7 @@ func (c *chunked) size(b byte) error {
 		if c.digits++; c.digits > 15 {
 			return errCodec
 		}
-		c.left = c.left<<4 | uint64(v) //nolint:gosec // 0..15
+		c.left = c.left<<4 | uint64(v)
 	case c.digits == 0:
 		return errCodec
 	case b == '\r':

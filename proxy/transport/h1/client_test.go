@@ -158,7 +158,7 @@ func TestRequestsThatCannotBeWrittenAreRefused(t *testing.T) {
 
 // exchange runs one GET against an origin that sends answer, and returns what
 // the client sees, and whether the connection can be used again.
-func exchange(t *testing.T, fields, answer string, cfg *transport.ClientConfig) (status int, body string, trailers *message.Header, err error, reusable bool) { //nolint:revive // a test's result
+func exchange(t *testing.T, fields, answer string, cfg *transport.ClientConfig) (status int, body string, trailers *message.Header, err error, reusable bool) {
 	t.Helper()
 	cc, sc := pipe(t)
 	origin(t, sc, answer)
@@ -300,7 +300,7 @@ func TestAStaleConnectionIsRefusedBeforeAnythingIsSent(t *testing.T) {
 				if _, end, err := st.ReadHeaders(&h); err != nil || !end {
 					t.Fatal(err)
 				}
-				for range seen { //nolint:revive // until the origin has finished
+				for range seen {
 				}
 				st.Release()
 				if idle != 1 || cl.Available() != 1 || cl.Active() != 0 {

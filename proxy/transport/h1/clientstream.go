@@ -171,7 +171,7 @@ func (s *clientStream) flushLocked(p, tail []byte) error {
 		return s.sendErr
 	}
 	n, err := s.out.send(s.c.rd.c, p, tail)
-	s.sent.Add(uint64(n)) //nolint:gosec // a count
+	s.sent.Add(uint64(n))
 	if err != nil {
 		s.sendErr = s.failure(err)
 	}
@@ -281,7 +281,7 @@ func (s *clientStream) exchange() error {
 	s.mu.Unlock()
 	rd.room(netio.SmallBuffer)
 	n, _, err := netio.WriteRead(rd.c, out.bytes(), (*rd.buf)[rd.w:])
-	s.sent.Add(uint64(out.n)) //nolint:gosec // a count
+	s.sent.Add(uint64(out.n))
 	out.drop()
 	return rd.filled(n, err)
 }
@@ -317,7 +317,7 @@ func (s *clientStream) Reset() {
 	s.mu.Lock()
 	sent := s.sentEnd && s.sendErr == nil && s.out.n == 0
 	s.mu.Unlock()
-	if !s.tunnel && !(sent && s.received()) {
+	if !s.tunnel && (!sent || !s.received()) {
 		s.c.Close(&transport.ResetError{Reason: transport.LocalReset})
 	}
 }

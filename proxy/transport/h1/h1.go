@@ -131,6 +131,7 @@ func (s *Server) run() {
 			continue
 		case actServe:
 			a = s.serve()
+		default:
 		}
 		if a != actAgain {
 			s.finish(a)

@@ -122,6 +122,8 @@ func startLine(b []byte) (l, rest []byte, ok bool) {
 
 // fields parses the field lines of b up to and including the empty line, which
 // must be its end. What concerns one hop only stays in p; the rest goes to h.
+//
+//nolint:gocognit // one grammar
 func (p *parser) fields(b []byte, h *message.Header, limit int, in section) error {
 	p.f, p.names = fieldSection{}, p.names[:0]
 	i, end := 0, len(b)-2

@@ -162,20 +162,20 @@ func putTarget(target []byte, h *message.Header, cfg *transport.ServerConfig, hd
 		h.Add(message.Path, h.Intern(path))
 		return 2, nil
 	}
-	i := bytes.Index(target, []byte("://"))
+	before, after, ok := bytes.Cut(target, []byte("://"))
 	switch {
-	case i < 0:
+	case !ok:
 		return 0, errCodec
 	case !cfg.AllowAbsoluteURL:
 		return 0, errBadURL
-	case fold(target[:i], "http"):
+	case fold(before, "http"):
 		scheme = "http"
-	case fold(target[:i], "https"):
+	case fold(before, "https"):
 		scheme = "https"
 	default:
 		return 0, errScheme
 	}
-	rest := target[i+3:]
+	rest := after
 	path = nil
 	if k := bytes.IndexAny(rest, "/?#"); k >= 0 {
 		rest, path = rest[:k], rest[k:]

@@ -19,7 +19,6 @@ type serverStream struct {
 	hd     head
 	body   body
 	whole  bool // the request is in the buffer
-	reqEnd uint64
 
 	out        output
 	resp       responseHead
@@ -161,7 +160,7 @@ var continueLine = []byte("HTTP/1.1 100 Continue\r\n\r\n")
 // sendContinue asks for the body, whatever becomes of the request, as Envoy does.
 func (st *serverStream) sendContinue() error {
 	n, err := st.s.rd.c.Write(continueLine)
-	st.sent.Add(uint64(n)) //nolint:gosec // a count
+	st.sent.Add(uint64(n))
 	return err
 }
 
@@ -270,7 +269,7 @@ func (st *serverStream) write(p, tail []byte) error {
 		return &transport.ResetError{Reason: transport.LocalReset}
 	}
 	n, err := st.out.send(st.s.rd.c, p, tail)
-	st.sent.Add(uint64(n)) //nolint:gosec // a count
+	st.sent.Add(uint64(n))
 	if err != nil {
 		st.failed = true
 		return asReset(err)

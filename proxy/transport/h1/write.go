@@ -293,7 +293,7 @@ func appendResponseHead(b []byte, h *message.Header, r *responseHead) ([]byte, e
 	if !ok || code < 100 || code > 599 {
 		return b, badField(message.Status)
 	}
-	r.status = int(code) //nolint:gosec // 100..599
+	r.status = int(code)
 	b = append(appendStatusLine(b, r.version, r.status), "\r\n"...)
 	b, err := appendFields(b, h, r.status == 101)
 	if err != nil {

@@ -8,10 +8,11 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/tools/txtar"
+
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
-	"golang.org/x/tools/txtar"
 )
 
 // request performs one exchange and describes its result: status, fields, "|",
@@ -75,7 +76,7 @@ func request(cc transport.ClientConn, ws []string) string {
 	}
 	if tunnel && status < 300 {
 		c := cs.Tunnel()
-		defer c.Close() //nolint:errcheck // test
+		defer c.Close()
 		_, _ = c.Write([]byte(body))
 		_ = c.CloseWrite()
 		b, err := io.ReadAll(c)

@@ -199,10 +199,9 @@ func (c *conn) abort(cause error) {
 // die marks the connection dead and empties the stream table. mu is held.
 func (c *conn) die(cause error) []streamRef {
 	c.dead = true
-	var re *transport.ResetError
-	if !errors.As(cause, &re) {
-		re = &transport.ResetError{Reason: transport.ConnectionTermination}
-		if cause != nil && cause != io.EOF {
+	if _, ok := errors.AsType[*transport.ResetError](cause); !ok {
+		re := &transport.ResetError{Reason: transport.ConnectionTermination}
+		if cause != nil && !errors.Is(cause, io.EOF) {
 			re.Detail = cause.Error()
 		}
 		cause = re

@@ -87,8 +87,14 @@ func newExchanger(t testing.TB) *exchanger {
 	})
 	e := &exchanger{cc: cc, body: make([]byte, 128)}
 	for _, f := range [][2]string{
-		{":method", "POST"}, {":scheme", "http"}, {":authority", "backend.default.svc.cluster.local"}, {":path", "/pkg.Service/Method"},
-		{"content-type", "application/grpc"}, {"te", "trailers"}, {"user-agent", "grpc-go/1.80"}, {"x-request-id", "0123456789abcdef"},
+		{":method", "POST"},
+		{":scheme", "http"},
+		{":authority", "backend.default.svc.cluster.local"},
+		{":path", "/pkg.Service/Method"},
+		{"content-type", "application/grpc"},
+		{"te", "trailers"},
+		{"user-agent", "grpc-go/1.80"},
+		{"x-request-id", "0123456789abcdef"},
 	} {
 		e.req.Add(f[0], f[1])
 	}

@@ -58,9 +58,7 @@ func TestManyStreamsAtOnce(t *testing.T) {
 	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{MaxConcurrentStreams: 1000}, echo)
 	var wg sync.WaitGroup
 	for i := range 100 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			want := strings.Repeat(fmt.Sprint(i), 1+i*200)
 			for range 5 {
 				_, body, err := roundTrip(cc, postHead("/"), want)
@@ -68,7 +66,7 @@ func TestManyStreamsAtOnce(t *testing.T) {
 					t.Errorf("%d: %d octets, %v", i, len(body), err)
 				}
 			}
-		}()
+		})
 	}
 	wg.Wait()
 	if n := cc.Active(); n != 0 {
@@ -328,14 +326,12 @@ func TestASlowStreamDoesNotStallOthers(t *testing.T) {
 	// Eight stalled streams fill twice the connection's window of 1 MiB.
 	var slow sync.WaitGroup
 	for range 8 {
-		slow.Add(1)
-		go func() {
-			defer slow.Done()
+		slow.Go(func() {
 			_, body, err := roundTrip(cc, postHead("/slow"), strings.Repeat("s", 300<<10))
 			if err != nil || body != "307200" {
 				t.Error(body, err)
 			}
-		}()
+		})
 	}
 	time.Sleep(50 * time.Millisecond)
 	for range 20 {

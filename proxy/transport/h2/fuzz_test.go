@@ -9,11 +9,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fairlead-mesh/fairlead/internal/netio"
-	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 	"golang.org/x/tools/txtar"
+
+	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/proxy/transport"
 )
 
 // seeds adds what the scripts of a corpus send.
@@ -26,7 +27,7 @@ func seeds(f *testing.F, file string) {
 		w := &wire{data: map[uint32][]byte{}}
 		w.enc = hpack.NewEncoder(&w.buf)
 		w.send([]string{"SETTINGS"})
-		for _, line := range strings.Split(string(c.Data), "\n") {
+		for line := range strings.SplitSeq(string(c.Data), "\n") {
 			times := 1
 			if strings.HasPrefix(line, "x") {
 				times, line = 3, line[strings.IndexByte(line, ' ')+1:]
@@ -55,16 +56,14 @@ func seeds(f *testing.F, file string) {
 
 // discard reads and drops what the connection under test sends.
 func discard(c netio.Conn, wg *sync.WaitGroup) {
-	wg.Add(1)
-	go func() {
-		defer wg.Done()
+	wg.Go(func() {
 		buf := make([]byte, 4096)
 		for {
 			if _, err := c.Read(buf); err != nil {
 				return
 			}
 		}
-	}()
+	})
 }
 
 func deadline(t *testing.T, done <-chan struct{}, what string) {
@@ -138,11 +137,9 @@ func FuzzClient(f *testing.F) {
 		var wg sync.WaitGroup
 		discard(b, &wg)
 		for _, ws := range [][]string{{"GET"}, {"POST", "body"}, {"CONNECT", "in"}, {"POST-OPEN", "x"}} {
-			wg.Add(1)
-			go func() {
-				defer wg.Done()
+			wg.Go(func() {
 				_ = request(cc, ws)
-			}()
+			})
 		}
 		for range 1000 { // until the requests have been sent, so that runs repeat
 			if cc.Active() == 4 {

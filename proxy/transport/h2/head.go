@@ -120,6 +120,7 @@ func (b *head) addPseudo(v string, k fieldKind) {
 		} else {
 			b.fail("invalid :status")
 		}
+	default: // nothing is kept of the others
 	}
 }
 
@@ -163,6 +164,7 @@ func (b *head) addSpecial(v string, k fieldKind) bool {
 		}
 		b.crumbs = append(b.crumbs, v)
 		return len(b.crumbs) == 1
+	default:
 	}
 	return b.fault == ""
 }
@@ -190,7 +192,7 @@ func (b *head) finishRequest(allowConnect bool) {
 		b.fail("no :scheme")
 	case b.path == "":
 		b.fail("no :path")
-	case b.path[0] != '/' && !(b.path == "*" && b.h.Get(message.Method) == "OPTIONS"):
+	case b.path[0] != '/' && (b.path != "*" || b.h.Get(message.Method) != "OPTIONS"):
 		b.fail("invalid :path")
 	case b.connect && b.auth == "":
 		b.fail("extended CONNECT without :authority")

@@ -8,10 +8,11 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
-	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -139,7 +140,8 @@ func echo(s transport.ServerStream) {
 // stdConn makes a netio.Conn a net.Conn for x/net.
 type stdConn struct{ netio.Conn }
 
-func (c stdConn) LocalAddr() net.Addr              { return net.TCPAddrFromAddrPort(c.Conn.LocalAddr()) }
+func (c stdConn) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(c.Conn.LocalAddr()) }
+
 func (c stdConn) RemoteAddr() net.Addr             { return net.TCPAddrFromAddrPort(c.Conn.RemoteAddr()) }
 func (c stdConn) SetDeadline(time.Time) error      { return nil }
 func (c stdConn) SetReadDeadline(time.Time) error  { return nil }

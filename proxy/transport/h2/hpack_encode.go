@@ -99,6 +99,8 @@ func (e *encoder) begin(dst []byte) []byte {
 }
 
 // field appends one field. ok is false if name or value may not be sent.
+//
+//nolint:gocognit // the cases of RFC 7541 section 6
 func (e *encoder) field(dst []byte, name, value string, never bool) (_ []byte, ok bool) {
 	nh := maphash.String(hashSeed, name)
 	si := staticIndex(nh, name)

@@ -6,8 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/fairlead-mesh/fairlead/internal/message"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/fairlead-mesh/fairlead/internal/message"
 )
 
 // decodeOwn decodes blocks with one decoder and returns the fields of each.
@@ -145,8 +146,21 @@ func TestANameWhoseValuesNeverRepeatDoesNotFillTheTable(t *testing.T) {
 
 func TestFieldsThatMayNotBeSentAreRefused(t *testing.T) {
 	for _, f := range [][2]string{
-		{"", "v"}, {"A", "v"}, {"a b", "v"}, {"a:", "v"}, {"a", "x\ny"}, {"a", "x\r"}, {"a", "\x00"}, {"a\x00", "v"}, {"\x80", "v"},
-		{":path", ""}, {":path", "/a b"}, {":path", "/\x80"}, {":authority", "a@b"}, {":method", "GE T"}, {"a", "\x7f"},
+		{"", "v"},
+		{"A", "v"},
+		{"a b", "v"},
+		{"a:", "v"},
+		{"a", "x\ny"},
+		{"a", "x\r"},
+		{"a", "\x00"},
+		{"a\x00", "v"},
+		{"\x80", "v"},
+		{":path", ""},
+		{":path", "/a b"},
+		{":path", "/\x80"},
+		{":authority", "a@b"},
+		{":method", "GE T"},
+		{"a", "\x7f"},
 	} {
 		enc := &encoder{}
 		enc.tab.max = defaultTableSize
@@ -221,8 +235,14 @@ func TestHpackDoesNotAllocateInTheSteadyState(t *testing.T) {
 	run := func() {
 		out = enc.begin(out[:0])
 		for _, f := range [][2]string{
-			{":method", "POST"}, {":scheme", "http"}, {":authority", "backend.default.svc.cluster.local"}, {":path", "/pkg.Service/Method"},
-			{"content-type", "application/grpc"}, {"te", "trailers"}, {"x-custom", "abc"}, {"x-request-id", ids[n%64]},
+			{":method", "POST"},
+			{":scheme", "http"},
+			{":authority", "backend.default.svc.cluster.local"},
+			{":path", "/pkg.Service/Method"},
+			{"content-type", "application/grpc"},
+			{"te", "trailers"},
+			{"x-custom", "abc"},
+			{"x-request-id", ids[n%64]},
 		} {
 			out, _ = enc.field(out, f[0], f[1], false)
 		}

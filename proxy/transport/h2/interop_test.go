@@ -11,15 +11,16 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/fairlead-mesh/fairlead/internal/message"
-	"github.com/fairlead-mesh/fairlead/internal/netio"
-	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/proxy/transport"
 )
 
 // xnetClient is x/net's client on a connection to our server.
@@ -39,9 +40,7 @@ func TestXNetsClientTalksToOurServer(t *testing.T) {
 	cc := xnetClient(t, echo)
 	var wg sync.WaitGroup
 	for i := range 20 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			for size := range 4 {
 				want := strings.Repeat("x", size*100_000+i+1)
 				req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://example.com/p", strings.NewReader(want))
@@ -59,7 +58,7 @@ func TestXNetsClientTalksToOurServer(t *testing.T) {
 				}
 				_ = resp.Body.Close()
 			}
-		}()
+		})
 	}
 	wg.Wait()
 }
@@ -85,7 +84,7 @@ func TestXNetsClientIsCancelledAndGoesOn(t *testing.T) {
 		}
 		req, _ = http.NewRequestWithContext(t.Context(), http.MethodGet, "http://example.com/", nil)
 		resp, err := cc.RoundTrip(req)
-		if err != nil || resp.StatusCode != 200 {
+		if err != nil || resp.StatusCode != http.StatusOK {
 			t.Fatal(resp, err)
 		}
 		_ = resp.Body.Close()
@@ -125,9 +124,7 @@ func TestOurClientTalksToXNetsServer(t *testing.T) {
 	})
 	var wg sync.WaitGroup
 	for i := range 20 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			for size := range 4 {
 				want := strings.Repeat("x", size*100_000+i+1)
 				cs, err := cc.NewStream()
@@ -156,7 +153,7 @@ func TestOurClientTalksToXNetsServer(t *testing.T) {
 				b.Close()
 				cs.Release()
 			}
-		}()
+		})
 	}
 	wg.Wait()
 }
@@ -230,7 +227,7 @@ func TestGRPCGoTalksToOurServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer cc.Close() //nolint:errcheck // test
+	defer cc.Close()
 	for i := range 50 {
 		in, out := []byte(strings.Repeat("m", i*1000)), []byte(nil)
 		ctx := metadata.AppendToOutgoingContext(t.Context(), "x-status", fmt.Sprint(i%3))

@@ -10,10 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/tools/txtar"
+
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
-	"golang.org/x/tools/txtar"
 )
 
 // site is what the scripted servers serve.
@@ -163,7 +164,7 @@ func options(script string, cfg *transport.ServerConfig) string {
 	if !strings.HasPrefix(line, "@ ") {
 		return script
 	}
-	for _, o := range strings.Fields(line[2:]) {
+	for o := range strings.FieldsSeq(line[2:]) {
 		k, v, _ := strings.Cut(o, "=")
 		n, _ := strconv.Atoi(v)
 		switch k {
@@ -244,15 +245,13 @@ func TestFramesCutAnywhereMeanTheSame(t *testing.T) {
 		c, _ := serve(t, &transport.ServerConfig{}, &handlerFunc{f: newSite().serve})
 		w := newWire(t, c)
 		var wg sync.WaitGroup
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			for p := in; len(p) > 0; {
 				n := min(step, len(p))
 				_, _ = c.Write(p[:n])
 				p = p[n:]
 			}
-		}()
+		})
 		got := map[uint32]string{}
 		for len(got[1]) < len("hello world") || len(got[3]) < 3000 {
 			f, err := w.fr.ReadFrame()

@@ -152,7 +152,7 @@ const directRead = netio.MediumBuffer
 
 // readDirect reads into a chunk for the stream of the current DATA frame. ok is
 // false if that is not worth it.
-func (r *reader) readDirect() (n int, err error, ok bool) { //nolint:revive // err is TryRead's
+func (r *reader) readDirect() (n int, err error, ok bool) {
 	d := &r.data
 	if d.s == nil || d.left < directRead || r.r < r.w {
 		return 0, nil, false

@@ -282,8 +282,9 @@ func (r *reader) control(t frameType, flags uint8, id uint32, p []byte) *connErr
 		return r.goAway(id, p)
 	case frameWindowUpdate:
 		return r.windowUpdate(id, p)
+	default: // DATA has its own way
+		return protocolError("unexpected PUSH_PROMISE")
 	}
-	return protocolError("unexpected PUSH_PROMISE")
 }
 
 // streamError ends one stream for a fault of the peer. mu is held.

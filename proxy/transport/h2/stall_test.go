@@ -74,9 +74,7 @@ func TestInterruptLeavesASlowTransportAlone(t *testing.T) {
 		synctest.Wait()
 		stop := make(chan struct{})
 		var wg sync.WaitGroup
-		wg.Add(1)
-		go func() { // 64 KiB in half a second
-			defer wg.Done()
+		wg.Go(func() { // 64 KiB in half a second
 			buf := make([]byte, 32<<10)
 			for {
 				if _, err := b.Read(buf); err != nil {
@@ -88,7 +86,7 @@ func TestInterruptLeavesASlowTransportAlone(t *testing.T) {
 					time.Sleep(250 * time.Millisecond)
 				}
 			}
-		}()
+		})
 		var css []transport.ClientStream
 		errs := make(chan error, 2)
 		for range 2 {
@@ -166,8 +164,11 @@ func TestBytesAreTheSameAtBothEnds(t *testing.T) {
 		frame  uint32
 		window uint32
 	}{
-		{"pipe", false, 0, 0}, {"pipe, large frames", false, 1 << 20, 4 << 20}, {"pipe, small window", false, 0, 5000},
-		{"socket", true, 0, 0}, {"socket, large frames", true, 1 << 20, 4 << 20},
+		{"pipe", false, 0, 0},
+		{"pipe, large frames", false, 1 << 20, 4 << 20},
+		{"pipe, small window", false, 0, 5000},
+		{"socket", true, 0, 0},
+		{"socket, large frames", true, 1 << 20, 4 << 20},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			sums := make(chan [32]byte, 1)
@@ -269,15 +270,13 @@ func TestAFlusherHandsOn(t *testing.T) {
 	c := &cc.(*client).c
 	var wg sync.WaitGroup
 	for range 30 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			for range 30 {
 				if _, body, err := roundTrip(cc, postHead("/"), string(make([]byte, 20_000))); err != nil || len(body) != 20_000 {
 					t.Error(len(body), err)
 				}
 			}
-		}()
+		})
 	}
 	wg.Wait()
 	waitFor(t, func() bool {

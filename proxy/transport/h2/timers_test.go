@@ -251,13 +251,11 @@ func TestWhatAConnectionBuffersIsBounded(t *testing.T) {
 	// 80 stalled streams would buffer 20 MiB.
 	var wg sync.WaitGroup
 	for range 80 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			if _, _, err := roundTrip(cc, postHead("/"), strings.Repeat("s", 256<<10)); err != nil {
 				t.Error(err)
 			}
-		}()
+		})
 	}
 	last := int64(-1)
 	waitFor(t, func() bool {

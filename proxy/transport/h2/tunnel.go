@@ -40,6 +40,8 @@ func (s *stream) tunnel() netio.Conn {
 }
 
 // resetByPeer is the cause of a tunnel that the peer reset.
+//
+//nolint:errname // not an error that callers name
 type resetByPeer struct{ *transport.ResetError }
 
 func (e *resetByPeer) Unwrap() error        { return e.ResetError }

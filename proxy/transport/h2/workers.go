@@ -65,7 +65,7 @@ func (w *worker) loop(p *workerPool, t task) {
 		} else {
 			t.fn()
 		}
-		t = task{} // an idle worker keeps no stream alive
+		t = task{} //nolint:wastedassign // an idle worker keeps no stream alive
 		if !p.park(w) {
 			return
 		}

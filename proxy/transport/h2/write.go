@@ -451,8 +451,9 @@ func skipField(k fieldKind, f *message.Field, rules headRules) bool {
 		return rules != headRequest
 	case kindStatus:
 		return rules != headResponse
+	default:
+		return f.Name == "http2-settings"
 	}
-	return f.Name == "http2-settings"
 }
 
 func resetError(reason transport.ResetReason, detail string) error {
