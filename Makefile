@@ -29,8 +29,16 @@ test: build ## Run all tests, and the behaviour corpus against bin/fairlead
 race: ## Run the tests under the race detector
 	$(GO) test -race -shuffle=on -short -count=1 $(TESTFLAGS) ./...
 
+GOLANGCI_VERSION := v2.15.0
+GOLANGCI := $(BIN)/golangci-lint-$(GOLANGCI_VERSION)
+
+$(GOLANGCI):
+	GOBIN=$(CURDIR)/$(BIN)/tools CGO_ENABLED=0 $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	mv $(BIN)/tools/golangci-lint $@
+
 .PHONY: lint
-lint: ## go vet, gofmt, golangci-lint
+lint: $(GOLANGCI) ## go vet, gofmt, golangci-lint
+	$(GOLANGCI) run ./...
 	$(GO) vet ./...
 	cd bench && $(GO) vet ./...
 	cd conformance && $(GO) vet ./...

@@ -199,7 +199,7 @@ func decodeService(m *ext_authzv3pb.HttpService, d *filters.Decoding) (*HTTPServ
 		in   *matcherv3pb.ListStringMatcher
 		out  *[]matcher.String
 	}{
-		{"authorization_request.allowed_headers", rq.GetAllowedHeaders(), &s.AllowedFromService}, //nolint:staticcheck // deprecated, still accepted by Envoy
+		{"authorization_request.allowed_headers", rq.GetAllowedHeaders(), &s.AllowedFromService},
 		{"authorization_response.allowed_upstream_headers", rs.GetAllowedUpstreamHeaders(), &s.UpstreamHeaders},
 		{"authorization_response.allowed_upstream_headers_to_append", rs.GetAllowedUpstreamHeadersToAppend(), &s.UpstreamAppend},
 		{"authorization_response.allowed_client_headers", rs.GetAllowedClientHeaders(), &s.ClientHeaders},

@@ -255,7 +255,7 @@ func (p *Provider) decodeKeys(m *jwt_authnv3pb.JwtProvider, path string, d *filt
 		if err != nil {
 			d.Ignore(path+".local_jwks", "no key is usable and all tokens are refused: "+err.Error())
 			p.Keys = &keySet{}
-			return nil
+			return nil //nolint:nilerr // reported, and fails closed
 		}
 		for _, e := range skipped {
 			d.Ignore(path+".local_jwks", "a key is left out: "+e.Error())

@@ -51,11 +51,11 @@ func afterPrefix(v, prefix string) (string, bool) {
 	if prefix == "" {
 		return v, true
 	}
-	i := strings.Index(v, prefix)
-	if i < 0 {
+	_, after, ok := strings.Cut(v, prefix)
+	if !ok {
 		return "", false
 	}
-	rest := v[i+len(prefix):]
+	rest := after
 	for k := range len(rest) {
 		if c := rest[k]; c == '-' || c == '_' || c == '.' || c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' {
 			return rest[k:], true

@@ -1,6 +1,7 @@
 package jwtauthn
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -120,9 +121,7 @@ func normalize(payload map[string]any, claims []string) map[string]any {
 		return payload
 	}
 	out := make(map[string]any, len(payload))
-	for k, v := range payload {
-		out[k] = v
-	}
+	maps.Copy(out, payload)
 	for _, c := range claims {
 		s, isString := out[c].(string)
 		if !isString {

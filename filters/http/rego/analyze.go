@@ -163,7 +163,7 @@ func (a *analysis) findAliases(r *ast.Rule) {
 	found := map[ast.Var]*ast.Expr{}
 	paths := map[ast.Var][]string{}
 	ast.WalkExprs(r, func(e *ast.Expr) bool {
-		if e.Negated || len(e.With) > 0 || !(e.IsEquality() || e.IsAssignment()) || len(e.Operands()) != 2 {
+		if e.Negated || len(e.With) > 0 || (!e.IsEquality() && !e.IsAssignment()) || len(e.Operands()) != 2 {
 			return false
 		}
 		l, rt := e.Operand(0), e.Operand(1)

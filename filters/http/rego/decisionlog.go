@@ -58,7 +58,7 @@ func acquireLog(shared *filters.Shared, cfg *logConfig, policy string) (*decisio
 		if cfg.filename == "" {
 			return &logFile{Writer: os.Stdout}, nil
 		}
-		f, err := os.OpenFile(cfg.filename, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+		f, err := os.OpenFile(cfg.filename, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640) //nolint:gosec // a group of log readers is usual
 		if err != nil {
 			return nil, err
 		}

@@ -150,6 +150,7 @@ func parseModule(s source, v regopb.Policy_RegoVersion, caps *ast.Capabilities) 
 		return parse(ast.RegoV0)
 	case regopb.Policy_V1:
 		return parse(ast.RegoV1)
+	default:
 	}
 	m, err := parse(ast.RegoV1)
 	if err == nil {

@@ -190,7 +190,7 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 	}
 	if err := res.dec.applyRequest(s, f); err != nil {
 		res.err = err
-		return f.deny(s, &result{outcome: failed, err: err}), nil
+		return f.deny(s, &result{outcome: failed, err: err}), nil //nolint:nilerr // it is in the result
 	}
 	r, err := next.Do(s)
 	if err == nil && r != nil {
@@ -208,9 +208,9 @@ func (f *filter) passes(r *result) bool {
 		return true
 	case failed, timedOut, panicked:
 		return f.cfg.failOpen
-	case denied, undefined, tooLarge:
+	default:
+		return false
 	}
-	return false
 }
 
 // buffer reads the request body if the policy reads it.
@@ -271,7 +271,7 @@ func (f *filter) run(s *filters.Stream, c *compiled, input ast.Value) (ast.Value
 		ctx, cancel = context.WithTimeout(s.Context(), f.cfg.timeout)
 		defer cancel()
 	}
-	g := guards.Get().(*guard)
+	g := guards.Get().(*guard) //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	defer g.put()
 	if err := s.Guard(g); err != nil {
 		return nil, err
@@ -329,6 +329,7 @@ func (f *filter) report(s *filters.Stream, r *result, pass bool) {
 	switch r.outcome {
 	case failed, timedOut, panicked:
 		f.logger.Warn("rego: policy could not be evaluated", "outcome", outcomeNames[r.outcome], "error", r.err, "passed", pass)
+	default:
 	}
 	if f.log != nil && (!f.log.cfg.deniedOnly || !pass || r.outcome != allowed) {
 		f.log.write(s, r, f.cfg.dryRun, pass)
