@@ -161,16 +161,14 @@ type handover struct{ rq *request }
 
 // TakeOver implements filters.Tunnel.
 func (t *handover) TakeOver(c netio.Conn, done func()) {
-	rq := t.rq
-	err := rq.c.TakeOver(rq.host, c, &rq.opts, func() {
-		rq.release()
-		done()
-	})
-	if err != nil {
-		rq.f.log.Warn("CONNECT can't be handed over", "cluster", rq.c.Name(), "host", rq.host.String(), "error", err)
-		rq.c.Failed(rq.host, upstream.FailureConnect)
+	// The request goes first: a tunnel may be idle for hours, and may be over
+	// before TakeOver returns.
+	cluster, host, opts, log := t.rq.c, t.rq.host, t.rq.opts, t.rq.f.log
+	t.rq.release()
+	if err := cluster.TakeOver(host, c, &opts, done); err != nil {
+		log.Warn("CONNECT can't be handed over", "cluster", cluster.Name(), "host", host.String(), "error", err)
+		cluster.Failed(host, upstream.FailureConnect)
 		c.Reset()
-		rq.release()
 		done()
 	}
 }
