@@ -1,13 +1,13 @@
 package proxy
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/admin"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/proxy/upstream"
 	"github.com/fairlead-mesh/fairlead/xdsclient"
+	"github.com/fairlead-mesh/fairlead/xdsclient/configdump"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
@@ -91,47 +91,32 @@ func (p *Process) unsupported() any {
 	return out
 }
 
-// dumpEntry is one section of /config_dump: what was compiled, by name.
-type dumpEntry struct {
-	Type        string       `json:"@type"`
-	Generation  uint64       `json:"generation,omitempty"`
-	Names       []dumpItem   `json:"resources,omitempty"`
-	Diagnostics []Diagnostic `json:"diagnostics,omitempty"`
-}
-
-type dumpItem struct {
-	Name   string `json:"name"`
-	Digest string `json:"digest"`
-	Detail string `json:"detail,omitempty"`
-}
-
-// configDump lists the resources in force with their digests and diagnostics.
+// configDump is the configuration in force, as it was received.
 func (p *Process) configDump(eds bool) []any {
-	snap := p.server.Snapshot()
-	if snap == nil {
-		return nil
-	}
-	r := snap.Resources
-	var ls, cs, rs, es dumpEntry
-	ls = dumpEntry{Type: "type.googleapis.com/envoy.admin.v3.ListenersConfigDump", Generation: snap.Generation, Diagnostics: snap.Diagnostics}
-	for _, n := range sortedKeys(r.Listeners) {
-		ls.Names = append(ls.Names, dumpItem{n, fmt.Sprintf("%x", r.Listeners[n].Digest), fmt.Sprintf("%d filter chains", len(r.Listeners[n].FilterChains))})
-	}
-	cs.Type = "type.googleapis.com/envoy.admin.v3.ClustersConfigDump"
-	for _, n := range sortedKeys(r.Clusters) {
-		cs.Names = append(cs.Names, dumpItem{n, fmt.Sprintf("%x", r.Clusters[n].Digest), r.Clusters[n].Broken})
-	}
-	rs.Type = "type.googleapis.com/envoy.admin.v3.RoutesConfigDump"
-	for _, n := range sortedKeys(r.Routes) {
-		rs.Names = append(rs.Names, dumpItem{n, fmt.Sprintf("%x", r.Routes[n].Digest), fmt.Sprintf("%d virtual hosts", len(r.Routes[n].VirtualHosts))})
-	}
-	out := []any{ls, cs, rs}
-	if eds {
-		es.Type = "type.googleapis.com/envoy.admin.v3.EndpointsConfigDump"
-		for _, n := range sortedKeys(r.Endpoints) {
-			es.Names = append(es.Names, dumpItem{Name: n, Digest: fmt.Sprintf("%x", r.Endpoints[n].Digest)})
+	c := configdump.Config{Bootstrap: p.bootstrap, Start: p.start, Dynamic: map[string][]configdump.Resource{}}
+	if p.client != nil {
+		view := p.client.View()
+		for _, t := range p.client.Status().Types {
+			rs := []configdump.Resource{}
+			index := map[string]int{}
+			for _, r := range view.Sorted(t.TypeURL) {
+				index[r.Name] = len(rs)
+				rs = append(rs, configdump.Resource{Name: r.Name, Version: r.Version, Raw: r.Raw, Updated: r.Updated})
+			}
+			for _, r := range t.Rejected {
+				i, ok := index[r.Name]
+				if !ok {
+					i = len(rs)
+					rs = append(rs, configdump.Resource{Name: r.Name})
+				}
+				rs[i].Error, rs[i].FailedVersion, rs[i].Failed = r.Err.Error(), r.Version, r.At
+			}
+			c.Dynamic[t.TypeURL] = rs
 		}
-		out = append(out, es)
+	}
+	var out []any
+	for _, m := range configdump.Build(&c, configdump.Options{Endpoints: eds}) {
+		out = append(out, m)
 	}
 	return out
 }

@@ -52,12 +52,14 @@ type Process struct {
 	dec      *xdsresource.Decoder
 	client   *xdsclient.Client
 	target   string // of client
-	table    *workload.Table
-	source   agent.IdentitySource
-	release  func()
-	admins   []string
-	node     filters.Node
-	start    time.Time
+	// bootstrap is the file, for /config_dump; nil in agent mode.
+	bootstrap []byte
+	table     *workload.Table
+	source    agent.IdentitySource
+	release   func()
+	admins    []string
+	node      filters.Node
+	start     time.Time
 
 	ready  atomic.Bool
 	failed atomic.Bool
@@ -94,7 +96,7 @@ func FromBootstrap(doc []byte, o ProcessOptions) (*Process, error) {
 	for _, ig := range cfg.Ignored {
 		p.log.Warn("bootstrap field without effect", "path", ig.Path, "reason", ig.Reason)
 	}
-	p.node = cfg.Node
+	p.node, p.bootstrap = cfg.Node, cfg.Raw
 	if _, err := p.check(cfg); err != nil {
 		return nil, err
 	}

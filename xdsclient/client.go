@@ -34,6 +34,9 @@ type Resource struct {
 	// one resource the one with the larger Seq is the newer.
 	Seq     uint64
 	Updated time.Time
+	// Raw are the bytes that Value was decoded from, if the type keeps them. It
+	// must not be modified.
+	Raw []byte
 }
 
 // Change is a resource that is new or changed, or was removed (Value is nil).
@@ -58,6 +61,8 @@ type ResourceType struct {
 	// KeepRemoved ignores the removal of a resource that is still referred to,
 	// as Envoy does for EDS, RDS and SDS.
 	KeepRemoved bool
+	// KeepRaw keeps the bytes of resources, for configuration dumps.
+	KeepRaw bool
 	// NoWait keeps a View from waiting for references to this type. istiod
 	// answers nothing at all for a secret it doesn't have.
 	NoWait bool

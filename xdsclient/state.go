@@ -75,6 +75,7 @@ func (c changes) add(t *typeState, ch Change) {
 type verdict struct {
 	name, version string
 	digest        [sha256.Size]byte
+	raw           []byte
 	same          bool // as held
 	value         any
 	refs          []Key
@@ -108,6 +109,9 @@ func (t *typeState) judge(r *discoveryv3pb.Resource) verdict {
 	if old, ok := t.rejected[v.name]; ok && old.digest == v.digest {
 		v.err = old.err
 		return v
+	}
+	if t.KeepRaw {
+		v.raw = a.GetValue()
 	}
 	v.value, v.refs, v.err = decode(t.Decode, v.name, a.GetValue())
 	return v
@@ -161,7 +165,7 @@ func (c *Client) setLocked(t *typeState, v *verdict, now time.Time, ch changes) 
 	refs := slices.Compact(v.refs)
 	c.seq++
 	h := &held{
-		Resource: Resource{Name: v.name, Version: v.version, Value: v.value, Seq: c.seq, Updated: now},
+		Resource: Resource{Name: v.name, Version: v.version, Value: v.value, Seq: c.seq, Updated: now, Raw: v.raw},
 		digest:   v.digest, refs: refs,
 	}
 	for _, k := range refs {

@@ -22,7 +22,7 @@ var layers = [][]string{
 	{"filters/internal/*", "filters/http/*/*pb", "proxy/transport/*", "proxy/upstream/lb"},
 	{"filters/internal/istio/*"},
 	{"filters/http/*", "filters/network/*", "filters/listener/*", "xdsclient/xdsresource"},
-	{"filters/builtin", "routing", "proxy/hbone", "proxy/secret"},
+	{"filters/builtin", "xdsclient/configdump", "routing", "proxy/hbone", "proxy/secret"},
 	{"proxy/tlscontext", "proxy/listener", "proxy/bootstrap"},
 	{"proxy/upstream", "proxy/hcm", "proxy/agent", "ztunnel"},
 	{"proxy/router", "proxy/tcpproxy"},

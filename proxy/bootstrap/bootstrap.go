@@ -40,6 +40,9 @@ type Config struct {
 	// effect; those have lists of their own.
 	Ignored []filters.Ignored
 
+	// Raw is the file as a serialized envoy.config.bootstrap.v3.Bootstrap.
+	Raw []byte
+
 	doc *xdsresource.Document
 }
 
@@ -103,6 +106,9 @@ func Parse(doc []byte, dec *xdsresource.Decoder) (*Config, error) {
 		return nil, err
 	}
 	p := parser{dec: dec, doc: d, cfg: &Config{doc: d}}
+	if p.cfg.Raw, err = proto.Marshal(&m); err != nil {
+		return nil, err
+	}
 	ignored, err := xdsresource.Classify(&m)
 	p.fail("", err)
 	p.cfg.Ignored = ignored
