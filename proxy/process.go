@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,6 +20,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/workload"
 	"github.com/fairlead-mesh/fairlead/proxy/agent"
 	"github.com/fairlead-mesh/fairlead/proxy/bootstrap"
+	"github.com/fairlead-mesh/fairlead/proxy/tlscontext"
 	"github.com/fairlead-mesh/fairlead/xdsclient"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
@@ -135,7 +137,7 @@ func (p *Process) dynamic(cfg *bootstrap.Config) error {
 		}
 		return nil
 	}
-	target, err := adsTarget(cfg)
+	target, spec, err := adsTarget(cfg)
 	if err != nil {
 		return err
 	}
@@ -149,6 +151,13 @@ func (p *Process) dynamic(cfg *bootstrap.Config) error {
 	}
 	if cfg.ADS.Target != "" && !cfg.ADS.Plaintext {
 		xc.Transport.TLS = &xdsclient.TLS{RootsPEM: cfg.ADS.RootCAs}
+	}
+	if spec != nil {
+		client, err := tlscontext.NewClient(spec, p.server.secrets)
+		if err != nil {
+			return fmt.Errorf("dynamic_resources.ads_config: cluster %q: %w", cfg.ADS.Cluster, err)
+		}
+		xc.Transport.TLS = &xdsclient.TLS{ServerName: spec.SNI, Config: func() *tls.Config { return client.Config(tlscontext.Options{ALPN: []string{"h2"}}).Clone() }}
 	}
 	return p.connect(xc, demand{
 		clusters: cfg.CDS != nil && cfg.CDS.ADS, listeners: cfg.LDS != nil && cfg.LDS.ADS, names: staticReferences(cfg),
@@ -193,25 +202,26 @@ func (d demand) apply(types []xdsclient.ResourceType) {
 }
 
 // adsTarget is the gRPC target of ads_config: its own, or the first endpoint of
-// a static plaintext cluster.
-func adsTarget(cfg *bootstrap.Config) (string, error) {
+// a static cluster, with the cluster's TLS context.
+func adsTarget(cfg *bootstrap.Config) (string, *xdsresource.UpstreamTLS, error) {
 	if cfg.ADS.Target != "" {
-		return cfg.ADS.Target, nil
+		return cfg.ADS.Target, nil, nil
 	}
 	c := cfg.Cluster(cfg.ADS.Cluster)
 	if c == nil || c.Assignment == nil || len(c.Assignment.Localities) == 0 || len(c.Assignment.Localities[0].Endpoints) == 0 {
-		return "", fmt.Errorf("dynamic_resources.ads_config: cluster %q is missing in static_resources or has no endpoints", cfg.ADS.Cluster)
+		return "", nil, fmt.Errorf("dynamic_resources.ads_config: cluster %q is missing in static_resources or has no endpoints", cfg.ADS.Cluster)
 	}
-	if c.TransportSocket.TLS != nil {
-		return "", fmt.Errorf("dynamic_resources.ads_config: cluster %q uses TLS, which is not supported here; use google_grpc with ssl_credentials", cfg.ADS.Cluster)
+	spec := c.TransportSocket.TLS
+	if spec == nil && (c.TransportSocket.Unknown != "" || len(c.Matches) > 0 || c.TransportSocket.ProxyProtocol != 0) {
+		return "", nil, fmt.Errorf("dynamic_resources.ads_config: cluster %q: only tls and raw_buffer are supported as transport socket of a control plane", cfg.ADS.Cluster)
 	}
 	switch e := c.Assignment.Localities[0].Endpoints[0]; {
 	case e.Pipe != "":
-		return "unix://" + e.Pipe, nil
+		return "unix://" + e.Pipe, spec, nil
 	case e.Address.IsValid():
-		return e.Address.String(), nil
+		return e.Address.String(), spec, nil
 	default:
-		return fmt.Sprintf("dns:///%s:%d", e.HostName, e.Port), nil
+		return fmt.Sprintf("dns:///%s:%d", e.HostName, e.Port), spec, nil
 	}
 }
 

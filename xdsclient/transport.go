@@ -56,6 +56,9 @@ type TLS struct {
 	// ClientCertificate, if not nil, is asked for a certificate for each
 	// handshake; it may return nil for none.
 	ClientCertificate func() *tls.Certificate
+	// Config, if not nil, returns the whole configuration for each handshake;
+	// of the other fields ServerName is used then, which gRPC takes from here.
+	Config func() *tls.Config
 }
 
 // Dial returns a connection to target; it connects when first used. The caller
@@ -103,6 +106,9 @@ type freshTLS struct {
 }
 
 func (f *freshTLS) config() (*tls.Config, error) {
+	if f.t.Config != nil {
+		return f.t.Config(), nil
+	}
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: f.t.ServerName}
 	pem := f.t.RootsPEM
 	if f.t.RootsFile != "" {
