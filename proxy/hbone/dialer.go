@@ -115,10 +115,11 @@ func NewDialer(c Config) *Dialer {
 // or *DialError.
 //
 // If a pooled connection turns out to be dead, the CONNECT is repeated once on a
-// new one: nothing but the CONNECT can have been sent.
+// new one: nothing but the CONNECT can have been sent. A CONNECT that a peer
+// which goes away has provably not looked at is repeated, too, a few times.
 func (d *Dialer) Dial(ctx context.Context, t *Target, resp *message.Header) (netio.Conn, error) {
 	after := uint64(0)
-	for {
+	for try := 1; ; try++ {
 		cs, gen, fresh, err := d.stream(ctx, t, after)
 		if err != nil {
 			return nil, err
@@ -127,16 +128,24 @@ func (d *Dialer) Dial(ctx context.Context, t *Target, resp *message.Header) (net
 		if err == nil {
 			return c, nil
 		}
-		if fresh || after > 0 || ctx.Err() != nil || !connectionLost(err) {
+		if ctx.Err() != nil || !repeatable(err, fresh, try) {
 			return nil, err
 		}
 		after = gen
 	}
 }
 
-func connectionLost(err error) bool {
-	r := transport.ReasonOf(err)
-	return r == transport.ConnectionTermination || r == transport.RemoteRefused
+// maxTries bounds how often a refused CONNECT is sent.
+const maxTries = 5
+
+func repeatable(err error, fresh bool, try int) bool {
+	switch transport.ReasonOf(err) {
+	case transport.RemoteRefused:
+		return try < maxTries
+	case transport.ConnectionTermination:
+		return !fresh && try == 1
+	}
+	return false
 }
 
 // stream returns a stream on a pooled connection younger than after, or on a new

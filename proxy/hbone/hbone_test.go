@@ -209,6 +209,19 @@ func TestADrainingConnectionIsNotUsed(t *testing.T) {
 	waitFor(t, func() bool { n, _ := d.Stats(); return n == 1 })
 }
 
+// A peer that is about to end accepts connections and says GOAWAY on them.
+func TestAConnectionThatIsDrainedAtOnceIsReplaced(t *testing.T) {
+	for range 60 {
+		p := newPeer(t, echo)
+		p.drained.Store(2)
+		d := p.dialer(t, Config{})
+		c := mustDial(t, d, target("a:1"))
+		roundTrip(t, c, "x")
+		_ = c.Close()
+		d.Close()
+	}
+}
+
 func TestAPooledConnectionThatDiesIsReplacedOnce(t *testing.T) {
 	var kill sync.Map
 	var p *peer
@@ -478,4 +491,26 @@ func TestThousandStreamsGoOnWhileOneReceiverStalls(t *testing.T) {
 	}
 	srv.Reset()
 	_ = st.Close()
+}
+
+func TestOnlyWhatThePeerHasNotSeenIsRepeated(t *testing.T) {
+	for _, c := range []struct {
+		reason transport.ResetReason
+		fresh  bool
+		try    int
+		want   bool
+	}{
+		{transport.RemoteRefused, true, 1, true},
+		{transport.RemoteRefused, false, maxTries - 1, true},
+		{transport.RemoteRefused, false, maxTries, false},
+		{transport.ConnectionTermination, false, 1, true},
+		{transport.ConnectionTermination, true, 1, false},
+		{transport.ConnectionTermination, false, 2, false},
+		{transport.RemoteReset, false, 1, false},
+		{transport.ConnectionFailure, false, 1, false},
+	} {
+		if got := repeatable(&transport.ResetError{Reason: c.reason}, c.fresh, c.try); got != c.want {
+			t.Errorf("%+v: %t", c, got)
+		}
+	}
 }

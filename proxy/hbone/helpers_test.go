@@ -62,6 +62,7 @@ type peer struct {
 	opened  atomic.Int32
 	options []netio.DialOptions
 	gate    chan struct{} // if not nil, connecting waits for it
+	drained atomic.Int32  // so many more connections are drained at once
 	wg      sync.WaitGroup
 }
 
@@ -118,6 +119,9 @@ func (p *peer) serve(b netio.Conn) {
 	p.mu.Lock()
 	p.servers = append(p.servers, s)
 	p.mu.Unlock()
+	if p.drained.Add(-1) >= 0 {
+		s.Drain()
+	}
 	s.Serve(p.wg.Done)
 }
 

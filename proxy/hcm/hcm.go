@@ -158,6 +158,8 @@ type conn struct {
 	c      *filters.Connection
 	server transport.ServerConn
 	done   func()
+	// drainLate: the first stream drains the connection.
+	drainLate bool
 	// secure tells the scheme; internal addresses of XFF are decided per request.
 	secure bool
 }
@@ -198,7 +200,11 @@ func (cn *conn) serve(c netio.Conn, http2 bool) {
 	cn.m.conns[cn] = struct{}{}
 	cn.m.mu.Unlock()
 	if cn.m.draining.Load() {
-		r.Drain()
+		// An HTTP/2 client that hears GOAWAY before it has sent anything takes
+		// its request elsewhere, and may find nobody else.
+		if cn.drainLate = http2; !http2 {
+			r.Drain()
+		}
 	}
 	r.Serve(func() { cn.end(r) })
 }

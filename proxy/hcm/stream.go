@@ -72,6 +72,9 @@ func newStream(m *Manager) *stream {
 // ServeStream implements transport.Handler.
 func (cn *conn) ServeStream(ss transport.ServerStream) {
 	m := cn.m
+	if cn.drainLate {
+		cn.server.Drain()
+	}
 	st, _ := m.pool.Get().(*stream)
 	st.begin(cn, ss)
 	defer st.handlerDone()

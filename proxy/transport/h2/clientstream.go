@@ -47,7 +47,8 @@ func (c *conn) admit(s *stream) error {
 		case s.headSent:
 			return errEnded
 		case c.dead:
-			return c.err
+			// Nothing of the stream was sent: as safe to repeat as a refusal.
+			return resetError(transport.RemoteRefused, "connection ended before the request was sent: "+c.err.Error())
 		case c.refused, c.nextID > maxStreamID:
 			return resetError(transport.RemoteRefused, "connection is going away")
 		case len(c.out) >= batchMax:

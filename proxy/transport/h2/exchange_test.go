@@ -228,6 +228,41 @@ func TestATunnelHalfClosesFromTheClientFirst(t *testing.T) {
 	_ = tun.Close()
 }
 
+func TestATunnelThatThePeerHasClosedIsEndedInOrder(t *testing.T) {
+	closed := make(chan struct{})
+	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, tunnelHandler(func(c netio.Conn) {
+		_, _ = c.Write([]byte("bye"))
+		_ = c.Close()
+		close(closed)
+	}))
+	tun := connect(t, cc)
+	<-closed
+	waitFor(t, func() bool { return cc.Active() == 0 }) // RST_STREAM is there
+	if b, err := io.ReadAll(tun); string(b) != "bye" || err != nil {
+		t.Error(string(b), err)
+	}
+	if err := tun.CloseWrite(); err != nil {
+		t.Error(err)
+	}
+	_ = tun.Close()
+}
+
+// A stream whose connection ends before anything of it was sent is as safe to
+// repeat as one that was refused.
+func TestAStreamThatWasNotSentIsRefused(t *testing.T) {
+	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, echo)
+	st, err := cc.NewStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cc.Close(errors.New("the pool ends"))
+	<-cc.Done()
+	if err := st.WriteHeaders(getHead("/"), true); transport.ReasonOf(err) != transport.RemoteRefused || !strings.Contains(err.Error(), "the pool ends") {
+		t.Error(err)
+	}
+	st.Release()
+}
+
 func TestResetOfATunnelReachesThePeer(t *testing.T) {
 	ends := make(chan netio.Conn, 1)
 	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, tunnelHandler(func(c netio.Conn) { ends <- c }))

@@ -156,11 +156,22 @@ func (t *tunnel) CloseWrite() error {
 	}
 	err := s.c.appendData(s, nil, true)
 	if err != nil {
+		wanted := !s.endRecv || !wantsNoMore(err)
 		s.c.mu.Unlock()
-		return tunnelWriteError(err)
+		if wanted {
+			return tunnelWriteError(err)
+		}
+		return nil // both directions have ended in order
 	}
 	s.c.flush(s)
 	return nil
+}
+
+// wantsNoMore reports whether err is RST_STREAM(NO_ERROR), by which a server that
+// has said everything stops what is still being sent to it.
+func wantsNoMore(err error) bool {
+	var re *transport.ResetError
+	return errors.As(err, &re) && re.Reason == transport.RemoteReset && re.Detail == codeNo.String()
 }
 
 // Close implements netio.Conn. It does not block: what was written goes out with
