@@ -35,8 +35,7 @@ type ProcessOptions struct {
 	// Identity answers "default" and "ROOTCA" for a bootstrap file; agent mode
 	// has its own. nil: those secrets are missing.
 	Identity identity.Source
-	// DrainTime bounds the shutdown, 5 s by default as Istio's
-	// terminationDrainDuration.
+	// DrainTime bounds the shutdown, 5 s by default; agent mode has its own.
 	DrainTime time.Duration
 	// Agent serves the ports of Istio's agent; zero ports are off.
 	Ports agent.Ports
@@ -62,6 +61,8 @@ type Process struct {
 	admins    []string
 	node      filters.Node
 	start     time.Time
+	// farewell is how a pod's proxy ends; nil outside of agent mode.
+	farewell *agent.Drain
 
 	ready  atomic.Bool
 	failed atomic.Bool
@@ -229,10 +230,8 @@ func adsTarget(cfg *bootstrap.Config) (string, *xdsresource.UpstreamTLS, error) 
 // describe: identity from istiod, configuration by delta ADS.
 func FromAgent(cfg *agent.Config, o ProcessOptions) (*Process, error) {
 	o.Ports = cfg.Ports
-	if cfg.Drain.Termination > 0 {
-		o.DrainTime = cfg.Drain.Termination
-	}
 	p := newProcess(o)
+	p.farewell = &cfg.Drain
 	for _, w := range cfg.Warnings {
 		p.log.Warn("agent setting without effect", "setting", w)
 	}
@@ -358,8 +357,13 @@ func (p *Process) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case <-p.quit:
 	}
-	p.log.Info("shutting down", "drain", p.opt.DrainTime)
-	dctx, dcancel := context.WithTimeout(context.WithoutCancel(ctx), p.opt.DrainTime)
+	drain := p.opt.DrainTime
+	if p.farewell != nil {
+		p.linger()
+		drain = 0
+	}
+	p.log.Info("shutting down", "drain", drain)
+	dctx, dcancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
 	defer dcancel()
 	err := p.server.Shutdown(dctx)
 	if err != nil {
@@ -368,6 +372,28 @@ func (p *Process) Run(ctx context.Context) error {
 	cancel()
 	wg.Wait()
 	return nil
+}
+
+// linger goes on serving, as pilot-agent lets its proxy do: clients learn later
+// than the pod that it ends. Readiness fails, connections are asked to end, new
+// ones are accepted. It takes the whole time that the pod is given, or lasts
+// until no connection is left. If the operator has drained it before, it is over
+// at once.
+func (p *Process) linger() {
+	d := p.farewell
+	if p.server.Draining() {
+		return
+	}
+	p.server.DrainListeners(true)
+	if !d.ExitOnZero {
+		p.log.Info("draining", "for", d.Termination)
+		time.Sleep(d.Termination)
+		return
+	}
+	p.log.Info("draining until no connection is left", "at_least", d.Minimum)
+	for time.Sleep(d.Minimum); p.server.Active() > 0; {
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 // operators starts admin, status and metrics endpoints.

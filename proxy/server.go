@@ -217,6 +217,9 @@ func (s *Server) swap(prev, snap *Snapshot) error {
 				continue
 			}
 		}
+		if s.draining.Load() {
+			l.Drain(0)
+		}
 		names[name] = l
 	}
 	old := s.listeners
