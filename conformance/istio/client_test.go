@@ -47,7 +47,9 @@ func (c *client) dial(ctx context.Context, addr string) (net.Conn, error) {
 	}
 	head, err := readHead(conn)
 	if err == nil && !strings.HasPrefix(head, "HTTP/1.1 200") {
-		err = fmt.Errorf("answer %q", head)
+		_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		why, _ := io.ReadAll(conn)
+		err = fmt.Errorf("answer %q", strings.SplitAfter(head, "\r\n")[0]+string(why))
 	}
 	if err != nil {
 		_ = conn.Close()

@@ -101,6 +101,7 @@ type scenario struct {
 	istiod   *xds.FakeDiscoveryServer
 	relay    *relay
 	waypoint *process
+	drain    time.Duration
 }
 
 // scenarios counts by name the scenarios that ran.
@@ -109,6 +110,12 @@ var scenarios = map[string]int{}
 // begin starts istiod with the mesh and the objects in testdata/<name>, and a
 // waypoint under it. edit may change the YAML.
 func begin(t *testing.T, name string, edit ...string) *scenario {
+	t.Helper()
+	return beginFor(t, name, 20*time.Millisecond, edit...)
+}
+
+// beginFor is begin with how long the waypoint lives on after SIGTERM.
+func beginFor(t *testing.T, name string, drain time.Duration, edit ...string) *scenario {
 	t.Helper()
 	scenarios[name]++
 	files, err := filepath.Glob(filepath.Join("testdata", name, "*.yaml"))
@@ -131,7 +138,7 @@ func begin(t *testing.T, name string, edit ...string) *scenario {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &scenario{mesh: world}
+	s := &scenario{mesh: world, drain: drain}
 	s.web1.reset(nil)
 	s.web2.reset(nil)
 	s.external.reset(nil)
@@ -211,7 +218,7 @@ func (s *scenario) startWaypoint(t *testing.T) error {
 	cmd.Env = []string{
 		"ISTIO_META_SERVICE_ACCOUNT=waypoint", "ISTIO_META_NODE_NAME=node-1", "PILOT_CERT_PROVIDER=istiod", "CA_ADDR=istiod.istio-system.svc:15012",
 		"POD_NAME=waypoint-0", "POD_NAMESPACE=app", "INSTANCE_IP=127.16.0.20", "SERVICE_ACCOUNT=waypoint", "HOST_IP=10.99.0.1", "ISTIO_CPU_LIMIT=2",
-		`PROXY_CONFIG={"controlPlaneAuthPolicy":"NONE","terminationDrainDuration":"1s","discoveryAddress":"` + s.relay.l.Addr().String() + `"}`,
+		`PROXY_CONFIG={"controlPlaneAuthPolicy":"NONE","terminationDrainDuration":"` + s.drain.String() + `","discoveryAddress":"` + s.relay.l.Addr().String() + `"}`,
 		"ISTIO_META_CLUSTER_ID=Kubernetes", "ISTIO_META_INTERCEPTION_MODE=REDIRECT", "ISTIO_META_WORKLOAD_NAME=waypoint",
 		"ISTIO_META_OWNER=kubernetes://apis/apps/v1/namespaces/app/deployments/waypoint", "ISTIO_META_MESH_ID=cluster.local", "TRUST_DOMAIN=cluster.local",
 	}

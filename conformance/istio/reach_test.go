@@ -4,7 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"math/big"
+	"net/http"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -99,4 +102,50 @@ func TestANewCertificateIsUsedWithoutARestart(t *testing.T) {
 	if n := l.opened.Load(); n != 2 {
 		t.Errorf("%d connections were opened for 2 workers", n)
 	}
+}
+
+// A terminating waypoint still serves: clients hear of its end later than it
+// does. New connections are accepted, too, for as long as it is told to drain.
+func TestATerminatingWaypointServesUntilItsDrainEnds(t *testing.T) {
+	const drain = 1500 * time.Millisecond
+	s := beginFor(t, "termination", drain)
+	l := startLoad(t, s.shop, 2)
+	l.await(t, "the load", func(a *answer) bool { return a.Status == 200 })
+	began := time.Now()
+	if err := s.waypoint.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	fresh, last := 0, time.Duration(0)
+	for time.Since(began) < drain-200*time.Millisecond {
+		c := newClient(s.stranger.proxy)
+		a, err := c.try(http.MethodGet, web+"/")
+		c.http.CloseIdleConnections()
+		if err != nil || a.Status != 200 {
+			for _, p := range s.procs {
+				if strings.Contains(p.cmd.String(), "stranger-1") {
+					o := p.output()
+					t.Log(o[max(0, len(o)-1500):])
+				}
+			}
+			t.Fatalf("%v after SIGTERM, a new connection: %+v, %v", time.Since(began), a, err)
+		}
+		fresh++
+		last = time.Since(began)
+		time.Sleep(10 * time.Millisecond)
+	}
+	probe := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	if resp, err := probe.Get("http://127.0.0.1:15021/healthz/ready"); err != nil || resp.StatusCode != 503 {
+		t.Errorf("readiness while draining: %v, %v", resp, err)
+	}
+	l.stop()
+	l.workers.Wait()
+	if n := l.failed.Load(); n > 0 {
+		t.Errorf("%d of %d requests on open connections failed: %v", n, l.sent.Load(), l.errs[0])
+	}
+	select {
+	case <-s.waypoint.done:
+	case <-time.After(3 * time.Second):
+		t.Error("the waypoint did not end")
+	}
+	t.Logf("%d new connections were served until %v, it ended %v after SIGTERM", fresh, last.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
 }
