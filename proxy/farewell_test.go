@@ -53,7 +53,7 @@ func TestATerminatingPodServesForTheTimeThatItIsGiven(t *testing.T) {
 	cl := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	for time.Since(began) < 400*time.Millisecond {
 		resp, err := cl.Get(url)
-		if err != nil || resp.StatusCode != 200 {
+		if err != nil || resp.StatusCode != http.StatusOK {
 			t.Fatal(resp, err)
 		}
 		_ = resp.Body.Close()

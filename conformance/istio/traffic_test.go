@@ -299,14 +299,11 @@ func TestAnExternalAuthorizer(t *testing.T) {
 
 func TestTelemetryNamesBothEnds(t *testing.T) {
 	s := begin(t, "telemetry")
-	s.setReady(t, "web-1")
-	for s.shop.get(t, web+":81/").Body != "web-1" || s.shop.get(t, web+":81/").Body != "web-1" {
-		time.Sleep(5 * time.Millisecond)
-	}
-	for range 3 {
+	for range 4 { // round robin: two for each pod
 		s.shop.get(t, web+"/")
 	}
 	s.web1.reset(failing(100))
+	s.web2.reset(failing(100))
 	s.stranger.get(t, web+"/")
 	metrics := func() string {
 		resp, err := http.Get("http://127.0.0.1:15020/stats/prometheus")
@@ -338,7 +335,7 @@ func TestTelemetryNamesBothEnds(t *testing.T) {
 	}
 	// The source's other labels would come from its address, which pods of this
 	// mesh have only in name.
-	want("3", `reporter="waypoint"`, `source_principal="spiffe://cluster.local/ns/client/sa/shop"`, `source_workload_namespace="client"`,
+	want("2", `reporter="waypoint"`, `source_principal="spiffe://cluster.local/ns/client/sa/shop"`, `source_workload_namespace="client"`,
 		`destination_workload="web-1"`, `destination_principal="spiffe://cluster.local/ns/app/sa/web"`, `destination_app="web"`, `destination_version="v1"`,
 		`destination_service="web.app.svc.cluster.local"`, `destination_service_name="web"`, `destination_service_namespace="app"`,
 		`destination_workload_namespace="app"`, `response_code="200"`, `connection_security_policy="mutual_tls"`, `request_host="web.app.svc.cluster.local"`)

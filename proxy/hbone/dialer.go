@@ -139,13 +139,8 @@ func (d *Dialer) Dial(ctx context.Context, t *Target, resp *message.Header) (net
 const maxTries = 5
 
 func repeatable(err error, fresh bool, try int) bool {
-	switch transport.ReasonOf(err) {
-	case transport.RemoteRefused:
-		return try < maxTries
-	case transport.ConnectionTermination:
-		return !fresh && try == 1
-	}
-	return false
+	r := transport.ReasonOf(err)
+	return r == transport.RemoteRefused && try < maxTries || r == transport.ConnectionTermination && !fresh && try == 1
 }
 
 // stream returns a stream on a pooled connection younger than after, or on a new
