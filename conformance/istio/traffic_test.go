@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -299,7 +300,7 @@ func TestAnExternalAuthorizer(t *testing.T) {
 
 func TestTelemetryNamesBothEnds(t *testing.T) {
 	s := begin(t, "telemetry")
-	for range 4 { // round robin: two for each pod
+	for range 4 {
 		s.shop.get(t, web+"/")
 	}
 	s.web1.reset(failing(100))
@@ -315,18 +316,26 @@ func TestTelemetryNamesBothEnds(t *testing.T) {
 		return string(b)
 	}
 	var lines []string
-	want := func(value string, labels ...string) {
+	// want fails unless the series with all labels add up to n.
+	want := func(n int, labels ...string) {
 		t.Helper()
+		sum := 0
 		for _, l := range lines {
-			ok := strings.HasSuffix(l, "} "+value)
+			ok := true
 			for _, x := range labels {
 				ok = ok && strings.Contains(l, x)
 			}
 			if ok {
-				return
+				v, err := strconv.Atoi(l[strings.LastIndexByte(l, ' ')+1:])
+				if err != nil {
+					t.Error(err)
+				}
+				sum += v
 			}
 		}
-		t.Errorf("no series has the value %s and %q:\n%s", value, labels, strings.Join(lines, "\n"))
+		if sum != n {
+			t.Errorf("the series with %q add up to %d, want %d:\n%s", labels, sum, n, strings.Join(lines, "\n"))
+		}
 	}
 	for _, l := range strings.Split(metrics(), "\n") {
 		if strings.HasPrefix(l, "istio_requests_total{") {
@@ -335,9 +344,9 @@ func TestTelemetryNamesBothEnds(t *testing.T) {
 	}
 	// The source's other labels would come from its address, which pods of this
 	// mesh have only in name.
-	want("2", `reporter="waypoint"`, `source_principal="spiffe://cluster.local/ns/client/sa/shop"`, `source_workload_namespace="client"`,
-		`destination_workload="web-1"`, `destination_principal="spiffe://cluster.local/ns/app/sa/web"`, `destination_app="web"`, `destination_version="v1"`,
+	want(4, `reporter="waypoint"`, `source_principal="spiffe://cluster.local/ns/client/sa/shop"`, `source_workload_namespace="client"`,
+		`destination_workload="web-`, `destination_principal="spiffe://cluster.local/ns/app/sa/web"`, `destination_app="web"`, `destination_version="v`,
 		`destination_service="web.app.svc.cluster.local"`, `destination_service_name="web"`, `destination_service_namespace="app"`,
 		`destination_workload_namespace="app"`, `response_code="200"`, `connection_security_policy="mutual_tls"`, `request_host="web.app.svc.cluster.local"`)
-	want("1", `source_principal="spiffe://cluster.local/ns/client/sa/stranger"`, `response_code="503"`)
+	want(1, `source_principal="spiffe://cluster.local/ns/client/sa/stranger"`, `response_code="503"`)
 }
