@@ -1,0 +1,122 @@
+package listener
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+// Chain is one compiled filter chain.
+type Chain struct {
+	Name string
+	// Digest identifies the content; an equal Chain is kept on update.
+	Digest xdsresource.Digest
+	Match  *xdsresource.FilterChainMatch
+	// TLS is nil for plaintext.
+	TLS              ServerTLS
+	HandshakeTimeout time.Duration // 0: 15 s
+	Network          []filters.NetworkFilter
+	Terminal         filters.TerminalFilter
+	// Broken, if not empty, closes every connection: the chain holds something
+	// that can't be executed.
+	Broken string
+
+	mu       sync.Mutex
+	conns    map[*connection]struct{}
+	draining bool
+}
+
+// Drainer is implemented by terminal filters that can end their connections in
+// order.
+type Drainer interface{ Drain() }
+
+func (c *Chain) handshake(fc *filters.Connection, ci *streaminfo.Conn) error {
+	if c.TLS == nil {
+		return nil
+	}
+	cfg, err := c.TLS.Config()
+	if err != nil {
+		return err
+	}
+	d := c.HandshakeTimeout
+	if d == 0 {
+		d = 15 * time.Second
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	tc, err := netio.ServerTLS(ctx, fc.Conn, cfg)
+	if err != nil {
+		return err
+	}
+	fc.Conn = tc
+	if cs := tc.TLS(); cs != nil {
+		ci.TLS = c.TLS.Describe(cs)
+		if ci.RequestedServerName == "" {
+			ci.RequestedServerName = cs.ServerName
+		}
+	}
+	return nil
+}
+
+func (c *Chain) add(cn *connection) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conns == nil {
+		c.conns = map[*connection]struct{}{}
+	}
+	cn.chain = c
+	c.conns[cn] = struct{}{}
+}
+
+func (c *Chain) remove(cn *connection) {
+	c.mu.Lock()
+	delete(c.conns, cn)
+	c.mu.Unlock()
+}
+
+// Active is the number of connections in the chain.
+func (c *Chain) Active() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.conns)
+}
+
+// Drain ends the chain's connections in order and cuts what is left after
+// drainTime (0: never).
+func (c *Chain) Drain(drainTime time.Duration) {
+	c.mu.Lock()
+	if c.draining {
+		c.mu.Unlock()
+		return
+	}
+	c.draining = true
+	c.mu.Unlock()
+	if d, ok := c.Terminal.(Drainer); ok {
+		d.Drain()
+	}
+	if drainTime > 0 {
+		time.AfterFunc(drainTime, c.cut)
+	}
+}
+
+// cut ends every connection now.
+func (c *Chain) cut() {
+	c.mu.Lock()
+	conns := make([]*connection, 0, len(c.conns))
+	for cn := range c.conns {
+		conns = append(conns, cn)
+	}
+	c.mu.Unlock()
+	for _, cn := range conns {
+		cn.raw.Interrupt(errDrained)
+		cn.raw.Reset()
+	}
+}
+
+var errDrained = errors.New("listener: drain time is over")
