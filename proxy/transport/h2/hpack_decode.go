@@ -37,7 +37,7 @@ func (w *huffmanBuffer) Write(p []byte) (int, error) {
 // decode reads a complete header block into b. All of it is read even if b has
 // found the message malformed or too large, to keep the table in step.
 func (d *decoder) decode(p []byte, b *head) error {
-	first := true
+	first, updates := true, 0
 	for len(p) > 0 {
 		var err error
 		switch c := p[0]; {
@@ -46,7 +46,9 @@ func (d *decoder) decode(p []byte, b *head) error {
 		case c&0xc0 == 0x40:
 			p, err = d.literal(p, 6, b)
 		case c&0xe0 == 0x20:
-			if !first {
+			// At most two (RFC 7541 section 4.2): the smallest size since the
+			// last block, and the final one.
+			if updates++; !first || updates > 2 {
 				return errHpackUpdate
 			}
 			p, err = d.sizeUpdate(p)

@@ -183,11 +183,12 @@ func TestInvalidBlocksAreCompressionErrors(t *testing.T) {
 		"value cut short":                      {0x40, 0x01, 'a', 0x02, 'b'},
 		"size update after a field":            {0x82, 0x20},
 		"size update above the limit":          {0x3f, 0xe2, 0x1f},
+		"three size updates":                   {0x20, 0x3f, 0xe1, 0x1f, 0x20, 0x82},
 		"Huffman padding longer than 7 bits":   {0x40, 0x01, 'a', 0x82, 0x07, 0xff},
 		"Huffman padding that is not all ones": {0x40, 0x01, 'a', 0x81, 0x18},
 		"Huffman EOS in the string":            {0x40, 0x01, 'a', 0x84, 0xff, 0xff, 0xff, 0xff},
 	}
-	if len(cases) != 13 {
+	if len(cases) != 14 {
 		t.Fatal(len(cases))
 	}
 	for name, b := range cases {
