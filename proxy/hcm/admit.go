@@ -239,6 +239,7 @@ func (st *stream) forwarded() {
 		st.setRemote(final)
 	}
 	edge := !internal && spec.UseRemoteAddress
+	st.dropLookalikes()
 	st.cleanEnvoyHeaders(internal, edge, final)
 	st.setRequestID(edge)
 }
@@ -250,6 +251,21 @@ func (st *stream) setRemote(a netip.Addr) {
 	ci.Remote = netip.AddrPortFrom(a, 0)
 	st.s.Info.Conn = &ci
 	st.s.Info.FilterState.Reset(&st.cn.c.Info.Conn.FilterState)
+}
+
+// dropLookalikes removes fields that origins which take "_" for "-" (CGI and its
+// heirs) would frame the body by. Nobody has another use for them.
+func (st *stream) dropLookalikes() {
+	h := &st.s.Request
+	for i := range h.Len() {
+		switch h.At(i).Name {
+		case "transfer_encoding", "content_length":
+			h.Del("transfer_encoding")
+			h.Del("content_length")
+			st.m.st.droppedUnderscores.Inc()
+			return
+		}
+	}
 }
 
 func (st *stream) cleanEnvoyHeaders(internal, edge bool, final netip.Addr) {

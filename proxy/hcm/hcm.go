@@ -75,6 +75,7 @@ type managerStats struct {
 	rqTotal, rq2xx, rq3xx, rq4xx, rq5xx, rq1xx           *stats.Counter
 	rqHTTP1, rqHTTP2, rqRxReset, rqTimeout, rqIdle       *stats.Counter
 	rqTooLarge, rqMaxDuration, cxTotal, cxProtocolError  *stats.Counter
+	droppedUnderscores                                   *stats.Counter
 	cxHTTP1, cxHTTP2, cxDestroyRemote                    *stats.Counter
 	noRoute, upgradesTotal, panics, pathRedirect, wsFail *stats.Counter
 	rqActive, cxActive, upgradesActive                   *stats.Gauge
@@ -109,8 +110,9 @@ func New(cfg Config) (*Manager, error) {
 		rqTooLarge: sc.Counter("downstream_rq_too_large"), rqMaxDuration: sc.Counter("downstream_rq_max_duration_reached"),
 		cxTotal: sc.Counter("downstream_cx_total"), cxProtocolError: sc.Counter("downstream_cx_protocol_error"),
 		cxHTTP1: sc.Counter("downstream_cx_http1_total"), cxHTTP2: sc.Counter("downstream_cx_http2_total"),
-		cxDestroyRemote: sc.Counter("downstream_cx_destroy_remote_active_rq"),
-		noRoute:         sc.Counter("no_route"), upgradesTotal: sc.Counter("downstream_cx_upgrades_total"), panics: sc.Counter("downstream_rq_panics"),
+		cxDestroyRemote:    sc.Counter("downstream_cx_destroy_remote_active_rq"),
+		droppedUnderscores: sc.Counter("dropped_headers_with_underscores"),
+		noRoute:            sc.Counter("no_route"), upgradesTotal: sc.Counter("downstream_cx_upgrades_total"), panics: sc.Counter("downstream_rq_panics"),
 		pathRedirect: sc.Counter("downstream_rq_redirected_with_normalized_path"), wsFail: sc.Counter("downstream_rq_ws_on_non_ws_route"),
 		rqActive: sc.Gauge("downstream_rq_active"), cxActive: sc.Gauge("downstream_cx_active"), upgradesActive: sc.Gauge("downstream_cx_upgrades_active"),
 		rqTime: sc.Histogram("downstream_rq_time", nil),

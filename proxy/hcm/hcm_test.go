@@ -126,6 +126,7 @@ var admission = []struct {
 	{"any port is stripped, IPv6 is kept whole", xdsresource.HTTPConnectionManager{StripAnyPort: true}, nil, "host: [::1]:81\r\n", []string{":authority"}, ":authority: [::1]\nremote 9.9.9.9"},
 	{"a trailing dot is stripped before the port", xdsresource.HTTPConnectionManager{StripTrailingDot: true}, nil, "host: a.b.:81\r\n", []string{":authority"}, ":authority: a.b:81\nremote 9.9.9.9"},
 	{"names with underscores are dropped", xdsresource.HTTPConnectionManager{UnderscoreAction: xdsresource.UnderscoreDrop}, nil, "x_a: 1\r\nx-b: 2\r\n", []string{"x_a", "x-b"}, "x-b: 2\nremote 9.9.9.9"},
+	{"look-alikes of framing fields are dropped", xdsresource.HTTPConnectionManager{}, nil, "transfer_encoding: chunked\r\nx_a: 1\r\ncontent_length: 5\r\n", []string{"transfer_encoding", "content_length", "x_a"}, "x_a: 1\nremote 9.9.9.9"},
 	{"via is one field", xdsresource.HTTPConnectionManager{Via: "1.1 us"}, nil, "via: 1.0 a\r\n", []string{"via"}, "via: 1.0 a, 1.1 us\nremote 9.9.9.9"},
 	{"the scheme of an absolute target stays", xdsresource.HTTPConnectionManager{Server: transport.ServerConfig{AllowAbsoluteURL: true}}, nil, "", []string{":scheme", "x-forwarded-proto"}, ":scheme: https\nx-forwarded-proto: http\nremote 9.9.9.9"},
 	{"the scheme is what was forwarded", xdsresource.HTTPConnectionManager{}, nil, "x-forwarded-proto: https\r\n", []string{":scheme"}, ":scheme: https\nremote 9.9.9.9"},
@@ -133,8 +134,8 @@ var admission = []struct {
 }
 
 func TestRequestsAreAdmittedAsByEnvoy(t *testing.T) {
-	if len(admission) != 23 {
-		t.Fatalf("%d cases, want 23", len(admission))
+	if len(admission) != 24 {
+		t.Fatalf("%d cases, want 24", len(admission))
 	}
 	for _, c := range admission {
 		t.Run(c.name, func(t *testing.T) {

@@ -43,12 +43,13 @@ type Server struct {
 	onIdle func()
 	onHead func()
 
-	st       serverStream
-	p        parser
-	next     action // after the loop
-	scanned  int    // bytes of the buffer without a head's end
-	timed    bool   // the headers timer runs
-	requests atomic.Int32
+	st        serverStream
+	p         parser
+	next      action // after the loop
+	scanned   int    // bytes of the buffer without a head's end
+	timed     bool   // the headers timer runs
+	rechecked bool   // whether an end hid behind the first request
+	requests  atomic.Int32
 
 	state    atomic.Int32
 	draining atomic.Bool
@@ -175,6 +176,9 @@ func (s *Server) pump() action {
 		switch err := s.rd.tryFill(netio.SmallBuffer); {
 		case err == nil:
 		case errors.Is(err, netio.ErrWouldBlock):
+			if s.endMayHide() {
+				continue
+			}
 			s.rd.release()
 			if d := s.cfg.HeadersTimeout; d > 0 && !s.timed && s.rd.buf != nil {
 				s.timed = true
@@ -185,6 +189,19 @@ func (s *Server) pump() action {
 			return s.unreadable(err)
 		}
 	}
+}
+
+// endMayHide asks once, behind the first request, for a read that shows an end
+// that came together with it: clients with a single request end like that, and
+// would wait for the connection to be closed. Kept connections rarely do, and
+// the read costs.
+func (s *Server) endMayHide() bool {
+	if s.rechecked || s.requests.Load() == 0 {
+		return false
+	}
+	s.rechecked = true
+	r, ok := s.rd.c.(netio.Rechecker)
+	return ok && r.Recheck()
 }
 
 // unreadable says what to do when reading between requests ended with err.

@@ -676,3 +676,29 @@ func TestServingDoesNotAllocate(t *testing.T) {
 	_ = cc.Close()
 	wait(t, done)
 }
+
+// A client with one request may end its direction together with it. The end
+// must be seen at once, not when the connection has been quiet for a while.
+func TestAnEndThatComesWithTheRequestIsSeenAtOnce(t *testing.T) {
+	for range 5 {
+		client, server := sockets(t)
+		if _, err := client.Write([]byte("GET / HTTP/1.1\r\nhost: a\r\n\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		if err := client.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Millisecond) // both are there before the server looks
+		begin := time.Now()
+		done := start(server, &handler{serve: echo}, &transport.ServerConfig{})
+		got, err := io.ReadAll(client)
+		wait(t, done)
+		_ = client.Close()
+		if err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 200") {
+			t.Fatalf("got %q, %v", got, err)
+		}
+		if d := time.Since(begin); d > 500*time.Millisecond {
+			t.Fatalf("the connection was closed after %v", d)
+		}
+	}
+}
