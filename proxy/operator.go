@@ -16,13 +16,22 @@ func (p *Process) adminHandler() *admin.Handler {
 	src := admin.Source{
 		Info: p.info, ConfigDump: p.configDump, Clusters: p.clusterDump, Listeners: p.listenerDump,
 		Certs: p.certs, Unsupported: p.unsupported, Stats: p.registry,
-		Drain:      func(_, graceful bool) { p.server.DrainListeners(graceful) },
+		Drain:      p.drain,
 		FailHealth: func(fail bool) { p.failed.Store(fail) }, Quit: p.Quit,
 	}
 	if p.opt.Level != nil {
 		src.Logging = admin.LevelVar{V: p.opt.Level}
 	}
 	return admin.New(src)
+}
+
+// drain is /drain_listeners.
+func (p *Process) drain(inboundOnly, graceful bool) {
+	if inboundOnly {
+		p.server.DrainInbound(graceful)
+		return
+	}
+	p.server.DrainListeners(graceful)
 }
 
 func (p *Process) info() admin.ServerInfo {
@@ -130,7 +139,7 @@ func (p *Process) clusterDump() []admin.Cluster {
 	snap := p.server.Snapshot()
 	var out []admin.Cluster
 	for _, c := range p.server.clusters.Clusters() {
-		ac := admin.Cluster{Name: c.Name, ObservabilityName: c.ObservabilityName, AddedViaAPI: c.AddedViaAPI, Default: limits(c.Breakers[0]), High: limits(c.Breakers[1])}
+		ac := admin.Cluster{Name: c.Name, ObservabilityName: c.ObservabilityName, AddedViaAPI: p.server.opt.Static.Clusters[c.Name] == nil, Default: limits(c.Breakers[0]), High: limits(c.Breakers[1])}
 		if snap != nil {
 			if spec := snap.Resources.Clusters[c.Name]; spec != nil {
 				ac.Type, ac.EDSServiceName = discoveryNames[spec.Discovery], spec.EDSServiceName

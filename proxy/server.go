@@ -348,11 +348,19 @@ func (s *Server) env(name, direction string) *filters.Env {
 
 // DrainListeners stops accepting (unless graceful) and asks all connections to
 // end in order, as Envoy's /drain_listeners.
-func (s *Server) DrainListeners(graceful bool) {
+func (s *Server) DrainListeners(graceful bool) { s.drain(graceful, false) }
+
+// DrainInbound is DrainListeners for listeners with traffic direction INBOUND.
+func (s *Server) DrainInbound(graceful bool) { s.drain(graceful, true) }
+
+func (s *Server) drain(graceful, inboundOnly bool) {
 	s.draining.Store(true)
 	s.mu.Lock()
 	ls := make([]*listener.Listener, 0, len(s.listeners))
 	for _, l := range s.listeners {
+		if c := l.Config(); inboundOnly && (c == nil || c.Spec.Direction != "inbound") {
+			continue
+		}
 		ls = append(ls, l)
 	}
 	s.mu.Unlock()
@@ -364,7 +372,7 @@ func (s *Server) DrainListeners(graceful bool) {
 	}
 }
 
-// Draining tells whether DrainListeners was called.
+// Draining tells whether DrainListeners or DrainInbound was called.
 func (s *Server) Draining() bool { return s.draining.Load() }
 
 // Active is the number of downstream connections on sockets. Internal hops are

@@ -39,7 +39,7 @@ func Dial(ctx context.Context, addr netip.AddrPort, o DialOptions) (Conn, error)
 			return control(c, func(fd int) error { return dialSockopts(fd, addr.Addr(), o) })
 		}
 	}
-	nc, err := d.DialContext(ctx, network(addr.Addr()), addr.String())
+	nc, err := d.DialContext(ctx, network(addr.Addr(), false), addr.String())
 	if err != nil {
 		return nil, fmt.Errorf("connect to %v: %w", addr, err)
 	}

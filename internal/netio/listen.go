@@ -18,6 +18,8 @@ type ListenOptions struct {
 	ReusePort, Transparent, FreeBind bool
 	// Backlog is the length of the accept queue; 0 leaves the system's.
 	Backlog int
+	// V6Only keeps IPv4 clients away from the address "::".
+	V6Only bool
 }
 
 // Listener accepts TCP connections. Its methods may be called by any
@@ -40,7 +42,7 @@ func Listen(addr netip.AddrPort, o ListenOptions) (*Listener, error) {
 		},
 	}
 	lc.SetMultipathTCP(false)
-	ln, err := lc.Listen(context.Background(), network(addr.Addr()), addr.String())
+	ln, err := lc.Listen(context.Background(), network(addr.Addr(), o.V6Only), addr.String())
 	if err != nil {
 		return nil, fmt.Errorf("listen on %v: %w", addr, err)
 	}
@@ -59,10 +61,13 @@ func Listen(addr netip.AddrPort, o ListenOptions) (*Listener, error) {
 }
 
 // network keeps an IPv4 address on an IPv4 socket and lets the IPv6 wildcard
-// take both, as Envoy's ipv4_compat and Go do.
-func network(a netip.Addr) string {
-	if a.Is4() {
+// take both unless v6only.
+func network(a netip.Addr, v6only bool) string {
+	switch {
+	case a.Is4():
 		return "tcp4"
+	case v6only && a.Is6() && a.IsUnspecified():
+		return "tcp6"
 	}
 	return "tcp"
 }

@@ -162,6 +162,8 @@ type conn struct {
 	done   func()
 	// drainLate: the first stream drains the connection.
 	drainLate bool
+	// lost: the client went away with a request in flight.
+	lost atomic.Bool
 	// secure tells the scheme; internal addresses of XFF are decided per request.
 	secure bool
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
@@ -223,3 +224,56 @@ func TestTheCodecIsFoundFromTheFirstBytes(t *testing.T) {
 }
 
 var _ transport.Handler = (*conn)(nil)
+
+func TestLostClientsAndTooLargeBodiesAreCounted(t *testing.T) {
+	reg := &stats.Registry{}
+	held := make(chan struct{})
+	m, err := New(Config{Spec: &xdsresource.HTTPConnectionManager{}, Routes: &Routes{}, Stats: reg.Scope("h_"), DefaultChain: []filters.HTTPFilter{counted{held}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := netip.MustParseAddrPort("127.0.0.1:1")
+	serve := func(raw string, then func(near netio.Conn)) {
+		t.Helper()
+		near, far := netio.Pipe(a, a)
+		done := make(chan struct{})
+		go m.Serve(&filters.Connection{Conn: far, Info: &streaminfo.Info{Conn: &streaminfo.Conn{Local: a, Remote: a, DirectRemote: a}}}, func() { close(done) })
+		if _, err := near.Write([]byte(raw)); err != nil {
+			t.Fatal(err)
+		}
+		then(near)
+		_ = near.Close()
+		select {
+		case <-done:
+		case <-time.After(5 * time.Second):
+			t.Fatal("the connection does not end")
+		}
+	}
+	serve("GET /large HTTP/1.1\r\nhost: a\r\n\r\n", func(near netio.Conn) {
+		if resp, err := http.ReadResponse(bufio.NewReader(near), nil); err != nil || resp.StatusCode != http.StatusRequestEntityTooLarge {
+			t.Errorf("%v, %v", resp, err)
+		}
+	})
+	serve("GET /held HTTP/1.1\r\nhost: a\r\n\r\n", func(netio.Conn) { <-held })
+	var b strings.Builder
+	if err := reg.WritePrometheus(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"h_downstream_rq_too_large 1\n", "h_downstream_cx_destroy_remote_active_rq 1\n", "h_downstream_rq_rx_reset 1\n"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("%q is missing in\n%s", want, b.String())
+		}
+	}
+}
+
+// counted answers 413, or waits for the client to go.
+type counted struct{ held chan struct{} }
+
+func (f counted) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
+	if s.Request.Get(message.Path) == "/large" {
+		return s.LocalReply(http.StatusRequestEntityTooLarge, "", "request_payload_too_large", 0), nil
+	}
+	f.held <- struct{}{}
+	<-s.Context().Done()
+	return nil, s.Cause()
+}

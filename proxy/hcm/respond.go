@@ -31,6 +31,9 @@ func (st *stream) respond(r *filters.Response) {
 		if rt, ok := s.Route.(*routing.Route); ok {
 			rt.FinalizeResponse(s, r)
 		}
+		if r.Status() == http.StatusRequestEntityTooLarge {
+			st.m.st.rqTooLarge.Inc()
+		}
 		st.mapLocalReply(r)
 	}
 	s.Response = r

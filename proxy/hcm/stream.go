@@ -253,6 +253,9 @@ func (st *stream) downstreamReset(cause error) {
 	default:
 		info.Flags = info.Flags.With(streaminfo.DownstreamConnectionTermination)
 		setDetails(info, "downstream_remote_disconnect")
+		if transport.ReasonOf(cause) == transport.ConnectionTermination && !st.cn.lost.Swap(true) {
+			st.m.st.cxDestroyRemote.Inc()
+		}
 	}
 	st.ss.Reset(transport.LocalReset)
 }

@@ -171,7 +171,7 @@ func (l *Listener) bind(cfg *Config) (map[netip.AddrPort]*netio.Listener, error)
 		if l.sockets[a] != nil {
 			continue
 		}
-		s, err := netio.Listen(a, netio.ListenOptions{ReusePort: cfg.Spec.ReusePort, Transparent: cfg.Spec.Transparent, FreeBind: cfg.Spec.FreeBind, Backlog: cfg.Spec.TCPBacklog})
+		s, err := netio.Listen(a, netio.ListenOptions{ReusePort: cfg.Spec.ReusePort, Transparent: cfg.Spec.Transparent, FreeBind: cfg.Spec.FreeBind, Backlog: cfg.Spec.TCPBacklog, V6Only: !cfg.Spec.IPv4Compat})
 		if err != nil {
 			for _, s := range added {
 				_ = s.Close()

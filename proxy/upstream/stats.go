@@ -21,7 +21,7 @@ type clusterStats struct {
 	rqRetry, rqRetrySuccess, rqRetryOverflow, rqRetryLimit, rqRetryBackoff      *stats.Counter
 	rqRetryBackoffRateLimited, rqRxReset, rqTxReset, rqActiveOverflow           *stats.Counter
 	abandoned, lbPanic, rqDropOverload, membershipChange                        *stats.Counter
-	updateAttempt, updateSuccess, updateFailure, updateEmpty, originalDstBad    *stats.Counter
+	updateAttempt, updateSuccess, updateFailure, originalDstBad                 *stats.Counter
 	bindErrors                                                                  *stats.Counter
 
 	cxActive, rqActive, rqPendingActive               *stats.Gauge
@@ -60,7 +60,7 @@ func newClusterStats(root *stats.Scope, name string) *clusterStats {
 		rqRetryBackoffRateLimited: c("upstream_rq_retry_backoff_ratelimited"), rqRxReset: c("upstream_rq_rx_reset"), rqTxReset: c("upstream_rq_tx_reset"),
 		rqActiveOverflow: c("upstream_rq_active_overflow"), abandoned: c("retry_or_shadow_abandoned"), lbPanic: c("lb_healthy_panic"),
 		rqDropOverload: c("upstream_rq_drop_overload"), membershipChange: c("membership_change"),
-		updateAttempt: c("update_attempt"), updateSuccess: c("update_success"), updateFailure: c("update_failure"), updateEmpty: c("update_empty"),
+		updateAttempt: c("update_attempt"), updateSuccess: c("update_success"), updateFailure: c("update_failure"),
 		originalDstBad: c("original_dst_host_invalid"), bindErrors: c("bind_errors"),
 		cxActive: s.Gauge("upstream_cx_active"), rqActive: s.Gauge("upstream_rq_active"), rqPendingActive: s.Gauge("upstream_rq_pending_active"),
 		membershipTotal: s.Gauge("membership_total"), membershipHealthy: s.Gauge("membership_healthy"), membershipDeg: s.Gauge("membership_degraded"),

@@ -10,7 +10,6 @@ import (
 // ClusterStatus is a snapshot of one cluster for /clusters.
 type ClusterStatus struct {
 	Name, ObservabilityName string
-	AddedViaAPI             bool
 	// Warming clusters don't serve yet. Broken says why the cluster can't.
 	Warming bool
 	Broken  string
@@ -65,7 +64,7 @@ func (m *Manager) Clusters() []ClusterStatus {
 
 func (c *Cluster) status(warming bool) ClusterStatus {
 	s := ClusterStatus{
-		Name: c.spec.Name, ObservabilityName: c.StatName(), AddedViaAPI: true, Warming: warming, Broken: c.spec.Broken,
+		Name: c.spec.Name, ObservabilityName: c.StatName(), Warming: warming, Broken: c.spec.Broken,
 		OutlierDetected: c.detector != nil,
 	}
 	for i := range c.breakers {

@@ -20,8 +20,8 @@ var listenerTable = []message{
 			"socket_options":                               "socket options of listeners are the system's",
 			"tcp_fast_open_queue_length":                   "TCP fast open is not offered",
 			"enable_mptcp?":                                "multipath TCP is not offered",
-			"ignore_global_conn_limit?":                    "the limit of connections applies to every listener",
-			"bypass_overload_manager?":                     "overload protection applies to every listener",
+			"ignore_global_conn_limit?":                    "there is no limit of connections across listeners",
+			"bypass_overload_manager?":                     "overload protection is not configured by the bootstrap",
 			"tcp_keepalive":                                "downstream keep-alive probes are the system's",
 		},
 		rejected: notes{
