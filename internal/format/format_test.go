@@ -383,3 +383,32 @@ func BenchmarkIstioDefaultLine(b *testing.B) {
 		buf = s.Append(buf[:0], c)
 	}
 }
+
+// TestIstiosJSONAccessLogRenders is the format of accessLogEncoding: JSON.
+func TestIstiosJSONAccessLogRenders(t *testing.T) {
+	spec := map[string]any{}
+	for k, v := range map[string]string{
+		"start_time": "START_TIME", "route_name": "ROUTE_NAME", "method": "REQ(:METHOD)", "path": "REQ(X-ENVOY-ORIGINAL-PATH?:PATH)", "protocol": "PROTOCOL",
+		"response_code": "RESPONSE_CODE", "response_flags": "RESPONSE_FLAGS", "response_code_details": "RESPONSE_CODE_DETAILS",
+		"connection_termination_details": "CONNECTION_TERMINATION_DETAILS", "bytes_received": "BYTES_RECEIVED", "bytes_sent": "BYTES_SENT", "duration": "DURATION",
+		"upstream_service_time": "RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)", "x_forwarded_for": "REQ(X-FORWARDED-FOR)", "user_agent": "REQ(USER-AGENT)",
+		"request_id": "REQ(X-REQUEST-ID)", "authority": "REQ(:AUTHORITY)", "upstream_host": "UPSTREAM_HOST", "upstream_cluster": "UPSTREAM_CLUSTER_RAW",
+		"upstream_local_address": "UPSTREAM_LOCAL_ADDRESS", "downstream_local_address": "DOWNSTREAM_LOCAL_ADDRESS",
+		"downstream_remote_address": "DOWNSTREAM_REMOTE_ADDRESS", "requested_server_name": "REQUESTED_SERVER_NAME",
+		"upstream_transport_failure_reason": "UPSTREAM_TRANSPORT_FAILURE_REASON",
+	} {
+		spec[k] = "%" + v + "%"
+	}
+	j, err := format.CompileJSON(spec, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `{"authority":"host.example:80","bytes_received":10,"bytes_sent":20,"connection_termination_details":null,"downstream_local_address":"10.0.0.1:8080",` +
+		`"downstream_remote_address":"10.0.0.9:5555","duration":1234,"method":"GET","path":"/a/b?x=1%202&y","protocol":"HTTP/1.1","request_id":"id-1",` +
+		`"requested_server_name":"sni.example","response_code":503,"response_code_details":"via_upstream","response_flags":"UF,URX","route_name":"r1",` +
+		`"start_time":"2026-03-07T09:05:03.042Z","upstream_cluster":"outbound|80||x","upstream_host":"10.1.1.1:80","upstream_local_address":"10.0.0.1:41000",` +
+		`"upstream_service_time":"17","upstream_transport_failure_reason":"delayed connect error: 111","user_agent":"curl/8","x_forwarded_for":null}`
+	if got := string(j.Append(nil, sample())); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
