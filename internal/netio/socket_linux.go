@@ -360,6 +360,12 @@ func (s *socket) close(abrupt bool) error {
 	s.closed = true
 	inLoop := s.inLoop
 	s.mu.Unlock()
+	if !abrupt {
+		// Closing a socket with unread bytes (a late alert, the rest of a body
+		// that nobody wants) resets the connection, and what was written before
+		// would be lost on its way.
+		_ = s.rc.Control(discard)
+	}
 	if !inLoop {
 		return s.nc.Close()
 	}
@@ -369,6 +375,14 @@ func (s *socket) close(abrupt bool) error {
 		_ = s.rc.Control(func(fd uintptr) { _ = syscall.Shutdown(int(fd), syscall.SHUT_RDWR) })
 	}
 	return s.nc.SetDeadline(past)
+}
+
+// maxDiscard bounds what discard drops.
+const maxDiscard = 1 << 20
+
+// discard drops what has been received, without copying it (MSG_TRUNC of tcp(7)).
+func discard(fd uintptr) {
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, 0, maxDiscard, syscall.MSG_DONTWAIT|syscall.MSG_TRUNC, 0, 0)
 }
 
 func (s *socket) Interrupt(cause error) {
