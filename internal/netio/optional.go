@@ -38,6 +38,13 @@ type Prober interface {
 	Probe() (readable, ended bool)
 }
 
+// Quieter tells cheaply whether a connection has nothing for its reader.
+type Quieter interface {
+	// Quiet reports whether a read would block: no bytes, no end, no error. It
+	// reads nothing, and does not block.
+	Quiet() bool
+}
+
 // Exchanger joins a request and the wait for its answer.
 type Exchanger interface {
 	// WriteRead writes all of out and blocks until it has read at least one

@@ -68,6 +68,9 @@ type socket struct {
 
 	pmu         sync.Mutex // Probe, by any goroutine
 	pread, pend bool
+	pquiet      bool
+	peekByte    byte
+	quietFn     func(fd uintptr)
 	probeFn     func(uintptr)
 }
 

@@ -93,6 +93,19 @@ func (s *socket) Probe() (readable, ended bool) {
 	return s.pread, s.pend
 }
 
+// Quiet implements Quieter. Peeking costs half of what poll(2) does.
+func (s *socket) Quiet() bool {
+	s.pmu.Lock()
+	defer s.pmu.Unlock()
+	if s.quietFn == nil {
+		s.quietFn = func(fd uintptr) {
+			_, _, e := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&s.peekByte)), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
+			s.pquiet = e == syscall.EAGAIN || e == syscall.EINTR
+		}
+	}
+	return s.rc.Control(s.quietFn) == nil && s.pquiet
+}
+
 // pollfd is struct pollfd of poll(2).
 type pollfd struct {
 	fd              int32

@@ -56,3 +56,46 @@ func TestCloseWithUnreadBytesLosesNothingThatWasWritten(t *testing.T) {
 		_ = client.Close()
 	}
 }
+
+func TestQuietTellsWhatAReadWouldDo(t *testing.T) {
+	l, err := Listen(netip.MustParseAddrPort("127.0.0.1:0"), ListenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, tc := range []struct {
+		name  string
+		do    func(c Conn)
+		quiet bool
+	}{
+		{"nothing", func(Conn) {}, true},
+		{"bytes", func(c Conn) { _, _ = c.Write([]byte("x")) }, false},
+		{"an end", func(c Conn) { _ = c.CloseWrite() }, false},
+		{"a reset", func(c Conn) { c.Reset() }, false},
+	} {
+		a, err := Dial(context.Background(), l.Addr(), DialOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		tc.do(b)
+		time.Sleep(5 * time.Millisecond)
+		q, ok := a.(Quieter)
+		if !ok {
+			t.Fatal("a socket is no Quieter")
+		}
+		for range 2 { // looking changes nothing
+			if got := q.Quiet(); got != tc.quiet {
+				t.Errorf("%s: quiet %t", tc.name, got)
+			}
+		}
+		_ = a.Close()
+		if q.Quiet() {
+			t.Errorf("%s: a closed socket is quiet", tc.name)
+		}
+		_ = b.Close()
+	}
+}

@@ -16,6 +16,7 @@ type Client struct {
 	rd     reader
 	cfg    *transport.ClientConfig
 	prober netio.Prober
+	quiet  netio.Quieter
 	st     clientStream
 	done   chan struct{}
 	one    [1]byte
@@ -44,6 +45,7 @@ func NewClient(c netio.Conn, cfg *transport.ClientConfig) transport.ClientConn {
 	cl := &Client{cfg: cfg, done: make(chan struct{})}
 	cl.rd.c = c
 	cl.prober, _ = c.(netio.Prober)
+	cl.quiet, _ = c.(netio.Quieter)
 	cl.sweepFn = cl.checkPeer
 	cl.st.init(cl)
 	return cl
@@ -82,6 +84,9 @@ func (c *Client) NewStream() (transport.ClientStream, error) {
 
 // stale reports whether an idle connection has something to read: nothing good.
 func (c *Client) stale() bool {
+	if c.quiet != nil {
+		return !c.quiet.Quiet()
+	}
 	holder, over := c.rd.c.(netio.Holder)
 	readable, ended := over && holder.Holds(), false
 	if c.prober != nil && !readable {
