@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/fairlead-mesh/fairlead/conformance/running"
 )
 
 // attack is one pattern. A batch is written again and again.
@@ -135,7 +137,7 @@ const (
 
 // run attacks once and reports whether the connection was cut, after what.
 func (a *attack) run(v *victim, sent *atomic.Int64) (cut bool, after time.Duration) {
-	c, err := net.Dial("tcp", addr(v.h2))
+	c, err := net.Dial("tcp", running.Address(v.h2))
 	if err != nil {
 		return true, 0
 	}

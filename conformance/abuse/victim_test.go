@@ -8,14 +8,14 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/fairlead-mesh/fairlead/conformance/running"
 )
 
 // victim is a running Fairlead.
@@ -47,28 +47,10 @@ static_resources:
     load_assignment: {cluster_name: origin, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %[4]d}}}}]}]}
 `
 
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	a, _ := l.Addr().(*net.TCPAddr)
-	return a.Port
-}
-
 // newVictim starts a Fairlead of one processor and a canary that asks it 50
 // times a second, and ends both with the test.
 func newVictim(t *testing.T) *victim {
 	t.Helper()
-	bin := os.Getenv("FAIRLEAD_BIN")
-	if bin == "" {
-		bin = filepath.Join("..", "..", "bin", "fairlead")
-	}
-	if _, err := os.Stat(bin); err != nil {
-		t.Skipf("no Fairlead binary (make build): %v", err)
-	}
 	big := make([]byte, 1<<20)
 	origin := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(big) }), ReadHeaderTimeout: time.Minute}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -77,39 +59,11 @@ func newVictim(t *testing.T) *victim {
 	}
 	go func() { _ = origin.Serve(l) }()
 	t.Cleanup(func() { _ = origin.Close() })
-	a, _ := l.Addr().(*net.TCPAddr)
-	v := &victim{t: t, h2: freePort(t), h1: freePort(t), admin: freePort(t)}
-	file := filepath.Join(t.TempDir(), "bootstrap.yaml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, bootstrap, v.h2, v.h1, v.admin, a.Port), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(bin, "proxy", "-c", file)
-	var log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	v.pid = cmd.Process.Pid
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if s := log.String(); strings.Contains(s, "panic") {
-			t.Errorf("the victim panicked:\n%s", s)
-		}
-	})
-	for range 200 {
-		if c, err := net.Dial("tcp", addr(v.h2)); err == nil {
-			_ = c.Close()
-			v.canary()
-			return v
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	t.Fatalf("the victim does not start: %s", log.String())
-	return nil
+	v := &victim{t: t, h2: running.FreePort(t), h1: running.FreePort(t), admin: running.FreePort(t)}
+	v.pid = running.Start(t, fmt.Sprintf(bootstrap, v.h2, v.h1, v.admin, running.Port(l)), v.h2)
+	v.canary()
+	return v
 }
-
-func addr(port int) string { return "127.0.0.1:" + strconv.Itoa(port) }
 
 // canary asks on one connection of its own.
 func (v *victim) canary() {
@@ -118,7 +72,7 @@ func (v *victim) canary() {
 	cl := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{}}
 	wg.Go(func() {
 		for ctx.Err() == nil {
-			resp, err := cl.Get("http://" + addr(v.h1) + "/canary")
+			resp, err := cl.Get("http://" + running.Address(v.h1) + "/canary")
 			ok := err == nil && resp.StatusCode == http.StatusOK
 			if err == nil {
 				_, err = io.Copy(io.Discard, resp.Body)

@@ -5,14 +5,12 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/fairlead-mesh/fairlead/conformance/running"
 	"golang.org/x/net/http2"
 )
 
@@ -100,51 +98,9 @@ static_resources:
 // start runs Fairlead in front of o.
 func start(t *testing.T, o *origin) (h1, h2 string) {
 	t.Helper()
-	bin := os.Getenv("FAIRLEAD_BIN")
-	if bin == "" {
-		bin = filepath.Join("..", "..", "bin", "fairlead")
-	}
-	if _, err := os.Stat(bin); err != nil {
-		t.Skipf("no Fairlead binary (make build): %v", err)
-	}
-	var ports [2]int
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		a, _ := l.Addr().(*net.TCPAddr)
-		ports[i] = a.Port
-		_ = l.Close()
-	}
-	a, _ := o.l.Addr().(*net.TCPAddr)
-	file := filepath.Join(t.TempDir(), "bootstrap.yaml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, bootstrap, ports[0], ports[1], a.Port), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(bin, "proxy", "-c", file)
-	var log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if strings.Contains(log.String(), "panic") {
-			t.Errorf("Fairlead panicked:\n%s", log.String())
-		}
-	})
-	h1, h2 = fmt.Sprintf("127.0.0.1:%d", ports[0]), fmt.Sprintf("127.0.0.1:%d", ports[1])
-	for range 200 {
-		if c, err := net.Dial("tcp", h2); err == nil {
-			_ = c.Close()
-			return h1, h2
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	t.Fatalf("Fairlead does not start: %s", log.String())
-	return "", ""
+	p1, p2 := running.FreePort(t), running.FreePort(t)
+	running.Start(t, fmt.Sprintf(bootstrap, p1, p2, running.Port(o.l)), p2)
+	return running.Address(p1), running.Address(p2)
 }
 
 // send writes b, ends the direction and reads until the other end has ended.
