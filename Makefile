@@ -45,8 +45,8 @@ lint: $(GOLANGCI) ## go vet, gofmt, golangci-lint
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
 
 .PHONY: tidy
-tidy: ## Check that go.mod is tidy
-	$(GO) mod tidy -diff
+tidy: ## Check that every go.mod is tidy
+	for d in . bench conformance conformance/istio tools; do (cd $$d && $(GO) mod tidy -diff); done
 
 .PHONY: demo
 demo: build ## Run a whole mesh on loopback and prove what it does (KEEP=--keep leaves it up)
