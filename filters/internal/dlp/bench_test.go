@@ -38,13 +38,6 @@ func cleanJSON(n int) []byte {
 	return []byte(b.String()[:n])
 }
 
-func btoi(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
 func benchScan(b *testing.B, data []byte) {
 	e, err := New(Options{Types: twentyTypes})
 	if err != nil {

@@ -18,7 +18,7 @@ func (r *numberRec) socialSecurity(v *view, n *number, emit *emitter) {
 	case n.groups != 1:
 		return
 	}
-	emit.add(r.ssn, n.start, n.ends[n.groups-1], v.boost(l, n.start, contextSSN))
+	emit.add(r.ssn, n.start, n.ends[n.groups-1], v.graded(l, n.start, n.ends[n.groups-1], contextSSN))
 }
 
 func (r *numberRec) taxpayer(v *view, n *number, emit *emitter) {
@@ -35,7 +35,7 @@ func (r *numberRec) taxpayer(v *view, n *number, emit *emitter) {
 	case n.groups != 1:
 		return
 	}
-	emit.add(r.itin, n.start, n.ends[n.groups-1], v.boost(l, n.start, contextITIN))
+	emit.add(r.itin, n.start, n.ends[n.groups-1], v.graded(l, n.start, n.ends[n.groups-1], contextITIN))
 }
 
 func (r *numberRec) letterPassport(v *view, n *number, at int, emit *emitter) {
@@ -63,7 +63,7 @@ func (r *numberRec) health(v *view, n *number, emit *emitter) {
 	case n.groups != 1:
 		return
 	}
-	emit.add(r.nhs, n.start, n.ends[n.groups-1], v.boost(l, n.start, contextNHS))
+	emit.add(r.nhs, n.start, n.ends[n.groups-1], v.graded(l, n.start, n.ends[n.groups-1], contextNHS))
 }
 
 func (r *numberRec) socialInsurance(v *view, n *number, emit *emitter) {
@@ -79,7 +79,7 @@ func (r *numberRec) socialInsurance(v *view, n *number, emit *emitter) {
 	case n.groups != 1:
 		return
 	}
-	emit.add(r.sin, n.start, n.ends[n.groups-1], v.boost(l, n.start, contextSIN))
+	emit.add(r.sin, n.start, n.ends[n.groups-1], v.graded(l, n.start, n.ends[n.groups-1], contextSIN))
 }
 
 // germanTax is the Steuer-ID: ISO 7064 mod 11,10, and exactly one digit occurs
@@ -122,7 +122,7 @@ func (r *numberRec) germanTax(v *view, n *number, emit *emitter) {
 	case n.groups != 1:
 		return
 	}
-	emit.add(r.taxID, n.start, n.ends[n.groups-1], v.boost(l, n.start, contextDETax))
+	emit.add(r.taxID, n.start, n.ends[n.groups-1], v.graded(l, n.start, n.ends[n.groups-1], contextDETax))
 }
 
 // brazilian is the CPF with its two check digits.
@@ -143,7 +143,7 @@ func (r *numberRec) brazilian(v *view, n *number, emit *emitter) {
 	case n.groups != 1:
 		return
 	}
-	emit.add(r.cpf, n.start, n.ends[n.groups-1], v.boost(l, n.start, contextCPF))
+	emit.add(r.cpf, n.start, n.ends[n.groups-1], v.graded(l, n.start, n.ends[n.groups-1], contextCPF))
 }
 
 // frenchNIR is the INSEE number: sex, year, month, department, serial and the
@@ -170,7 +170,7 @@ func (r *numberRec) frenchNIR(v *view, n *number, emit *emitter) {
 	case n.groups != 1:
 		return
 	}
-	emit.add(r.nir, n.start, n.ends[n.groups-1], v.boost(l, n.start, contextNIR))
+	emit.add(r.nir, n.start, n.ends[n.groups-1], v.graded(l, n.start, n.ends[n.groups-1], contextNIR))
 }
 
 // aadhaarNumber has twelve digits with a Verhoeff check digit.
@@ -185,7 +185,7 @@ func (r *numberRec) aadhaarNumber(v *view, n *number, emit *emitter) {
 	case n.groups != 1:
 		return
 	}
-	emit.add(r.aadhaar, n.start, n.ends[n.groups-1], v.boost(l, n.start, contextAadhaar))
+	emit.add(r.aadhaar, n.start, n.ends[n.groups-1], v.graded(l, n.start, n.ends[n.groups-1], contextAadhaar))
 }
 
 var verhoeffPermutation = [8][10]byte{

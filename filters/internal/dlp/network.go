@@ -78,10 +78,42 @@ func (r *emailRec) recognize(v *view, at, _ int, emit *emitter) {
 		l = VeryUnlikely
 	case wellKnownTLD[tld]:
 		l = VeryLikely
+	case len(tld) == 2 && !countryTLD[tld], !oneCase(domain[len(domain)-len(tld):]):
+		l = Unlikely
 	case len(tld) == 2, strings.HasPrefix(tld, "xn--"):
 		l = Likely
 	}
 	emit.add(r.typ, start, end, l)
+}
+
+// countryTLD are the country codes of the root zone.
+var countryTLD = func() map[string]bool {
+	m := map[string]bool{}
+	for c := range strings.FieldsSeq(`ac ad ae af ag ai al am ao aq ar as at au aw ax az ba bb bd be bf bg bh bi bj bm bn bo br bs bt bw by bz ca
+		cc cd cf cg ch ci ck cl cm cn co cr cu cv cw cx cy cz de dj dk dm do dz ec ee eg er es et eu fi fj fk fm fo fr ga gd ge gf gg gh gi gl
+		gm gn gp gq gr gs gt gu gw gy hk hm hn hr ht hu id ie il im in io iq ir is it je jm jo jp ke kg kh ki km kn kp kr kw ky kz la lb lc li
+		lk lr ls lt lu lv ly ma mc md me mg mh mk ml mm mn mo mp mq mr ms mt mu mv mw mx my mz na nc ne nf ng ni nl no np nr nu nz om pa pe pf
+		pg ph pk pl pm pn pr ps pt pw py qa re ro rs ru rw sa sb sc sd se sg sh si sk sl sm sn so sr ss st su sv sx sy sz tc td tf tg th tj tk
+		tl tm tn to tr tt tv tw tz ua ug uk us uy uz va vc ve vg vi vn vu wf ws ye yt za zm zw`) {
+		m[c] = true
+	}
+	return m
+}()
+
+// oneCase reports whether the letters of b are all upper or all lower case.
+func oneCase(b []byte) bool {
+	up := 0
+	for _, c := range b {
+		up += btoi(isUpper(c))
+	}
+	return up == 0 || up == len(b)
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // domainTLD checks the labels of d and returns the last one in lower case.

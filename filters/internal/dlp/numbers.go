@@ -253,11 +253,14 @@ var (
 	contextPassport = []string{"passport", "passnr", "passeport", "reisepass"}
 	contextNHS      = []string{"nhs", "national health", "health service"}
 	contextPhone    = []string{"phone", "mobile", "cell", "fax", "call", "contact", "tel", "telephone", "msisdn", "whatsapp", "sms"}
-	contextDETax    = []string{"steuer", "idnr", "tax id", "taxid", "tin"}
-	contextNIR      = []string{"nir", "insee", "secu", "sécu", "securite sociale"}
-	contextSIN      = []string{"sin", "social insurance", "assurance sociale", "social_insurance"}
-	contextCPF      = []string{"cpf", "cadastro"}
-	contextAadhaar  = []string{"aadhaar", "aadhar", "uidai", "uid"}
+	// contextBare is for ten digits without any separator, which are also what
+	// registers and spreadsheet cells hold.
+	contextBare    = []string{"phone", "mobile", "fax", "tel", "telephone", "msisdn", "whatsapp", "sms", "cellular"}
+	contextDETax   = []string{"steuer", "idnr", "tax id", "taxid", "tin"}
+	contextNIR     = []string{"nir", "insee", "secu", "sécu", "securite sociale"}
+	contextSIN     = []string{"sin", "social insurance", "assurance sociale", "social_insurance"}
+	contextCPF     = []string{"cpf", "cadastro"}
+	contextAadhaar = []string{"aadhaar", "aadhar", "uidai", "uid"}
 )
 
 // cardIssuer reports whether a card number of length n may begin with the
@@ -330,7 +333,7 @@ func (r *numberRec) creditCard(v *view, n *number, emit *emitter) {
 	if l == 0 {
 		return
 	}
-	emit.add(r.card, n.start, end, v.boost(l, n.start, contextCard))
+	emit.add(r.card, n.start, end, v.graded(l, n.start, end, contextCard))
 }
 
 func cardShape(n *number, digits, groups int) Likelihood {
@@ -343,8 +346,8 @@ func cardShape(n *number, digits, groups int) Likelihood {
 	switch {
 	case groups == 1 && (digits == 15 || digits == 16):
 		return Likely
-	case groups == 1:
-		return Possible
+	case groups == 1: // article numbers, time stamps and identifiers have these lengths, too
+		return Unlikely
 	case uniform && (n.shape(" -", 4, 4, 4, 4) || n.shape(" -", 4, 6, 5) || n.shape(" -", 4, 6, 4) || n.shape(" -", 4, 4, 4, 4, 3)):
 		return Likely
 	case ones && uniform && alone && (n.prev != n.sep[1] || !isDigit(n.prev2)):

@@ -10,7 +10,7 @@ func (r *numberRec) nanp(v *view, n *number, emit *emitter) {
 	if !nanpDigits(d) {
 		return
 	}
-	l := VeryUnlikely
+	l, words := VeryUnlikely, contextPhone
 	switch {
 	case n.groups == first+3 && n.size[first] == 3 && n.size[first+1] == 3:
 		switch sep := n.sep[first+1]; {
@@ -23,8 +23,10 @@ func (r *numberRec) nanp(v *view, n *number, emit *emitter) {
 		}
 	case n.groups != 1:
 		return
+	default:
+		words = contextBare
 	}
-	emit.add(r.phone, n.start, n.ends[n.groups-1], v.boost(l, n.start, contextPhone))
+	emit.add(r.phone, n.start, n.ends[n.groups-1], v.graded(l, n.start, n.ends[n.groups-1], words))
 }
 
 // nanpDigits checks area and exchange codes: no leading 0 or 1, no service
