@@ -42,7 +42,12 @@ func (b *responseBody) Next() ([]byte, bool, error) {
 	rq.touchIdle()
 	if last && !rq.ended {
 		rq.ended = true
-		rq.s.Info.LastUpstreamRx = rq.s.Info.Now()
+		info := &rq.s.Info
+		if rq.whole {
+			info.LastUpstreamRx = info.FirstUpstreamRx
+		} else {
+			info.LastUpstreamRx = info.Now()
+		}
 		rq.observe()
 		if rq.grpcLater {
 			rq.grpcLater = false

@@ -3,7 +3,6 @@ package router
 import (
 	"errors"
 	"strings"
-	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
@@ -68,6 +67,7 @@ func (rq *request) answered(st *upstream.Stream, status int, end bool) (*filters
 	}
 	rq.held = true
 	rq.received = st.Body()
+	_, rq.whole = rq.received.Ready()
 	rq.resp.Body = newResponseBody(rq)
 	return rq.resp, false, nil
 }
@@ -108,13 +108,13 @@ func (rq *request) judge(status int, end bool) {
 	rq.c.Status(rq.host, status)
 }
 
-// observe records the time of a complete exchange.
+// observe records the time of a complete exchange, which LastUpstreamRx ended.
 func (rq *request) observe() {
 	rq.mu.Lock()
 	completed := rq.completed
 	rq.mu.Unlock()
 	if !completed.IsZero() {
-		rq.c.ObserveTime(time.Since(completed))
+		rq.c.ObserveTime(max(0, rq.s.Info.LastUpstreamRx.Sub(completed)))
 	}
 }
 

@@ -46,6 +46,7 @@ type request struct {
 	pump      pump
 	resp      *filters.Response
 	held      bool         // the response's body or tunnel goes on using this
+	whole     bool         // the response's body had arrived with its head
 	received  message.Body // of the response, nil without one
 	ended     bool         // the response is complete
 	grpcLater bool         // the trailers will tell the gRPC status
@@ -440,7 +441,7 @@ func (rq *request) release() {
 	rq.s, rq.route, rq.action, rq.c, rq.host, rq.resp = nil, nil, nil, nil, nil, nil
 	rq.opts, rq.pick, rq.t, rq.retry = upstream.ConnectOptions{}, upstream.PickContext{}, timeouts{}, retryState{}
 	rq.attempts, rq.tried, rq.freeTried, rq.sent, rq.cookie, rq.timerArmed = 0, rq.tried[:0], false, false, "", false
-	rq.received, rq.ended, rq.grpcLater, rq.held = nil, false, false, false
+	rq.received, rq.ended, rq.grpcLater, rq.held, rq.whole = nil, false, false, false, false
 	rq.body = source{}
 	rq.pump.reset()
 	rq.cause, rq.tryCause, rq.cancel, rq.completed, rq.tryDeadline = nil, nil, nil, time.Time{}, time.Time{}
