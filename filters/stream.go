@@ -103,7 +103,7 @@ func (s *Stream) SelectRoute(r Route) {
 	s.Route, s.chain = r, nil
 	if r != nil {
 		s.chain = r.Chain()
-		s.Info.RouteName = r.Name()
+		s.Info.RouteName, s.Info.RouteMetadata = r.Name(), r.Metadata()
 	}
 }
 

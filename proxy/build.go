@@ -228,7 +228,7 @@ func (b *builder) ecdsDigests(fc *xdsresource.FilterChain) string {
 
 func (b *builder) compileChain(bl *builtListener, fc *xdsresource.FilterChain) *builtChain {
 	where := "listener " + bl.spec.Name + ": filter chain " + fc.Name
-	lc := &listener.Chain{Name: fc.Name, Digest: fc.Digest, Match: fc.Match, HandshakeTimeout: fc.TransportSocketTimeout, Broken: fc.Broken}
+	lc := &listener.Chain{Name: fc.Name, Metadata: &fc.Metadata, Digest: fc.Digest, Match: fc.Match, HandshakeTimeout: fc.TransportSocketTimeout, Broken: fc.Broken}
 	bc := &builtChain{chain: lc}
 	broken := func(path, why string) {
 		if lc.Broken == "" {

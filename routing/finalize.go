@@ -120,9 +120,6 @@ func applyAll(levels []*Mutations, h *message.Header, s *filters.Stream, resp *m
 		if m.dynamic && c == nil {
 			c, _ = contexts.Get().(*format.Context)
 			*c = format.Context{Info: &s.Info, Request: &s.Request, Response: resp}
-			if s.Route != nil {
-				c.RouteMetadata = s.Route.Metadata()
-			}
 		}
 		m.Apply(h, c)
 	}

@@ -29,6 +29,15 @@ func (t *Table) Match(s *filters.Stream) *Route {
 	return nil
 }
 
+// VirtualHost returns the virtual host that the authority of s belongs to, nil
+// if there is none: what Match looked for routes in.
+func (t *Table) VirtualHost(s *filters.Stream) *xdsresource.VirtualHost {
+	if vh := t.hosts.find(s.Request.Get(message.Authority), t.config.IgnorePortInHost); vh != nil {
+		return vh.spec
+	}
+	return nil
+}
+
 // isSecure reports whether the client spoke https, as x-forwarded-proto says,
 // which HCM has set or checked.
 func isSecure(h *message.Header) bool {

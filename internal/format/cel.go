@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/common/types/traits"
@@ -47,16 +49,47 @@ func CompileCEL(expr string) (*CEL, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cel: %w", err)
 	}
-	ast, iss := env.Compile(expr)
+	checked, iss := env.Compile(expr)
 	if iss.Err() != nil {
 		return nil, fmt.Errorf("cel: %w", iss.Err())
 	}
-	prg, err := env.Program(ast, cel.EvalOptions(cel.OptOptimize))
+	if err := known(checked.NativeRep().Expr()); err != nil {
+		return nil, fmt.Errorf("cel: %w", err)
+	}
+	prg, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize))
 	if err != nil {
 		return nil, fmt.Errorf("cel: %w", err)
 	}
 	return &CEL{src: expr, prg: prg}, nil
 }
+
+// known refuses attributes that Envoy has and this package has not: they would
+// be absent at run time, which a condition may take for an answer.
+func known(e ast.Expr) error {
+	var err error
+	ast.PostOrderVisit(e, ast.NewExprVisitor(func(e ast.Expr) {
+		var of ast.Expr
+		var field string
+		switch {
+		case e.Kind() == ast.SelectKind:
+			of, field = e.AsSelect().Operand(), e.AsSelect().FieldName()
+		case e.Kind() == ast.CallKind && e.AsCall().FunctionName() == operators.Index:
+			args := e.AsCall().Args()
+			if args[1].Kind() == ast.LiteralKind {
+				of = args[0]
+				field, _ = args[1].AsLiteral().Value().(string)
+			}
+		}
+		if of != nil && of.Kind() == ast.IdentKind && of.AsIdent() == "xds" && slices.Contains(missingXDS, field) {
+			err = fmt.Errorf("the attribute xds.%s is not supported", field)
+		}
+	}))
+	return err
+}
+
+// missingXDS are the attributes of xds that Envoy 1.40 has beside those of
+// celXDS.
+var missingXDS = []string{"node", "upstream_host_locality_metadata"}
 
 // Source returns the expression.
 func (e *CEL) Source() string { return e.src }

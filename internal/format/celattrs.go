@@ -247,9 +247,23 @@ var celXDS = map[string]celAttribute{
 	"cluster_metadata":       info(func(i *streaminfo.Info) ref.Val { return metadataMap(i.Upstream.ClusterMetadata) }),
 	"upstream_host_metadata": info(func(i *streaminfo.Info) ref.Val { return metadataMap(i.Upstream.HostMetadata) }),
 	"route_name":             info(func(i *streaminfo.Info) ref.Val { return str(i.RouteName) }),
-	"route_metadata":         func(c *Context) ref.Val { return metadataMap(c.RouteMetadata) },
+	"route_metadata":         info(func(i *streaminfo.Info) ref.Val { return metadataMap(i.RouteMetadata) }),
 	"virtual_host_name":      info(func(i *streaminfo.Info) ref.Val { return str(i.VirtualHost) }),
-	"virtual_host_metadata":  func(c *Context) ref.Val { return metadataMap(c.VirtualHostMetadata) },
-	"listener_metadata":      func(c *Context) ref.Val { return metadataMap(c.ListenerMetadata) },
+	"virtual_host_metadata":  info(func(i *streaminfo.Info) ref.Val { return metadataMap(i.VirtualHostMetadata) }),
+	"listener_metadata":      conn(func(c *streaminfo.Conn) ref.Val { return metadataMap(c.ListenerMetadata) }),
+	"listener_direction":     conn(listenerDirection),
 	"filter_chain_name":      conn(func(c *streaminfo.Conn) ref.Val { return str(c.FilterChainName) }),
+}
+
+// listenerDirection is a number of envoy.config.core.v3.TrafficDirection.
+func listenerDirection(c *streaminfo.Conn) ref.Val {
+	switch {
+	case c.ListenerDirection == "inbound":
+		return types.Int(1)
+	case c.ListenerDirection == "outbound":
+		return types.Int(2)
+	case c.ListenerName == "":
+		return nil
+	}
+	return types.Int(0)
 }

@@ -18,9 +18,6 @@ type Context struct {
 	Request, Response, Trailers *message.Header
 	// LocalReplyBody is %LOCAL_REPLY_BODY%.
 	LocalReplyBody string
-	// RouteMetadata, VirtualHostMetadata and ListenerMetadata serve
-	// %METADATA(ROUTE:…)% and its relatives.
-	RouteMetadata, VirtualHostMetadata, ListenerMetadata *streaminfo.Metadata
 	// LogType is %ACCESS_LOG_TYPE%, "" for "NotSet".
 	LogType string
 }

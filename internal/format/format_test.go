@@ -51,6 +51,12 @@ func sample() *format.Context {
 	}
 	md := streaminfo.MetadataFrom(map[string]map[string]any{"istio": {"services": []any{map[string]any{"name": "s", "n": 1.5}}}})
 	info.Upstream.ClusterMetadata = &md
+	kind := func(v string) *streaminfo.Metadata {
+		m := streaminfo.MetadataFrom(map[string]map[string]any{"ns": {"kind": v, "deep": map[string]any{"n": 1.0}}})
+		return &m
+	}
+	info.RouteMetadata, info.VirtualHostMetadata = kind("route"), kind("host")
+	conn.ListenerMetadata, conn.FilterChainMetadata, conn.ListenerDirection = kind("listener"), kind("chain"), "outbound"
 	info.Metadata.Set("ns", "s", "te\"xt")
 	info.Metadata.Set("ns", "n", 3.0)
 	info.Metadata.Set("ns", "deep", map[string]any{"b": true, "a": nil})
@@ -110,6 +116,11 @@ func TestOperatorsRenderLikeEnvoy(t *testing.T) {
 			"%DYNAMIC_METADATA(ns:s)% %DYNAMIC_METADATA(ns:n)% %DYNAMIC_METADATA(ns:deep)% %DYNAMIC_METADATA(ns:deep:b)% %DYNAMIC_METADATA(x)%",
 			`te"xt 3 {"a":null,"b":true} true -`,
 		},
+		{
+			"%METADATA(ROUTE:ns:kind)% %METADATA(VIRTUAL_HOST:ns:kind)% %METADATA(LISTENER:ns:kind)% %METADATA(LISTENER_FILTER_CHAIN:ns:kind)%",
+			"route host listener chain",
+		},
+		{"%METADATA(LISTENER:ns:deep)% %METADATA(LISTENER:ns:none)% %METADATA(LISTENER_FILTER_CHAIN:none)%", `{"n":1} - -`},
 		{"%METADATA(CLUSTER:istio)% %CLUSTER_METADATA(istio:services)% %METADATA(ROUTE:a:b)%", `{"services":[{"n":1.5,"name":"s"}]} [{"n":1.5,"name":"s"}] -`},
 		{"%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS_NUMBER%", "Unavailable UNAVAILABLE 14"},
 		{"%ENVIRONMENT(FORMAT_TEST)% %ENVIRONMENT(FORMAT_TEST):3% %ENVIRONMENT(FORMAT_TEST_NOT)% %HOSTNAME%", "env-value env - " + hostname},
@@ -135,6 +146,8 @@ func TestEmptyContextIsAbsentEverywhere(t *testing.T) {
 		"%REQ(a)%", "%RESP(a)%", "%TRAILER(a)%", "%PROTOCOL%", "%DURATION%", "%START_TIME%", "%UPSTREAM_HOST%", "%DOWNSTREAM_LOCAL_ADDRESS%",
 		"%RESPONSE_CODE_DETAILS%", "%FILTER_STATE(a)%", "%DYNAMIC_METADATA(a:b)%", "%CLUSTER_METADATA(a)%", "%DOWNSTREAM_PEER_URI_SAN%",
 		"%UPSTREAM_TLS_CIPHER%", "%GRPC_STATUS%", "%CEL(request.path)%", "%RESPONSE_FLAGS%", "%RESPONSE_CODE%", "%REQUESTED_SERVER_NAME%",
+		"%METADATA(ROUTE:a)%", "%METADATA(VIRTUAL_HOST:a)%", "%METADATA(LISTENER:a)%", "%METADATA(LISTENER_FILTER_CHAIN:a)%",
+		"%CEL(xds.listener_direction)%", "%CEL(xds.listener_metadata.filter_metadata['a'])%",
 	} {
 		s, err := format.Compile(src)
 		if err != nil {
@@ -173,6 +186,8 @@ func TestCompileNamesTheOperatorAndItsColumn(t *testing.T) {
 		{"%METADATA(X:y)%", "unknown kind of metadata"},
 		{"%CEL(request.)%", "%CEL%: cel:"},
 		{"%CEL(nope.x)%", "undeclared reference"},
+		{"%CEL(has(xds.node.id) || true)%", "xds.node is not supported"},
+		{"%CEL(xds['upstream_host_locality_metadata'])%", "xds.upstream_host_locality_metadata is not supported"},
 		{"%GRPC_STATUS(X)%", "unknown form"},
 		{"%COMMON_DURATION(A:B)%", "unknown time point"},
 		{"%TLS_JA3_FINGERPRINT%", "has no value in Fairlead"},
@@ -281,6 +296,9 @@ func TestCELAttributes(t *testing.T) {
 		{"xds.cluster_name", "outbound|80||x"},
 		{"xds.cluster_metadata.filter_metadata['istio']['services'][0]['name']", "s"},
 		{"xds.route_name", "r1"},
+		{"xds.route_metadata.filter_metadata['ns']['kind'] + xds.virtual_host_metadata.filter_metadata.ns.kind", "routehost"},
+		{"xds.listener_metadata.filter_metadata['ns'].deep.n == 1.0 && xds.listener_direction == 2", "true"},
+		{"xds.listener_metadata.filter_metadata['none']['kind']", "<none>"},
 		{"metadata.filter_metadata['ns']['deep']", `{"a":null,"b":true}`},
 		{"[1, 2u, 1.5, 'a', true, null]", `[1,2,1.5,"a",true,null]`},
 		{"request.host.matches('^host\\\\.')", "true"},

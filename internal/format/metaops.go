@@ -31,6 +31,34 @@ func hostMetadata(x *Context) *streaminfo.Metadata {
 	return x.Info.Upstream.HostMetadata
 }
 
+func routeMetadata(x *Context) *streaminfo.Metadata {
+	if x.Info == nil {
+		return nil
+	}
+	return x.Info.RouteMetadata
+}
+
+func virtualHostMetadata(x *Context) *streaminfo.Metadata {
+	if x.Info == nil {
+		return nil
+	}
+	return x.Info.VirtualHostMetadata
+}
+
+func listenerMetadata(x *Context) *streaminfo.Metadata {
+	if x.Info == nil || x.Info.Conn == nil {
+		return nil
+	}
+	return x.Info.Conn.ListenerMetadata
+}
+
+func filterChainMetadata(x *Context) *streaminfo.Metadata {
+	if x.Info == nil || x.Info.Conn == nil {
+		return nil
+	}
+	return x.Info.Conn.FilterChainMetadata
+}
+
 // metadataOp is %DYNAMIC_METADATA(namespace:key:…):length%.
 func metadataOp(of metadataFunc) func(command) (op, error) {
 	return func(c command) (op, error) {
@@ -85,13 +113,15 @@ func anyMetadataOp(c command) (op, error) {
 	case "UPSTREAM_HOST":
 		of = hostMetadata
 	case "ROUTE":
-		of = func(x *Context) *streaminfo.Metadata { return x.RouteMetadata }
+		of = routeMetadata
 	case "VIRTUAL_HOST":
-		of = func(x *Context) *streaminfo.Metadata { return x.VirtualHostMetadata }
+		of = virtualHostMetadata
 	case "LISTENER":
-		of = func(x *Context) *streaminfo.Metadata { return x.ListenerMetadata }
+		of = listenerMetadata
+	case "LISTENER_FILTER_CHAIN":
+		of = filterChainMetadata
 	default:
-		return op{}, fmt.Errorf("unknown kind of metadata %q: want DYNAMIC, CLUSTER, ROUTE, VIRTUAL_HOST, UPSTREAM_HOST or LISTENER", kind)
+		return op{}, fmt.Errorf("unknown kind of metadata %q: want DYNAMIC, CLUSTER, ROUTE, VIRTUAL_HOST, UPSTREAM_HOST, LISTENER or LISTENER_FILTER_CHAIN", kind)
 	}
 	parts := strings.Split(rest, ":")
 	if parts[0] == "" {

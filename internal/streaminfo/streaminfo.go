@@ -40,7 +40,12 @@ type Conn struct {
 	Metadata    Metadata
 	// ListenerName and FilterChainName as configured.
 	ListenerName, FilterChainName string
-	Start                         time.Time
+	// ListenerMetadata and FilterChainMetadata are read-only; nil before a
+	// listener took the connection or a chain was chosen.
+	ListenerMetadata, FilterChainMetadata *Metadata
+	// ListenerDirection is its traffic_direction: "inbound", "outbound" or "".
+	ListenerDirection string
+	Start             time.Time
 	// TerminationDetails is %CONNECTION_TERMINATION_DETAILS%, for example
 	// "rbac_access_denied_matched_policy[none]"; "" if there is none.
 	TerminationDetails string
@@ -98,7 +103,11 @@ type Info struct {
 	// ConnectionTerminationDetails overrides Conn's for this stream.
 	ConnectionTerminationDetails string
 
-	RouteName, VirtualHost string
+	// RouteName and RouteMetadata are those of the route that matched.
+	// VirtualHost and VirtualHostMetadata are there without one, too, if only
+	// the authority matched. Metadata is read-only and may be nil.
+	RouteName, VirtualHost             string
+	RouteMetadata, VirtualHostMetadata *Metadata
 	// VirtualClusterName stays "" (not supported).
 	Upstream Upstream
 

@@ -18,6 +18,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/timer"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"github.com/fairlead-mesh/fairlead/routing"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
 // stream is one request: the filters' view of it and what the connection
@@ -171,14 +172,25 @@ func (st *stream) selectRoute() {
 	if st.table != nil {
 		if r := st.table.Match(s); r != nil {
 			s.SelectRoute(r)
-			s.Info.VirtualHost = r.VirtualHost.Name
+			st.virtualHost(r.VirtualHost)
 			return
 		}
+		st.virtualHost(st.table.VirtualHost(s))
 	}
 	s.SelectRoute(nil)
-	s.Info.RouteName, s.Info.VirtualHost = "", ""
+	s.Info.RouteName, s.Info.RouteMetadata = "", nil
 	s.SetChain(st.m.cfg.DefaultChain)
 	st.m.st.noRoute.Inc()
+}
+
+// virtualHost records where the request was looked up; vh may be nil.
+func (st *stream) virtualHost(vh *xdsresource.VirtualHost) {
+	i := &st.s.Info
+	if vh == nil {
+		i.VirtualHost, i.VirtualHostMetadata = "", nil
+		return
+	}
+	i.VirtualHost, i.VirtualHostMetadata = vh.Name, &vh.Metadata
 }
 
 // failed turns an error of the chain into a local reply, or a reset if nothing

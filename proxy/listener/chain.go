@@ -15,6 +15,8 @@ import (
 // Chain is one compiled filter chain.
 type Chain struct {
 	Name string
+	// Metadata may be nil.
+	Metadata *streaminfo.Metadata
 	// Digest identifies the content; an equal Chain is kept on update.
 	Digest xdsresource.Digest
 	Match  *xdsresource.FilterChainMatch

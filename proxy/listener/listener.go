@@ -298,7 +298,8 @@ func (l *Listener) serve(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done 
 // enter runs a connection up to the terminal filter of its chain. nil means that
 // it was refused, and has ended.
 func (l *Listener) enter(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done func()) *connection {
-	ci.ListenerName = l.name
+	spec := cur.cfg.Spec
+	ci.ListenerName, ci.ListenerMetadata, ci.ListenerDirection = l.name, &spec.Metadata, spec.Direction
 	ci.Start = time.Now()
 	l.active.Add(1)
 	l.st.cxTotal.Inc()
@@ -318,7 +319,7 @@ func (l *Listener) enter(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done 
 		cn.noChain(cur, chain)
 		return nil
 	}
-	ci.FilterChainName = chain.Name
+	ci.FilterChainName, ci.FilterChainMetadata = chain.Name, chain.Metadata
 	chain.add(cn)
 	if err := chain.handshake(&cn.fc, ci); err != nil {
 		l.st.sslError.Inc()
@@ -401,7 +402,7 @@ func (cn *connection) noChain(cur *compiled, broken *Chain) {
 	cn.info.Flags = cn.info.Flags.With(streaminfo.NoRouteFound)
 	cn.info.Details = "filter_chain_not_found"
 	if broken != nil {
-		cn.info.Conn.FilterChainName = broken.Name
+		cn.info.Conn.FilterChainName, cn.info.Conn.FilterChainMetadata = broken.Name, broken.Metadata
 		cn.info.Details = "filter_chain_not_executable"
 		if cur.cfg.Logger != nil {
 			cur.cfg.Logger.Warn("connection closed: its filter chain can't be executed", "listener", cn.l.name, "chain", broken.Name, "reason", broken.Broken)

@@ -44,9 +44,6 @@ type filter struct{ request, response []headeredit.Edit }
 // Do implements filters.HTTPFilter.
 func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, error) {
 	c := format.Context{Info: &s.Info, Request: &s.Request}
-	if s.Route != nil {
-		c.RouteMetadata = s.Route.Metadata()
-	}
 	headeredit.Apply(f.request, &s.Request, &c)
 	r, err := next.Do(s)
 	if err != nil || r == nil || len(f.response) == 0 {

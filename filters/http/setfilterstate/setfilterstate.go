@@ -34,9 +34,6 @@ type filter struct{ c *Config }
 // Do implements filters.HTTPFilter.
 func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, error) {
 	c := format.Context{Info: &s.Info, Request: &s.Request}
-	if s.Route != nil {
-		c.RouteMetadata = s.Route.Metadata()
-	}
 	filterobjects.Apply(f.c.Values, &s.Info.FilterState, &c)
 	if f.c.ClearRouteCache {
 		s.ClearRouteCache()
