@@ -16,8 +16,8 @@ import (
 // cases is the number of cases of the corpus, differing how many of them say
 // why Fairlead differs: a case that gets lost is a failure.
 const (
-	cases     = 545
-	differing = 27
+	cases     = 563
+	differing = 28
 )
 
 var (

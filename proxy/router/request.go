@@ -217,11 +217,12 @@ func (rq *request) run() (*filters.Response, error) {
 
 // attempt makes one attempt. again asks for a further one.
 func (rq *request) attempt() (resp *filters.Response, again bool, err error) {
+	rq.attempts++
+	rq.s.Info.AttemptCount = rq.attempts // Envoy counts before it looks for a host
 	host, err := rq.c.Pick(&rq.pick)
 	if err != nil {
 		return rq.noHost(err)
 	}
-	rq.attempts++
 	rq.describe(host)
 	if rq.kind == terminate {
 		return rq.terminateConnect()
@@ -252,7 +253,6 @@ func earlyAnswer(err error) bool {
 func (rq *request) describe(host *upstream.Host) {
 	rq.host = host
 	info := &rq.s.Info
-	info.AttemptCount = rq.attempts
 	u := &info.Upstream
 	u.Host, u.Address, u.Locality, u.HostMetadata = host.String(), host.Address(), host.Locality, &host.Endpoint.Metadata
 	u.Local, u.TLS, u.Protocol, u.TransportFailureReason = netip.AddrPort{}, nil, 0, ""
@@ -268,7 +268,7 @@ func (rq *request) describe(host *upstream.Host) {
 func (rq *request) wasTried(h *upstream.Host) bool {
 	p := rq.retry.policy
 	if p.OmitCanary {
-		if v, ok := h.Endpoint.Metadata.Lookup("envoy.lb", "canary"); ok && v == true && rq.attempts > 0 {
+		if v, ok := h.Endpoint.Metadata.Lookup("envoy.lb", "canary"); ok && v == true && rq.attempts > 1 {
 			return true
 		}
 	}

@@ -108,8 +108,8 @@ func (f *Filter) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error
 	if resp := f.checkHeaders(s); resp != nil {
 		return resp, nil
 	}
-	if c.Dropped() {
-		return f.abort(s, c, 503, "drop_overload", "drop_overload", streaminfo.DropOverload, true), nil
+	if dropped, all := c.Dropped(); dropped {
+		return f.dropOverload(s, c, all), nil
 	}
 	rq, _ := f.pool.Get().(*request)
 	rq.begin(s, r, c)
@@ -134,6 +134,21 @@ func (f *Filter) checkHeaders(s *filters.Stream) *filters.Response {
 		}
 	}
 	return nil
+}
+
+// dropOverload answers a request that the endpoints' drop_overload takes; all
+// tells that it takes every one.
+func (f *Filter) dropOverload(s *filters.Stream, c *upstream.Cluster, all bool) *filters.Response {
+	header, body, details, flag := "x-envoy-drop-overload", "drop overload", "drop_overload", streaminfo.DropOverload
+	if all {
+		header, body = "x-envoy-unconditional-drop-overload", "unconditional drop overload"
+		details, flag = "unconditional_drop_overload", streaminfo.UnconditionalDropOverload
+	}
+	resp := f.abort(s, c, 503, body, details, flag, false)
+	if !f.cfg.SuppressEnvoyHeaders {
+		resp.Header.Add(header, "true")
+	}
+	return resp
 }
 
 // abort answers in place of upstream, counting the status for the cluster.

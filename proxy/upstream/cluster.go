@@ -176,19 +176,20 @@ func (c *Cluster) override(hs *hostSet, p *PickContext) *Host {
 	return nil
 }
 
-// Dropped reports whether drop_overload takes this request; it counts it.
-func (c *Cluster) Dropped() bool {
+// Dropped reports whether drop_overload takes this request, which it counts,
+// and whether it takes all.
+func (c *Cluster) Dropped() (dropped, all bool) {
 	ds := c.drop.Load()
 	if ds == nil {
-		return false
+		return false, false
 	}
 	for _, d := range *ds {
 		if rand.Float64() < d.Fraction {
 			c.stats().rqDropOverload.Inc()
-			return true
+			return true, d.Fraction >= 1
 		}
 	}
-	return false
+	return false, false
 }
 
 func healthOf(h *Host) lb.Health {
