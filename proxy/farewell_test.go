@@ -93,3 +93,33 @@ func TestATerminatingPodWaitsForItsLastConnection(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestAnOperatorCutsTheTimeOfATerminatingPodShort(t *testing.T) {
+	for name, d := range map[string]agent.Drain{
+		"a fixed time":        {Termination: time.Hour},
+		"the last connection": {ExitOnZero: true, Minimum: time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, p, end, ended := startFarewell(t, d)
+			end()
+			for p.Ready() == nil {
+				time.Sleep(time.Millisecond)
+			}
+			p.Quit() // changes nothing: it is ending
+			select {
+			case <-ended:
+				t.Error("did not take its time")
+			case <-time.After(50 * time.Millisecond):
+			}
+			p.Exit()
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Error(err)
+				}
+			case <-time.After(5 * time.Second):
+				t.Fatal("does not end")
+			}
+		})
+	}
+}

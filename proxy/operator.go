@@ -17,7 +17,7 @@ func (p *Process) adminHandler() *admin.Handler {
 		Info: p.info, ConfigDump: p.configDump, Clusters: p.clusterDump, Listeners: p.listenerDump,
 		Certs: p.certs, Unsupported: p.unsupported, Stats: p.registry,
 		Drain:      p.drain,
-		FailHealth: func(fail bool) { p.failed.Store(fail) }, Quit: p.Quit,
+		FailHealth: func(fail bool) { p.failed.Store(fail) }, Quit: p.Exit,
 	}
 	if p.opt.Level != nil {
 		src.Logging = admin.LevelVar{V: p.opt.Level}

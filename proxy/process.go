@@ -70,6 +70,8 @@ type Process struct {
 	unready atomic.Pointer[error]
 	quit    chan struct{}
 	once    sync.Once
+	hurry   chan struct{}
+	hurried sync.Once
 
 	mu      sync.Mutex
 	servers []*admin.Server
@@ -82,7 +84,7 @@ func newProcess(o ProcessOptions) *Process {
 	if o.DrainTime == 0 {
 		o.DrainTime = 5 * time.Second
 	}
-	p := &Process{opt: o, log: o.Logger, registry: &stats.Registry{}, quit: make(chan struct{}), start: time.Now(), release: func() {}}
+	p := &Process{opt: o, log: o.Logger, registry: &stats.Registry{}, quit: make(chan struct{}), hurry: make(chan struct{}), start: time.Now(), release: func() {}}
 	p.registry.RegisterProcess()
 	p.dec = xdsresource.NewDecoder(o.Registry, xdsresource.Options{})
 	return p
@@ -327,8 +329,16 @@ func (p *Process) waiting() error {
 // Server returns the proxy itself.
 func (p *Process) Server() *Server { return p.server }
 
-// Quit ends Run in order.
+// Quit ends Run in order, in a pod with the time that it gives its clients: what
+// pilot-agent's /quitquitquit does.
 func (p *Process) Quit() { p.once.Do(func() { close(p.quit) }) }
+
+// Exit is Quit without that time, also when it is running already: Envoy's
+// /quitquitquit.
+func (p *Process) Exit() {
+	p.hurried.Do(func() { close(p.hurry) })
+	p.Quit()
+}
 
 // Run serves until ctx ends or Quit, drains, and returns what went wrong. An
 // address that can't be bound at the start ends it at once.
@@ -387,12 +397,24 @@ func (p *Process) linger() {
 	p.server.DrainListeners(true)
 	if !d.ExitOnZero {
 		p.log.Info("draining", "for", d.Termination)
-		time.Sleep(d.Termination)
+		p.pause(d.Termination)
 		return
 	}
 	p.log.Info("draining until no connection is left", "at_least", d.Minimum)
-	for time.Sleep(d.Minimum); p.server.Active() > 0; {
-		time.Sleep(100 * time.Millisecond)
+	for wait := d.Minimum; p.pause(wait) && p.server.Active() > 0; {
+		wait = 100 * time.Millisecond
+	}
+}
+
+// pause waits for d and reports false if Exit ended it.
+func (p *Process) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-p.hurry:
+		return false
 	}
 }
 
