@@ -40,7 +40,9 @@ type builtChain struct {
 	key   chainKey
 	chain *listener.Chain
 	hcms  []*builtHCM
-	diags []Diagnostic
+	// network are the names of chain.Network.
+	network []string
+	diags   []Diagnostic
 }
 
 // chainKey decides whether a chain can be kept: same content but for routes,
@@ -273,6 +275,9 @@ func (b *builder) compileChain(bl *builtListener, fc *xdsresource.FilterChain) *
 			lc.Terminal = t
 		default:
 			b.networkFilter(lc, bl.spec.Direction, f, path, broken)
+			if len(lc.Network) > len(bc.network) {
+				bc.network = append(bc.network, f.Name)
+			}
 		}
 		if lc.Terminal != nil && !last {
 			broken(path, "a terminal filter must be the last of its chain")

@@ -208,9 +208,21 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) filters.HTTPFilte
 // have decided is unknown, so nothing passes.
 type refuse struct{ name string }
 
+func (r refuse) details() string {
+	return "filter_not_executable{" + strings.ReplaceAll(r.name, " ", "_") + "}"
+}
+
 // Do implements filters.HTTPFilter.
 func (r refuse) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
-	return s.LocalReply(403, "filter not executable: "+r.name, "filter_not_executable{"+strings.ReplaceAll(r.name, " ", "_")+"}", streaminfo.UnauthorizedExternalService), nil
+	return s.LocalReply(403, "filter not executable: "+r.name, r.details(), streaminfo.UnauthorizedExternalService), nil
+}
+
+// Explain says that nothing passes here.
+func (r refuse) Explain(*filters.Stream) filters.Explanation {
+	return filters.Explanation{
+		Verdict: filters.VerdictDeny, Status: 403, Details: r.details(),
+		Text: []string{"the filter can't be executed as configured, so it refuses every request; /debug/unsupported says why"},
+	}
 }
 
 // missingConfig answers as Envoy does while an ECDS filter has no configuration.
@@ -219,4 +231,12 @@ type missingConfig struct{}
 // Do implements filters.HTTPFilter.
 func (missingConfig) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
 	return s.LocalReply(500, "", "no_filter_config_found", streaminfo.NoFilterConfigFound), nil
+}
+
+// Explain says that nothing passes until the configuration is here.
+func (missingConfig) Explain(*filters.Stream) filters.Explanation {
+	return filters.Explanation{
+		Verdict: filters.VerdictDeny, Status: 500, Details: "no_filter_config_found",
+		Text: []string{"the filter's configuration (ECDS) has not arrived"},
+	}
 }

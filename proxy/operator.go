@@ -16,6 +16,7 @@ func (p *Process) adminHandler() *admin.Handler {
 	src := admin.Source{
 		Info: p.info, ConfigDump: p.configDump, Clusters: p.clusterDump, Listeners: p.listenerDump,
 		Certs: p.certs, Unsupported: p.unsupported, Stats: p.registry,
+		Explain:    p.explain,
 		Drain:      p.drain,
 		FailHealth: func(fail bool) { p.failed.Store(fail) }, Quit: p.Exit,
 	}

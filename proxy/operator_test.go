@@ -152,3 +152,44 @@ func TestTheIPv6WildcardTakesIPv4OnlyIfAskedTo(t *testing.T) {
 		t.Errorf("accepts IPv4 without and with ipv4_compat: %t", got)
 	}
 }
+
+func TestARunningProxyExplains(t *testing.T) {
+	srv, _, ports := operated(t)
+	ask := func(query, body string) (int, string) {
+		resp, err := http.Post(srv.URL+"/debug/explain"+query, "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(b)
+	}
+	for _, c := range []struct {
+		query, body string
+		status      int
+		want        string
+	}{
+		{"", fmt.Sprintf(`{"destination": "[::1]:%d"}`, ports[0]), 200, `"outcome": "answer"`},
+		{"?format=text", fmt.Sprintf(`{"destination": "[::1]:%d"}`, ports[0]), 200, "ANSWERED by router with 200 (direct_response)\n"},
+		{"?format=text", fmt.Sprintf(`{"destination": "[::1]:%d"}`, ports[1]), 200, "endpoint: 127.0.0.1:9, healthy, weight 1\n"},
+		{"", `{"destination": "[::1]:1"}`, 400, "several listeners could take the request"},
+		{"", `{"dest": "[::1]:1"}`, 400, "unknown field"},
+		{"", `{} {}`, 400, "behind the question"},
+		{"", `{"body": "` + strings.Repeat("x", 2<<20) + `"}`, 413, "too large"},
+	} {
+		if status, got := ask(c.query, c.body); status != c.status || !strings.Contains(got, c.want) {
+			t.Errorf("%.60s: %d %s", c.body, status, got)
+		}
+	}
+	resp, err := http.Get(srv.URL + "/debug/explain")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("GET: %d", resp.StatusCode)
+	}
+}

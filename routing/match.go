@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/fairlead-mesh/fairlead/filters"
-	"github.com/fairlead-mesh/fairlead/internal/matcher"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
@@ -18,8 +17,7 @@ func (t *Table) Match(s *filters.Stream) *Route {
 	if vh == nil {
 		return nil
 	}
-	if vh.tls != xdsresource.TLSNone && !isSecure(&s.Request) &&
-		(vh.tls == xdsresource.TLSAll || s.Request.Get("x-envoy-internal") != "true") {
+	if vh.wantsTLS(s) {
 		return vh.secure
 	}
 	q := makeRequest(s)
@@ -36,6 +34,12 @@ func (t *Table) VirtualHost(s *filters.Stream) *xdsresource.VirtualHost {
 		return vh.spec
 	}
 	return nil
+}
+
+// wantsTLS reports whether require_tls redirects s.
+func (vh *virtualHost) wantsTLS(s *filters.Stream) bool {
+	return vh.tls != xdsresource.TLSNone && !isSecure(&s.Request) &&
+		(vh.tls == xdsresource.TLSAll || s.Request.Get("x-envoy-internal") != "true")
 }
 
 // isSecure reports whether the client spoke https, as x-forwarded-proto says,
@@ -174,27 +178,53 @@ func lower(c byte) byte {
 	return c
 }
 
+// condition names one condition of a match beside the path; the zero condition
+// is none. n is its place among those of its kind.
+type condition struct {
+	kind conditionKind
+	n    int
+}
+
+type conditionKind uint8
+
+const (
+	noCondition conditionKind = iota
+	fractionCondition
+	grpcCondition
+	headerCondition
+	queryCondition
+	cookieCondition
+	certificateCondition
+	metadataCondition
+	filterStateCondition
+)
+
 // conditions reports whether everything but the path holds.
-func (m *routeMatch) conditions(q *request) bool {
+func (m *routeMatch) conditions(q *request) bool { return m.failing(q).kind == noCondition }
+
+// failing returns the first condition beside the path that does not hold.
+func (m *routeMatch) failing(q *request) condition {
 	spec, s := m.spec, q.s
 	if m.fraction >= 0 && int64(s.Random%million) >= m.fraction {
-		return false
+		return condition{fractionCondition, 0}
 	}
 	if spec.GRPC && !isGRPC(s.Request.Get("content-type")) {
-		return false
+		return condition{grpcCondition, 0}
 	}
-	if !matcher.MatchHeaders(spec.Headers, &s.Request) {
-		return false
+	for i := range spec.Headers {
+		if !spec.Headers[i].Match(&s.Request) {
+			return condition{headerCondition, i}
+		}
 	}
 	for i := range spec.Query {
 		if !spec.Query[i].Match(q.query) {
-			return false
+			return condition{queryCondition, i}
 		}
 	}
 	for i := range spec.Cookies {
 		v, ok := cookie(&s.Request, spec.Cookies[i].Name)
 		if !spec.Cookies[i].MatchCookie(v, ok) {
-			return false
+			return condition{cookieCondition, i}
 		}
 	}
 	if spec.TLSPresented != nil || spec.TLSValidated != nil {
@@ -202,20 +232,20 @@ func (m *routeMatch) conditions(q *request) bool {
 		// fails otherwise.
 		has := s.Info.Conn != nil && s.Info.Conn.TLS != nil && s.Info.Conn.TLS.Peer.Present()
 		if spec.TLSPresented != nil && *spec.TLSPresented != has || spec.TLSValidated != nil && *spec.TLSValidated != has {
-			return false
+			return condition{certificateCondition, 0}
 		}
 	}
 	for i := range spec.DynamicMetadata {
 		if !spec.DynamicMetadata[i].Match(&s.Info.Metadata) {
-			return false
+			return condition{metadataCondition, i}
 		}
 	}
 	for i := range spec.FilterState {
 		if !spec.FilterState[i].Match(&s.Info.FilterState) {
-			return false
+			return condition{filterStateCondition, i}
 		}
 	}
-	return true
+	return condition{}
 }
 
 func isGRPC(ct string) bool {

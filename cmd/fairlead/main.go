@@ -68,7 +68,7 @@ func root() *cobra.Command {
 		Use: "fairlead", Short: "Layer-7 proxy for Istio ambient meshes: waypoint, gateways, ztunnel",
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	c.AddCommand(proxyCommand(), configCommand(), ztunnelCommand(), demoCommand(), &cobra.Command{
+	c.AddCommand(proxyCommand(), configCommand(), explainCommand(), ztunnelCommand(), demoCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) { cmd.Println("fairlead " + version) },
 	})

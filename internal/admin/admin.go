@@ -9,6 +9,7 @@
 package admin
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"html"
@@ -69,6 +70,9 @@ type Source struct {
 	// Certs is /certs, Unsupported is /debug/unsupported; both are encoded as
 	// JSON.
 	Certs, Unsupported func() any
+	// Explain answers /debug/explain: body is a question in JSON, and the answer
+	// is written to w as JSON, or as text if so asked. An error is the asker's.
+	Explain func(w io.Writer, body []byte, text bool) error
 	// Stats is served at /stats and /stats/prometheus.
 	Stats *stats.Registry
 	// Logging is /logging.
@@ -116,6 +120,7 @@ func New(s Source) *Handler {
 	h.handle("/debug/unsupported", "fields and resources that are not executed", false, s.Unsupported != nil, func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, s.Unsupported())
 	})
+	h.handle("/debug/explain", "what would happen to a request (JSON in the body; format=text)", true, s.Explain != nil, s.explain)
 	h.handle("/debug/pprof/", "profiles of the Go runtime", false, true, pprof.Index)
 	h.mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	h.mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
@@ -276,6 +281,29 @@ func (s *Source) health(fail bool) http.HandlerFunc {
 		text(w)
 		write(w, "OK\n")
 	}
+}
+
+// maxQuestion bounds the body of /debug/explain.
+const maxQuestion = 1 << 20
+
+func (s *Source) explain(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxQuestion))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
+		return
+	}
+	asText := r.URL.Query().Get("format") == "text"
+	var out bytes.Buffer
+	if err := s.Explain(&out, body, asText); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if asText {
+		text(w)
+	} else {
+		w.Header().Set("Content-Type", "application/json")
+	}
+	_, _ = out.WriteTo(w)
 }
 
 func (s *Source) quit(w http.ResponseWriter, _ *http.Request) {

@@ -19,7 +19,7 @@ var layers = [][]string{
 	{"internal/netio", "internal/streaminfo", "internal/workload/authzpb"},
 	{"internal/matcher", "internal/format", "internal/identity", "internal/workload", "xdsclient"},
 	{"internal/accesslog", "internal/admin", "filters", "proxy/transport"},
-	{"filters/internal/*", "filters/http/*/*pb", "proxy/transport/*", "proxy/upstream/lb"},
+	{"filters/internal/*", "filters/http/*/*pb", "internal/explain", "proxy/transport/*", "proxy/upstream/lb"},
 	{"filters/internal/istio/*"},
 	{"filters/http/*", "filters/network/*", "filters/listener/*", "xdsclient/xdsresource"},
 	{"filters/builtin", "xdsclient/configdump", "routing", "proxy/hbone", "proxy/secret"},

@@ -3,9 +3,12 @@ package matcher
 import (
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"sort"
+	"strconv"
 
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
@@ -126,6 +129,57 @@ func (t *Tree) Match(c *streaminfo.Conn) (action string, ok bool) {
 		return n.action, true
 	}
 	return "", false
+}
+
+// Destinations lists, for each action that depends on them, one destination
+// address and port with which it may be reached; other inputs may decide, too.
+// The order is that of addresses.
+func (t *Tree) Destinations() iter.Seq2[string, netip.AddrPort] {
+	return func(yield func(string, netip.AddrPort) bool) { t.root.destinations(netip.Addr{}, 0, yield) }
+}
+
+func (n *node) destinations(a netip.Addr, port uint16, yield func(string, netip.AddrPort) bool) bool {
+	if n == nil {
+		return true
+	}
+	if n.leaf {
+		return !a.IsValid() || port == 0 || yield(n.action, netip.AddrPortFrom(a, port))
+	}
+	for _, l := range n.list {
+		if !l.then.destinations(a, port, yield) {
+			return false
+		}
+	}
+	for i := range n.ips {
+		at := a
+		if n.input.Kind == InputDestinationIP {
+			at = n.ips[i].from
+		}
+		for _, c := range n.ips[i].then {
+			if !c.then.destinations(at, port, yield) {
+				return false
+			}
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(n.exact)) {
+		to := port
+		if n.input.Kind == InputDestinationPort {
+			v, err := strconv.ParseUint(key, 10, 16)
+			if err != nil {
+				continue
+			}
+			to = uint16(v)
+		}
+		if !n.exact[key].destinations(a, to, yield) {
+			return false
+		}
+	}
+	for _, p := range n.prefixes {
+		if !p.then.destinations(a, port, yield) {
+			return false
+		}
+	}
+	return n.onNoMatch.destinations(a, port, yield)
 }
 
 func (t *Tree) onMatch(o OnMatch, depth int) (*node, error) {

@@ -94,13 +94,8 @@ func (st *stream) begin(cn *conn, ss transport.ServerStream) {
 	s := &st.s
 	s.Reset()
 	ss.ReadHeaders(&s.Request)
+	st.describe(cn, ss.Version(), rand.Uint64())
 	info := &s.Info
-	info.Conn = cn.c.Info.Conn
-	info.FilterState.Reset(&info.Conn.FilterState)
-	info.Start = now()
-	info.Protocol = ss.Version()
-	info.IsGRPC = isGRPC(s.Request.Get("content-type"))
-	s.Random = rand.Uint64()
 	s.Reselect = st.reselect
 	if m.spec.Server.Proxy100Continue && info.Protocol != message.HTTP10 { // else origins' 1xx are dropped, as in Envoy
 		s.Informational = st.informational
@@ -121,6 +116,18 @@ func (st *stream) begin(cn *conn, ss transport.ServerStream) {
 		_ = s.Guard(&st.in) // a fresh stream; filters that wrap the body need not pass interruptions on
 	}
 	ss.OnReset(st.onReset)
+}
+
+// describe begins the record of the stream whose head has been read.
+func (st *stream) describe(cn *conn, v message.Version, random uint64) {
+	s := &st.s
+	info := &s.Info
+	info.Conn = cn.c.Info.Conn
+	info.FilterState.Reset(&info.Conn.FilterState)
+	info.Start = now()
+	info.Protocol = v
+	info.IsGRPC = isGRPC(s.Request.Get("content-type"))
+	s.Random = random
 }
 
 func isGRPC(ct string) bool {

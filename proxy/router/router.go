@@ -97,11 +97,7 @@ func (f *Filter) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error
 	c := f.d.Clusters.Cluster(name)
 	if c == nil {
 		f.noCluster.Inc()
-		status := r.Config.Action.ClusterNotFoundStatus
-		if status == 0 {
-			status = 503
-		}
-		return s.LocalReply(status, "", "cluster_not_found", streaminfo.NoClusterFound), nil
+		return clusterNotFound(s, r), nil
 	}
 	u := &s.Info.Upstream
 	u.Cluster, u.ClusterRaw, u.ClusterMetadata = c.StatName(), c.Name(), &c.Spec().Metadata
@@ -116,14 +112,29 @@ func (f *Filter) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error
 	return rq.run()
 }
 
+func clusterNotFound(s *filters.Stream, r *routing.Route) *filters.Response {
+	status := r.Config.Action.ClusterNotFoundStatus
+	if status == 0 {
+		status = 503
+	}
+	return s.LocalReply(status, "", "cluster_not_found", streaminfo.NoClusterFound)
+}
+
 // notForwarding answers for routes that have no action: broken ones and
 // non_forwarding_action.
 func (f *Filter) notForwarding(s *filters.Stream, r *routing.Route) *filters.Response {
-	if r.Config.Broken != "" {
+	resp, broken := refusal(s, r)
+	if broken {
 		f.log.Error("route can't be executed", "route", r.Name(), "virtual_host", r.VirtualHost.Name, "reason", r.Config.Broken)
-		return s.LocalReply(500, "", "route_not_executable", 0)
 	}
-	return s.LocalReply(404, "", "route_not_found", streaminfo.NoRouteFound)
+	return resp
+}
+
+func refusal(s *filters.Stream, r *routing.Route) (resp *filters.Response, broken bool) {
+	if r.Config.Broken != "" {
+		return s.LocalReply(500, "", "route_not_executable", 0), true
+	}
+	return s.LocalReply(404, "", "route_not_found", streaminfo.NoRouteFound), false
 }
 
 // checkHeaders applies strict_check_headers.

@@ -168,9 +168,12 @@ func (s *session) connected() {
 	s.observe()
 }
 
+// clusterKey is the filter-state object by which filters name the cluster.
+const clusterKey = "envoy.tcp_proxy.cluster"
+
 // route chooses the cluster: one named by a filter, the only one, or by weight.
 func (f *Filter) route(info *streaminfo.Info) (name string, match map[string]any) {
-	if n := info.FilterState.GetString("envoy.tcp_proxy.cluster"); n != "" {
+	if n := info.FilterState.GetString(clusterKey); n != "" {
 		return n, f.cfg.MetadataMatch
 	}
 	if f.cfg.Cluster != "" {

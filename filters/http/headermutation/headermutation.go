@@ -53,3 +53,12 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 	headeredit.Apply(f.response, &r.Header, &c)
 	return r, nil
 }
+
+// Explain changes the request as Do does.
+func (f *filter) Explain(s *filters.Stream) filters.Explanation {
+	headeredit.Apply(f.request, &s.Request, &format.Context{Info: &s.Info, Request: &s.Request})
+	return filters.Explanation{
+		Verdict: filters.VerdictPass,
+		Text:    []string{fmt.Sprintf("edits %d request headers and %d response headers", len(f.request), len(f.response))},
+	}
+}

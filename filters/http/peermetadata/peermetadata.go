@@ -70,10 +70,7 @@ type filter struct {
 func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, error) {
 	_, gaveID := s.Request.Lookup(headerPeerID)
 	_, gavePeer := s.Request.Lookup(headerPeer)
-	f.discoverDownstream(s)
-	for i := range f.c.UpstreamPropagation {
-		f.tellUpstream(s, &f.c.UpstreamPropagation[i])
-	}
+	f.before(s)
 	r, err := next.Do(s)
 	if err != nil || r == nil {
 		return r, err
@@ -94,6 +91,29 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 		}
 	}
 	return r, nil
+}
+
+// before does what is to be done before the request goes on.
+func (f *filter) before(s *filters.Stream) {
+	f.discoverDownstream(s)
+	for i := range f.c.UpstreamPropagation {
+		f.tellUpstream(s, &f.c.UpstreamPropagation[i])
+	}
+}
+
+// Explain finds the client as Do does, and says who it is.
+func (f *filter) Explain(s *filters.Stream) filters.Explanation {
+	f.before(s)
+	x := filters.Explanation{Verdict: filters.VerdictPass}
+	if len(f.c.DownstreamDiscovery) == 0 {
+		return x
+	}
+	who := "the client is not known to be a workload"
+	if p := peers.Get(&s.Info.FilterState, peers.Downstream); p != nil {
+		who = "the client is " + p.Namespace + "/" + p.Workload
+	}
+	x.Text = []string{who}
+	return x
 }
 
 func (f *filter) discoverDownstream(s *filters.Stream) {

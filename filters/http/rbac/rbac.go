@@ -60,13 +60,31 @@ type filter struct{ rules, shadow *authz.Recorder }
 
 // Do implements filters.HTTPFilter.
 func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, error) {
-	in := authz.Input{Info: &s.Info, Request: &s.Request}
-	if s.Route != nil {
-		in.Route = s.Route.Metadata()
-	}
+	in := input(s)
 	f.shadow.Decide(in)
 	if allowed, details := f.rules.Decide(in); !allowed {
 		return s.LocalReply(403, "RBAC: access denied", details, 0), nil
 	}
 	return next.Do(s)
+}
+
+// Explain says what Do would decide, by which policy, and which one came
+// closest to allowing.
+func (f *filter) Explain(s *filters.Stream) filters.Explanation {
+	x := filters.Explanation{Verdict: filters.VerdictPass}
+	in := input(s)
+	f.shadow.Explain(in, &x)
+	f.rules.Explain(in, &x)
+	if x.Verdict == filters.VerdictDeny {
+		x.Status = 403
+	}
+	return x
+}
+
+func input(s *filters.Stream) authz.Input {
+	in := authz.Input{Info: &s.Info, Request: &s.Request}
+	if s.Route != nil {
+		in.Route = s.Route.Metadata()
+	}
+	return in
 }

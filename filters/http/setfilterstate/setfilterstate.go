@@ -33,10 +33,26 @@ type filter struct{ c *Config }
 
 // Do implements filters.HTTPFilter.
 func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, error) {
+	f.apply(s)
+	return next.Do(s)
+}
+
+// Explain does what Do does before it passes the request on, and says what was
+// set.
+func (f *filter) Explain(s *filters.Stream) filters.Explanation {
+	f.apply(s)
+	x := filters.Explanation{Verdict: filters.VerdictPass}
+	for i := range f.c.Values {
+		key := f.c.Values[i].Key
+		x.Text = append(x.Text, fmt.Sprintf("%s = %q", key, s.Info.FilterState.GetString(key)))
+	}
+	return x
+}
+
+func (f *filter) apply(s *filters.Stream) {
 	c := format.Context{Info: &s.Info, Request: &s.Request}
 	filterobjects.Apply(f.c.Values, &s.Info.FilterState, &c)
 	if f.c.ClearRouteCache {
 		s.ClearRouteCache()
 	}
-	return next.Do(s)
 }

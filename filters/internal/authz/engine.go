@@ -16,6 +16,7 @@ type policy struct {
 	name, details         string
 	boxed                 any // name, boxed once
 	permission, principal match
+	rules                 *Policy // for Explain
 }
 
 // indexFrom is the number of policies from which an index pays.
@@ -38,7 +39,7 @@ func New(rules *Rules) (*Engine, error) {
 		if err != nil {
 			return nil, fmt.Errorf("policies[%s].principals: %w", p.Name, err)
 		}
-		e.policies[i] = policy{name: p.Name, details: ResponseDetails(p.Name), boxed: p.Name, permission: permission, principal: principal}
+		e.policies[i] = policy{name: p.Name, details: ResponseDetails(p.Name), boxed: p.Name, permission: permission, principal: principal, rules: p}
 	}
 	if len(e.policies) >= indexFrom {
 		e.index = newIndex(rules, doubt)

@@ -3,6 +3,7 @@ package authz
 import (
 	"strings"
 
+	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 )
 
@@ -92,10 +93,7 @@ func (r *Recorder) Decide(in Input) (allowed bool, details string) {
 		return true, ""
 	}
 	d := r.engine.Decide(in)
-	md := &in.Info.Metadata
-	if r.log {
-		md.Set("envoy.common", "access_log_hint", d.Policy >= 0)
-	}
+	r.publish(in, d)
 	if d.Allowed {
 		r.allowed.Inc()
 	} else {
@@ -109,17 +107,53 @@ func (r *Recorder) Decide(in Input) (allowed bool, details string) {
 			r.ruleDenied[d.Policy].Inc()
 		}
 	}
-	if !r.quiet || !d.Allowed {
-		if d.Policy >= 0 {
-			md.Set(r.namespace, r.policyKey, r.engine.policies[d.Policy].boxed)
-		}
-		if d.Allowed {
-			md.Set(r.namespace, r.resultKey, resultAllowed)
-		} else {
-			md.Set(r.namespace, r.resultKey, resultDenied)
-		}
-	}
 	return d.Allowed, details
+}
+
+// publish writes what later filters and access logs read.
+func (r *Recorder) publish(in Input, d Decision) {
+	md := &in.Info.Metadata
+	if r.log {
+		md.Set("envoy.common", "access_log_hint", d.Policy >= 0)
+	}
+	if r.quiet && d.Allowed {
+		return
+	}
+	if d.Policy >= 0 {
+		md.Set(r.namespace, r.policyKey, r.engine.policies[d.Policy].boxed)
+	}
+	if d.Allowed {
+		md.Set(r.namespace, r.resultKey, resultAllowed)
+	} else {
+		md.Set(r.namespace, r.resultKey, resultDenied)
+	}
+}
+
+// Explain evaluates in as Decide does, counts nothing, and adds what it found
+// to x: the policies, and for enforced rules the verdict and the nearest miss. A
+// nil Recorder adds nothing.
+func (r *Recorder) Explain(in Input, x *filters.Explanation) {
+	if r == nil {
+		return
+	}
+	d, ps := r.engine.Explain(in)
+	r.publish(in, d)
+	if !r.quiet {
+		for i := range ps {
+			ps[i].Shadow = true
+		}
+		x.Policies = append(x.Policies, ps...)
+		return
+	}
+	x.Policies = append(x.Policies, ps...)
+	if d.Allowed {
+		x.Verdict = filters.VerdictAllow
+		return
+	}
+	x.Verdict, x.Details = filters.VerdictDeny, r.engine.Details(d.Policy)
+	if r.engine.action == Allow {
+		x.Nearest = Nearest(ps)
+	}
 }
 
 // Metadata values boxed once, so that setting them does not allocate.

@@ -61,5 +61,15 @@ func (f *filter) OnNewConnection(c *filters.Connection) error {
 	return &filters.Denied{Details: details}
 }
 
+// Explain says what OnNewConnection would decide, by which policy, and which one
+// came closest to allowing.
+func (f *filter) Explain(c *filters.Connection) filters.Explanation {
+	x := filters.Explanation{Verdict: filters.VerdictPass}
+	in := authz.Input{Info: c.Info}
+	f.shadow.Explain(in, &x)
+	f.rules.Explain(in, &x)
+	return x
+}
+
 // Detached implements filters.Detached.
 func (f *filter) Detached() {}

@@ -37,6 +37,19 @@ func (f *filter) OnNewConnection(c *filters.Connection) error {
 	return nil
 }
 
+// Explain does what OnNewConnection does, and says what was set.
+func (f *filter) Explain(c *filters.Connection) filters.Explanation {
+	x := filters.Explanation{Verdict: filters.VerdictPass}
+	if err := f.OnNewConnection(c); err != nil {
+		return filters.Explanation{Verdict: filters.VerdictDeny, Text: []string{err.Error()}}
+	}
+	for i := range f.c.Values {
+		key := f.c.Values[i].Key
+		x.Text = append(x.Text, fmt.Sprintf("%s = %q", key, c.Info.Conn.FilterState.GetString(key)))
+	}
+	return x
+}
+
 // inherit makes metadata that crossed an internal hop with the connection
 // visible as the stream's dynamic metadata.
 func inherit(stream, conn *streaminfo.Metadata) {
