@@ -215,7 +215,7 @@ func checkCustomTypes(rules []rule) error {
 
 func decodeRule(m *dlppb.Rule) (rule, error) {
 	r := rule{
-		name: m.GetName(), types: m.GetInfoTypes(), min: dlp.Possible, count: max(1, int(m.GetMinCount())), status: 403,
+		name: m.GetName(), types: expandTypes(m.GetInfoTypes()), min: dlp.Possible, count: max(1, int(m.GetMinCount())), status: 403,
 		allow: newAllowList(m.GetAllowValues()),
 	}
 	if r.name == "" {
@@ -260,6 +260,22 @@ func decodeRule(m *dlppb.Rule) (rule, error) {
 		r.words = append(r.words, dlp.Words{Type: x.GetInfoType(), List: x.GetWords(), Likelihood: l})
 	}
 	return r, decodeAction(m, &r)
+}
+
+// expandTypes puts the detectors of a family in the place of its name.
+func expandTypes(names []string) []string {
+	var out []string
+	for _, n := range names {
+		switch n {
+		case "ALL_SECRETS":
+			out = append(out, dlp.SecretTypes()...)
+		case "ALL_PERSONAL_DATA":
+			out = append(out, dlp.PersonalTypes()...)
+		default:
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 func decodePlaces(m *dlppb.Rule, r *rule) error {

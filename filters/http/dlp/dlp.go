@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/filters/internal/dlp"
@@ -26,12 +27,12 @@ func (Factory) TypeURLs() []string { return []string{TypeURL, PerRouteTypeURL} }
 
 // filter is the compiled filter of one route.
 type filter struct {
-	cfg                               *config
-	name                              string
-	key                               []byte
-	logger                            *slog.Logger
-	requestCounters, responseCounters [places][][4]*stats.Counter
-	uninspected                       map[string]*stats.Counter // by direction
+	cfg         *config
+	name        string
+	key         []byte
+	logger      *slog.Logger
+	findings    *findings
+	uninspected map[string]*stats.Counter // by direction
 }
 
 // Compile builds the filter for one route.
@@ -67,8 +68,7 @@ func (Factory) Compile(env *filters.Env, base, over filters.Config) (filters.HTT
 	if f.key, err = cfg.key(); err != nil {
 		return nil, fmt.Errorf("dlp: %w", err)
 	}
-	f.requestCounters = f.counters(env.Stats, cfg.request, "request_")
-	f.responseCounters = f.counters(env.Stats, cfg.answer, "response_")
+	f.findings = &findings{scope: env.Stats, policy: f.name, by: map[series]*stats.Counter{}}
 	for _, dir := range []string{"request", "response"} {
 		f.uninspected[dir] = env.Stats.Counter("fairlead_dlp_uninspectable_total",
 			stats.Label{Name: "policy", Value: f.name}, stats.Label{Name: "direction", Value: dir})
@@ -76,26 +76,36 @@ func (Factory) Compile(env *filters.Env, base, over filters.Config) (filters.HTT
 	return f, nil
 }
 
-// counters takes the handles of every finding that set can make.
-func (f *filter) counters(scope *stats.Scope, set *ruleSet, dir string) (out [places][][4]*stats.Counter) {
-	if set == nil {
-		return out
+// series is a kind of finding in metrics.
+type series struct {
+	dir    string
+	place  place
+	typ    string
+	action dlp.Action
+}
+
+// findings counts findings. The series are made when they are needed: hundreds
+// of detectors in every place would be thousands of zeros.
+type findings struct {
+	scope  *stats.Scope
+	policy string
+	mu     sync.RWMutex
+	by     map[series]*stats.Counter
+}
+
+func (c *findings) inc(k series) {
+	c.mu.RLock()
+	n := c.by[k]
+	c.mu.RUnlock()
+	if n == nil {
+		n = c.scope.Counter("fairlead_dlp_findings_total", stats.Label{Name: "policy", Value: c.policy},
+			stats.Label{Name: "type", Value: k.typ}, stats.Label{Name: "place", Value: k.dir + "_" + placeNames[k.place]},
+			stats.Label{Name: "action", Value: actionNames[k.action]})
+		c.mu.Lock()
+		c.by[k] = n
+		c.mu.Unlock()
 	}
-	for p := range out {
-		out[p] = make([][4]*stats.Counter, len(set.engine.Types()))
-		for t, typ := range set.engine.Types() {
-			for _, i := range set.byType[t] {
-				if r := &set.rules[i]; r.places[p] {
-					for _, a := range []dlp.Action{dlp.Keep, r.action} {
-						out[p][t][a] = scope.Counter("fairlead_dlp_findings_total", stats.Label{Name: "policy", Value: f.name},
-							stats.Label{Name: "type", Value: typ}, stats.Label{Name: "place", Value: dir + placeNames[p]},
-							stats.Label{Name: "action", Value: actionNames[a]})
-					}
-				}
-			}
-		}
-	}
-	return out
+	n.Inc()
 }
 
 // Do inspects the request, and the response on its way back.

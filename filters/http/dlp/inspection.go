@@ -13,7 +13,6 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/filters/internal/dlp"
-	"github.com/fairlead-mesh/fairlead/internal/stats"
 )
 
 // processKey is the hash key of configurations without one.
@@ -45,10 +44,9 @@ type tally struct {
 // inspection is the examination of one message. It is used by one goroutine at
 // a time.
 type inspection struct {
-	f        *filter
-	set      *ruleSet
-	counters *[places][][4]*stats.Counter
-	dir      string
+	f   *filter
+	set *ruleSet
+	dir string
 
 	place    place
 	field    string
@@ -72,12 +70,7 @@ type inspection struct {
 }
 
 func (f *filter) inspect(set *ruleSet, dir string) *inspection {
-	in := &inspection{f: f, set: set, dir: dir, counts: make([]int, len(set.rules))}
-	in.counters = &f.requestCounters
-	if dir == "response" {
-		in.counters = &f.responseCounters
-	}
-	return in
+	return &inspection{f: f, set: set, dir: dir, counts: make([]int, len(set.rules))}
 }
 
 // identify keeps what a report says about the stream: the report may be
@@ -132,7 +125,7 @@ func (in *inspection) found(fd dlp.Finding, text []byte) dlp.Edit {
 }
 
 func (in *inspection) record(fd dlp.Finding, ruleIndex int, act dlp.Action, text []byte) {
-	in.counters[in.place][fd.Type][act].Inc()
+	in.f.findings.inc(series{in.dir, in.place, in.set.engine.Types()[fd.Type], act})
 	for i := range in.tallies {
 		t := &in.tallies[i]
 		if t.typ == fd.Type && t.rule == ruleIndex && t.place == in.place && t.field == in.field && t.action == act {

@@ -41,6 +41,10 @@ func (c *config) compile() error {
 	if c.request, err = newRuleSet(c.rules, func(r *rule) bool { return r.request }); err != nil {
 		return fmt.Errorf("rules: %w", err)
 	}
+	if !slices.ContainsFunc(c.rules, func(r rule) bool { return !r.request || !r.response }) {
+		c.answer = c.request
+		return nil
+	}
 	if c.answer, err = newRuleSet(c.rules, func(r *rule) bool { return r.response }); err != nil {
 		return fmt.Errorf("rules: %w", err)
 	}

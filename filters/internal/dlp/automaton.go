@@ -95,110 +95,149 @@ type pos struct {
 
 // newAutomaton builds the table by subset construction: byte sets may overlap,
 // so that failure links alone would not do.
-//
-//nolint:gocognit,funlen // one construction, read from top to bottom
 func newAutomaton(pats [][]set) (*automaton, error) {
 	a := &automaton{}
 	reps := a.classes(pats)
 	a.stride = uint32(len(reps))
-	// first[c] lists the patterns that begin with class c.
-	first := make([][]pos, len(reps))
-	for c, b := range reps {
+	b := subsets{pats: pats, first: make([][]pos, len(reps)), ids: map[string]uint32{}}
+	for c, r := range reps {
 		for p := range pats {
-			if pats[p][0].has(b) {
-				first[c] = append(first[c], pos{uint32(p), 1})
+			if pats[p][0].has(r) {
+				b.first[c] = append(b.first[c], pos{uint32(p), 1})
 			}
 		}
 	}
-	type state struct {
-		active []pos
-		out    []uint32
+	if _, err := b.id(); err != nil { // the start: nothing matched
+		return nil, err
 	}
-	states := []state{{}}
-	ids := map[string]uint32{"": 0}
-	var next []uint32
-	var key []byte
-	for s := 0; s < len(states); s++ {
-		for c, b := range reps {
-			var n state
-			add := func(q pos) {
-				if int(q.i) == len(pats[q.p]) {
-					n.out = append(n.out, q.p)
-				} else {
-					n.active = append(n.active, q)
-				}
+	touched := make([]bool, len(reps))
+	for s := 0; s < len(b.states); s++ { //nolint:intrange // it grows on the way
+		clear(touched)
+		for _, q := range b.states[s].active {
+			for c, r := range reps {
+				touched[c] = touched[c] || pats[q.p][q.i].has(r)
 			}
-			for _, q := range states[s].active {
-				if pats[q.p][q.i].has(b) {
-					add(pos{q.p, q.i + 1})
-				}
+		}
+		for c, r := range reps {
+			if s > 0 && !touched[c] { // as from the start
+				b.next = append(b.next, b.next[c])
+				continue
 			}
-			for _, q := range first[c] {
-				add(q)
+			b.step(s, c, r)
+			id, err := b.id()
+			if err != nil {
+				return nil, err
 			}
-			slices.SortFunc(n.active, func(x, y pos) int {
-				if x.p != y.p {
-					return int(x.p) - int(y.p)
-				}
-				return int(x.i) - int(y.i)
-			})
-			key = key[:0]
-			for _, q := range n.active {
-				key = binary.AppendUvarint(append(key, q.i), uint64(q.p))
-			}
-			if len(n.out) > 0 {
-				key = append(key, 0)
-				slices.Sort(n.out)
-				for _, p := range n.out {
-					key = binary.AppendUvarint(key, uint64(p))
-				}
-			}
-			id, ok := ids[string(key)]
-			if !ok {
-				id = uint32(len(states))
-				if id >= maxStates {
-					return nil, errors.New("patterns are too many or too similar: the automaton would exceed 65536 states")
-				}
-				ids[string(key)] = id
-				states = append(states, n)
-			}
-			next = append(next, id)
+			b.next = append(b.next, id)
 		}
 	}
-	// States with output come last, so that one comparison tells.
-	order := make([]uint32, 0, len(states))
-	for s := range states {
-		if len(states[s].out) == 0 {
+	a.table(&b)
+	return a, nil
+}
+
+// subset is a state: the partial matches, and the patterns that end.
+type subset struct {
+	active []pos
+	out    []uint32
+}
+
+// subsets is a construction under way.
+type subsets struct {
+	pats   [][]set
+	first  [][]pos // by class: the patterns that begin with it
+	states []subset
+	ids    map[string]uint32
+	next   []uint32
+	now    subset // the state that is being made
+	key    []byte
+}
+
+// step makes b.now the state after state s and byte r of class c.
+func (b *subsets) step(s, c int, r byte) {
+	b.now.active, b.now.out = b.now.active[:0], b.now.out[:0]
+	add := func(q pos) {
+		if int(q.i) == len(b.pats[q.p]) {
+			b.now.out = append(b.now.out, q.p)
+		} else {
+			b.now.active = append(b.now.active, q)
+		}
+	}
+	for _, q := range b.states[s].active {
+		if b.pats[q.p][q.i].has(r) {
+			add(pos{q.p, q.i + 1})
+		}
+	}
+	for _, q := range b.first[c] {
+		add(q)
+	}
+	slices.SortFunc(b.now.active, func(x, y pos) int {
+		if x.p != y.p {
+			return int(x.p) - int(y.p)
+		}
+		return int(x.i) - int(y.i)
+	})
+	slices.Sort(b.now.out)
+}
+
+// id returns the number of b.now, which it keeps if it is new.
+func (b *subsets) id() (uint32, error) {
+	b.key = b.key[:0]
+	for _, q := range b.now.active {
+		b.key = binary.AppendUvarint(append(b.key, q.i), uint64(q.p))
+	}
+	if len(b.now.out) > 0 {
+		b.key = append(b.key, 0)
+		for _, p := range b.now.out {
+			b.key = binary.AppendUvarint(b.key, uint64(p))
+		}
+	}
+	id, ok := b.ids[string(b.key)]
+	if !ok {
+		id = uint32(len(b.states))
+		if id >= maxStates {
+			return 0, errors.New("patterns are too many or too similar: the automaton would exceed 65536 states")
+		}
+		b.ids[string(b.key)] = id
+		b.states = append(b.states, subset{slices.Clone(b.now.active), slices.Clone(b.now.out)})
+	}
+	return id, nil
+}
+
+// table fills a from b. States with output come last, so that one comparison
+// tells.
+func (a *automaton) table(b *subsets) {
+	order := make([]uint32, 0, len(b.states))
+	for s := range b.states {
+		if len(b.states[s].out) == 0 {
 			order = append(order, uint32(s))
 		}
 	}
 	quiet := len(order)
-	for s := range states {
-		if len(states[s].out) > 0 {
+	for s := range b.states {
+		if len(b.states[s].out) > 0 {
 			order = append(order, uint32(s))
 		}
 	}
-	rank := make([]uint32, len(states))
+	rank := make([]uint32, len(b.states))
 	for r, s := range order {
 		rank[s] = uint32(r)
 	}
 	a.hits = uint32(quiet) * a.stride
 	a.start = rank[0] * a.stride
-	a.next = make([]uint32, len(next))
-	a.depth = make([]uint8, len(states))
-	a.out = make([][]uint32, len(states)-quiet)
+	a.next = make([]uint32, len(b.next))
+	a.depth = make([]uint8, len(b.states))
+	a.out = make([][]uint32, len(b.states)-quiet)
 	for r, s := range order {
 		for c := range a.stride {
-			a.next[uint32(r)*a.stride+c] = rank[next[s*a.stride+c]] * a.stride
+			a.next[uint32(r)*a.stride+c] = rank[b.next[s*a.stride+c]] * a.stride
 		}
-		for _, q := range states[s].active {
+		for _, q := range b.states[s].active {
 			a.depth[r] = max(a.depth[r], q.i)
 		}
 		if r >= quiet {
-			a.out[r-quiet] = states[s].out
+			a.out[r-quiet] = b.states[s].out
 		}
 	}
-	return a, nil
 }
 
 // classes fills a.class and returns one byte of each class: bytes that no set

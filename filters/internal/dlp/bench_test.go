@@ -38,8 +38,8 @@ func cleanJSON(n int) []byte {
 	return []byte(b.String()[:n])
 }
 
-func benchScan(b *testing.B, data []byte) {
-	e, err := New(Options{Types: twentyTypes})
+func benchScan(b *testing.B, types []string, data []byte) {
+	e, err := New(Options{Types: types})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -58,8 +58,8 @@ func benchScan(b *testing.B, data []byte) {
 	}
 }
 
-func BenchmarkScanText(b *testing.B) { benchScan(b, cleanText(1<<20)) }
-func BenchmarkScanJSON(b *testing.B) { benchScan(b, cleanJSON(1<<20)) }
+func BenchmarkScanText(b *testing.B) { benchScan(b, twentyTypes, cleanText(1<<20)) }
+func BenchmarkScanJSON(b *testing.B) { benchScan(b, twentyTypes, cleanJSON(1<<20)) }
 
 // BenchmarkNaiveRegexp is what one expression for each of ten of the types
 // costs, without validation.
@@ -76,6 +76,17 @@ func BenchmarkNaiveRegexp(b *testing.B) {
 	for b.Loop() {
 		for _, re := range res {
 			_ = re.FindAllIndex(data, -1)
+		}
+	}
+}
+
+func BenchmarkScanTextWithAll(b *testing.B) { benchScan(b, Builtin(), cleanText(1<<20)) }
+func BenchmarkScanJSONWithAll(b *testing.B) { benchScan(b, Builtin(), cleanJSON(1<<20)) }
+
+func BenchmarkCompileAll(b *testing.B) {
+	for b.Loop() {
+		if _, err := New(Options{Types: Builtin()}); err != nil {
+			b.Fatal(err)
 		}
 	}
 }

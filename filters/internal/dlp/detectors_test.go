@@ -407,51 +407,6 @@ func TestDetectors(t *testing.T) {
 	}
 }
 
-// TestTokens checks the rules that have no table of their own.
-func TestTokens(t *testing.T) {
-	for _, r := range tokenRules {
-		t.Run(r.typ+" "+r.prefix, func(t *testing.T) {
-			e, err := New(Options{Types: []string{r.typ}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			c := tokenClass(r.class)
-			fill := func(n int) string {
-				var b []byte
-				for k := 0; len(b) < n; k++ {
-					if x := byte('0' + (k*7+k/3)%75); c.has(x) && isAlnum(x) {
-						b = append(b, x)
-					}
-				}
-				return string(b)
-			}
-			body := fill(r.min-len(r.suffix)) + r.suffix
-			count := func(s string) (n int) {
-				scan(e, s, nil, func(f Finding, _ []byte) Edit {
-					if f.Likelihood >= Likely {
-						n++
-					}
-					return Edit{}
-				})
-				return n
-			}
-			if n := count("x: " + r.prefix + body + `"`); n != 1 {
-				t.Errorf("found %d in %q", n, r.prefix+body)
-			}
-			for what, s := range map[string]string{
-				"too short":    r.prefix + body[len(body)-r.min+1:],
-				"too long":     r.prefix + fill(r.max+1) + r.suffix,
-				"no prefix":    body,
-				"all the same": r.prefix + strings.Repeat("2", r.min),
-			} {
-				if n := count(s); n != 0 {
-					t.Errorf("%s: found %d in %q", what, n, s)
-				}
-			}
-		})
-	}
-}
-
 func TestCustomPatterns(t *testing.T) {
 	for _, tt := range []struct {
 		pattern, text string

@@ -103,6 +103,7 @@ type patternRef struct {
 	rec    uint16
 	length uint8
 	id     uint8 // which of the recognizer's patterns
+	tail   *tail // if its matches begin before the pattern
 }
 
 // tail describes matches that begin before the pattern which reveals them: an
@@ -110,6 +111,9 @@ type patternRef struct {
 type tail struct {
 	class *set
 	max   int
+	// before says that the run of class ends where the pattern begins,
+	// otherwise it includes what was seen of it.
+	before bool
 }
 
 // recognizer looks closer where one of its patterns matched.
@@ -131,14 +135,7 @@ type tailer interface{ tail() tail }
 func (e *Engine) Types() []string { return e.types }
 
 // Builtin returns the names of the built-in detectors, sorted.
-func Builtin() []string {
-	var out []string
-	for _, g := range groups() {
-		out = append(out, g.types...)
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
-}
+func Builtin() []string { return namesOf(groups()) }
 
 // New compiles an engine. Errors name the entry of o that is at fault.
 func New(o Options) (*Engine, error) {
@@ -199,12 +196,16 @@ func (e *Engine) build() error {
 		if len(ps) > 255 {
 			return fmt.Errorf("recognizer %d has %d patterns: too many", i, len(ps))
 		}
+		ref := patternRef{rec: uint16(i)}
+		if t, ok := r.(tailer); ok {
+			before := t.tail()
+			ref.tail = &before
+			e.tails = append(e.tails, before)
+		}
 		for k, p := range ps {
 			pats = append(pats, p)
-			e.patterns = append(e.patterns, patternRef{rec: uint16(i), length: uint8(len(p)), id: uint8(k)})
-		}
-		if t, ok := r.(tailer); ok {
-			e.tails = append(e.tails, t.tail())
+			ref.length, ref.id = uint8(len(p)), uint8(k)
+			e.patterns = append(e.patterns, ref)
 		}
 	}
 	var err error
@@ -216,4 +217,52 @@ func (e *Engine) build() error {
 type group struct {
 	types []string
 	make  func(types map[string]int) []recognizer
+}
+
+// one makes the recognizers of a single detector.
+func one(name string, f func(typ int) recognizer) group {
+	return group{[]string{name}, func(types map[string]int) []recognizer { return []recognizer{f(types[name])} }}
+}
+
+// personal lists the detectors of what belongs to persons, accounts and
+// organizations, secrets those of credentials.
+func personal() []group {
+	return []group{
+		{numberTypes, newNumbers},
+		one(emailAddress, func(t int) recognizer { return &emailRec{t} }),
+		one(ipAddress, func(t int) recognizer { return &ipRec{t} }),
+		one(macAddress, func(t int) recognizer { return &macRec{t} }),
+		one(ibanCode, func(t int) recognizer { return &ibanRec{t} }),
+	}
+}
+
+func secrets() []group {
+	return []group{
+		{tokenTypes(), newTokens},
+		{keyedTypes(), newKeyed},
+		one(privateKey, func(t int) recognizer { return &pemRec{t} }),
+		one(jsonWebToken, func(t int) recognizer { return &jwtRec{t} }),
+		one(basicAuth, func(t int) recognizer { return &basicRec{t} }),
+		one(urlCredentials, func(t int) recognizer { return &urlRec{t} }),
+		one(telegramToken, func(t int) recognizer { return newBack(t, "0-9", 8, 10, ":AA[A-Za-z0-9_-]{33}") }),
+		one(githubToken, func(t int) recognizer { return &githubRec{t} }),
+		one(genericSecret, func(t int) recognizer { return &genericRec{t} }),
+	}
+}
+
+func groups() []group { return append(personal(), secrets()...) }
+
+// PersonalTypes returns the names of the detectors of personal data, sorted.
+func PersonalTypes() []string { return namesOf(personal()) }
+
+// SecretTypes returns the names of the detectors of credentials, sorted.
+func SecretTypes() []string { return namesOf(secrets()) }
+
+func namesOf(gs []group) []string {
+	var out []string
+	for _, g := range gs {
+		out = append(out, g.types...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }

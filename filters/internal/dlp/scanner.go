@@ -238,7 +238,11 @@ func (s *Scanner) advance(final bool) {
 		for _, p := range a.ended(st) {
 			ref := s.e.patterns[p]
 			at := s.scanned - int(ref.length)
-			s.pending = append(s.pending, candidate{ref: ref, at: at, from: at})
+			from := at
+			if ref.tail != nil {
+				from = ref.tail.back(s.buf, at)
+			}
+			s.pending = append(s.pending, candidate{ref: ref, at: at, from: from})
 		}
 	}
 }
@@ -293,19 +297,28 @@ func (s *Scanner) report() {
 	}
 }
 
+// back returns where a match whose tail ends at i may begin.
+func (t *tail) back(b []byte, i int) int {
+	for end := i; i > 0 && end-i < t.max && t.class.has(b[i-1]); {
+		i--
+	}
+	return i
+}
+
 // horizon returns the end of what can be released: no match that is still
 // possible begins before it.
 func (s *Scanner) horizon(final bool) int {
 	if final {
 		return len(s.buf)
 	}
-	h := s.scanned - s.e.auto.held(s.state)
+	partial := s.scanned - s.e.auto.held(s.state)
+	h := partial
 	for _, t := range s.e.tails {
-		i := s.scanned
-		for i > 0 && s.scanned-i < t.max && t.class.has(s.buf[i-1]) {
-			i--
+		end := s.scanned
+		if t.before {
+			end = partial
 		}
-		h = min(h, i)
+		h = min(h, t.back(s.buf, end))
 	}
 	for i := range s.pending {
 		h = min(h, s.pending[i].from)

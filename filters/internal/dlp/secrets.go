@@ -15,6 +15,8 @@ const (
 	githubToken    = "GITHUB_TOKEN"
 	genericSecret  = "GENERIC_SECRET"
 	basicAuth      = "BASIC_AUTH_HEADER"
+	urlCredentials = "URL_CREDENTIALS"
+	telegramToken  = "TELEGRAM_BOT_TOKEN"
 )
 
 // awsSecretRec finds a secret access key: forty characters behind its name.
@@ -188,6 +190,41 @@ func (r *basicRec) recognize(v *view, at, _ int, emit *emitter) {
 		}
 	}
 	emit.add(r.typ, start, end, v.boost(Likely, start, []string{"authorization"}))
+}
+
+// urlRec finds the password in a URL: scheme://user:password@host.
+type urlRec struct{ typ int }
+
+var (
+	userClass     = tokenClass("A-Za-z0-9._~%+!$&*-")
+	passwordClass = tokenClass("A-Za-z0-9._~%+!$&*=,;^#?-")
+)
+
+func (r *urlRec) patterns() [][]set { return [][]set{exactly("://")} }
+
+func (r *urlRec) recognize(v *view, at, _ int, emit *emitter) {
+	if !isAlnum(v.at(at - 1)) {
+		return
+	}
+	user := at + len("://")
+	colon := v.span(user, 65, &userClass)
+	if colon-user > 64 || v.at(colon) != ':' {
+		return
+	}
+	start := colon + 1
+	end := v.span(start, 129, &passwordClass)
+	if end-start < 3 || end-start > 128 || v.at(end) != '@' || !isAlnum(v.at(end+1)) && v.at(end+1) != '[' {
+		return
+	}
+	p := v.buf[start:end]
+	switch {
+	case p[0] == '$' || p[0] == '%' && (len(p) < 3 || !isHex(p[1])): // ${PASSWORD}, %s
+		return
+	case bytes.EqualFold(p, []byte("password")) || bytes.EqualFold(p, []byte("pass")) || bytes.ContainsAny(p, "*"):
+		emit.add(r.typ, start, end, Unlikely)
+		return
+	}
+	emit.add(r.typ, start, end, Likely)
 }
 
 // githubRec finds GitHub's tokens, whose last six characters are a checksum.

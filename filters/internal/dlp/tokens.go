@@ -1,67 +1,17 @@
 package dlp
 
 // tokenRule is a credential with a fixed beginning: the shape that its issuer
-// documents, or that gitleaks knows.
+// documents, or that it is known to have.
 type tokenRule struct {
-	typ    string
-	prefix string
-	class  string // of what follows; a trailing "-" stands for itself
-	min    int    // lengths of what follows
-	max    int
-	suffix string // must end what follows
-	// likelihood of a match; 0 is VeryLikely
-	likelihood Likelihood
-}
-
-var tokenRules = []tokenRule{
-	{typ: awsCredentials, prefix: "AKIA", class: "A-Z2-7", min: 16, max: 16},
-	{typ: awsCredentials, prefix: "ASIA", class: "A-Z2-7", min: 16, max: 16},
-	{typ: awsCredentials, prefix: "ABIA", class: "A-Z2-7", min: 16, max: 16},
-	{typ: awsCredentials, prefix: "ACCA", class: "A-Z2-7", min: 16, max: 16},
-	{typ: "GCP_API_KEY", prefix: "AIza", class: "A-Za-z0-9_-", min: 35, max: 35},
-	{typ: "GCP_CREDENTIALS", prefix: "ya29.", class: "A-Za-z0-9_-", min: 20, max: 2048},
-	{typ: "GCP_CREDENTIALS", prefix: "GOCSPX-", class: "A-Za-z0-9_-", min: 28, max: 28},
-	{typ: "GCP_CREDENTIALS", prefix: `"private_key_id": "`, class: "a-f0-9", min: 40, max: 40},
-	{typ: "GCP_CREDENTIALS", prefix: `"private_key_id":"`, class: "a-f0-9", min: 40, max: 40},
-	{typ: "AZURE_AUTH_TOKEN", prefix: "AccountKey=", class: "A-Za-z0-9+/=", min: 88, max: 88, suffix: "=="},
-	{typ: "AZURE_AUTH_TOKEN", prefix: "SharedAccessKey=", class: "A-Za-z0-9+/=", min: 44, max: 44, suffix: "="},
-	{typ: "SLACK_TOKEN", prefix: "xoxb-", class: "A-Za-z0-9-", min: 20, max: 200},
-	{typ: "SLACK_TOKEN", prefix: "xoxp-", class: "A-Za-z0-9-", min: 20, max: 200},
-	{typ: "SLACK_TOKEN", prefix: "xoxa-", class: "A-Za-z0-9-", min: 20, max: 200},
-	{typ: "SLACK_TOKEN", prefix: "xoxr-", class: "A-Za-z0-9-", min: 20, max: 200},
-	{typ: "SLACK_TOKEN", prefix: "xoxs-", class: "A-Za-z0-9-", min: 20, max: 200},
-	{typ: "SLACK_TOKEN", prefix: "xoxe-", class: "A-Za-z0-9-", min: 20, max: 250},
-	{typ: "SLACK_TOKEN", prefix: "xapp-", class: "A-Za-z0-9-", min: 40, max: 200},
-	{typ: "SLACK_TOKEN", prefix: "hooks.slack.com/services/", class: "A-Za-z0-9/", min: 40, max: 60},
-	{typ: "STRIPE_API_KEY", prefix: "sk_live_", class: "A-Za-z0-9", min: 16, max: 247},
-	{typ: "STRIPE_API_KEY", prefix: "rk_live_", class: "A-Za-z0-9", min: 16, max: 247},
-	{typ: "STRIPE_API_KEY", prefix: "sk_test_", class: "A-Za-z0-9", min: 16, max: 247, likelihood: Likely},
-	{typ: "STRIPE_API_KEY", prefix: "rk_test_", class: "A-Za-z0-9", min: 16, max: 247, likelihood: Likely},
-	{typ: "STRIPE_API_KEY", prefix: "whsec_", class: "A-Za-z0-9+/=", min: 32, max: 64},
-	{typ: "GITLAB_TOKEN", prefix: "glpat-", class: "A-Za-z0-9_-", min: 20, max: 64},
-	{typ: "NPM_TOKEN", prefix: "npm_", class: "A-Za-z0-9", min: 36, max: 36},
-	{typ: "PYPI_TOKEN", prefix: "pypi-AgEIcHlwaS5vcmc", class: "A-Za-z0-9_-", min: 50, max: 1000},
-	{typ: "SENDGRID_API_KEY", prefix: "SG.", class: "A-Za-z0-9_.-", min: 66, max: 66},
-	{typ: "SHOPIFY_TOKEN", prefix: "shpat_", class: "a-fA-F0-9", min: 32, max: 32},
-	{typ: "SHOPIFY_TOKEN", prefix: "shpss_", class: "a-fA-F0-9", min: 32, max: 32},
-	{typ: "DIGITALOCEAN_TOKEN", prefix: "dop_v1_", class: "a-f0-9", min: 64, max: 64},
-	{typ: "HUGGINGFACE_TOKEN", prefix: "hf_", class: "A-Za-z0-9", min: 34, max: 40},
-	{typ: "DATABRICKS_TOKEN", prefix: "dapi", class: "a-f0-9", min: 32, max: 32},
-	{typ: "VAULT_TOKEN", prefix: "hvs.", class: "A-Za-z0-9_-", min: 24, max: 200},
-	{typ: "DOCKER_TOKEN", prefix: "dckr_pat_", class: "A-Za-z0-9_-", min: 27, max: 27},
-	{typ: "ANTHROPIC_API_KEY", prefix: "sk-ant-", class: "A-Za-z0-9_-", min: 80, max: 120},
-	{typ: "OPENAI_API_KEY", prefix: "sk-proj-", class: "A-Za-z0-9_-", min: 40, max: 200},
-	{typ: "OPENAI_API_KEY", prefix: "sk-svcacct-", class: "A-Za-z0-9_-", min: 40, max: 200},
-	{typ: "GRAFANA_TOKEN", prefix: "glsa_", class: "A-Za-z0-9_", min: 41, max: 41},
-	{typ: "NEWRELIC_API_KEY", prefix: "NRAK-", class: "A-Z0-9", min: 27, max: 27},
-	{typ: "AGE_SECRET_KEY", prefix: "AGE-SECRET-KEY-1", class: "A-Z0-9", min: 58, max: 58},
+	typ, shape string
+	likelihood Likelihood // of a match; 0 is VeryLikely
 }
 
 // tokenRec recognizes the tokens of one type.
 type tokenRec struct {
-	typ   int
-	rules []tokenRule
-	class []set
+	typ        int
+	shapes     []template
+	likelihood []Likelihood
 }
 
 func newTokens(types map[string]int) []recognizer {
@@ -78,10 +28,14 @@ func newTokens(types map[string]int) []recognizer {
 			byType[typ] = r
 			out = append(out, r)
 		}
-		r.rules = append(r.rules, t)
-		r.class = append(r.class, tokenClass(t.class))
+		l := t.likelihood
+		if l == 0 {
+			l = VeryLikely
+		}
+		r.shapes = append(r.shapes, newTemplate(t.shape))
+		r.likelihood = append(r.likelihood, l)
 	}
-	if typ, ok := types["AZURE_AUTH_TOKEN"]; ok {
+	if typ, ok := types[azureToken]; ok {
 		out = append(out, &azureRec{typ})
 	}
 	if typ, ok := types[awsCredentials]; ok {
@@ -90,52 +44,68 @@ func newTokens(types map[string]int) []recognizer {
 	return out
 }
 
-func tokenClass(desc string) set {
-	dash := desc[len(desc)-1] == '-'
-	if dash {
-		desc = desc[:len(desc)-1]
-	}
-	s := classOf(desc)
-	if dash {
-		s.add('-')
-	}
-	return s
-}
-
 func (r *tokenRec) patterns() [][]set {
-	out := make([][]set, len(r.rules))
-	for i := range r.rules {
-		out[i] = exactly(r.rules[i].prefix)
+	out := make([][]set, len(r.shapes))
+	for i := range r.shapes {
+		out[i] = exactly(r.shapes[i].prefix)
 	}
 	return out
 }
 
 func (r *tokenRec) recognize(v *view, at, id int, emit *emitter) {
-	t := &r.rules[id]
+	t := &r.shapes[id]
 	if isWord(t.prefix[0]) && isAlnum(v.at(at-1)) {
 		return
 	}
-	start := at + len(t.prefix)
-	end := v.span(start, t.max+1, &r.class[id])
-	if n := end - start; n < t.min || n > t.max || isWord(v.at(end)) {
+	body := at + len(t.prefix)
+	start, end := t.match(v, body)
+	if end == 0 || isWord(v.at(end)) || start < at {
 		return
 	}
-	for i := range len(t.suffix) {
-		if v.buf[end-len(t.suffix)+i] != t.suffix[i] {
-			return
-		}
-	}
-	if entropy(v.buf[start:end]) < 2 { // AKIAXXXXXXXXXXXXXXXX
+	if entropy(v.buf[body:end]) < 2 { // AKIAXXXXXXXXXXXXXXXX
 		return
 	}
-	l := t.likelihood
-	if l == 0 {
-		l = VeryLikely
+	emit.add(r.typ, start, end, r.likelihood[id])
+}
+
+// backRec recognizes tokens whose fixed part is in the middle: a run of bytes
+// of a class comes before it.
+type backRec struct {
+	typ       int
+	anchor    []set
+	class     set
+	low, high int
+	after     template
+	// within is how much of the anchor counts as part of the run.
+	within int
+}
+
+func (r *backRec) patterns() [][]set { return [][]set{r.anchor} }
+
+func (r *backRec) tail() tail { return tail{class: &r.class, max: r.high, before: true} }
+
+func (r *backRec) recognize(v *view, at, _ int, emit *emitter) {
+	end := at + r.within
+	start := end
+	for start > 0 && end-start <= r.high && r.class.has(v.buf[start-1]) {
+		start--
 	}
-	if t.prefix[0] == '"' || t.suffix != "" { // a name, not part of the secret
-		at = start
+	if n := end - start; n < r.low || n > r.high || isWord(v.at(start-1)) {
+		return
 	}
-	emit.add(r.typ, at, end, l)
+	v.from = start
+	// The template's prefix is the literal part of the anchor.
+	_, stop := r.after.match(v, end+len(r.after.prefix))
+	if stop == 0 || isWord(v.at(stop)) || entropy(v.buf[start:stop]) < 2.5 {
+		return
+	}
+	emit.add(r.typ, start, stop, VeryLikely)
+}
+
+func newBack(typ int, class string, low, high int, after string) *backRec {
+	r := &backRec{typ: typ, class: tokenClass(class), low: low, high: high, after: newTemplate(after), within: 2}
+	r.anchor = append([]set{r.class, r.class}, exactly(r.after.prefix)...)
+	return r
 }
 
 // azureRec finds client secrets of Entra ID: three characters, a digit, "Q~"
@@ -145,17 +115,26 @@ type azureRec struct{ typ int }
 var azureClass = tokenClass("A-Za-z0-9_.~-")
 
 func (r *azureRec) patterns() [][]set {
-	return [][]set{{azureClass, azureClass, azureClass, classOf("0-9"), classOf("Q"), classOf("~")}}
+	return [][]set{{classOf("0-9"), classOf("Q"), classOf("~")}}
 }
 
+func (r *azureRec) tail() tail { return tail{class: &azureClass, max: 4, before: true} }
+
 func (r *azureRec) recognize(v *view, at, _ int, emit *emitter) {
-	if azureClass.has(v.at(at - 1)) {
+	begin := at - 3
+	for k := begin; k < at; k++ {
+		if !azureClass.has(v.at(k)) {
+			return
+		}
+	}
+	if azureClass.has(v.at(begin - 1)) {
 		return
 	}
-	start := at + 6
+	v.from = begin
+	start := at + 3
 	end := v.span(start, 35, &azureClass)
 	if n := end - start; n >= 31 && n <= 34 {
-		emit.add(r.typ, at, end, VeryLikely)
+		emit.add(r.typ, begin, end, VeryLikely)
 	}
 }
 
@@ -166,26 +145,4 @@ func tokenTypes() []string {
 		out = append(out, t.typ)
 	}
 	return out
-}
-
-// one makes the recognizers of a single detector.
-func one(name string, f func(typ int) recognizer) group {
-	return group{[]string{name}, func(types map[string]int) []recognizer { return []recognizer{f(types[name])} }}
-}
-
-// groups lists the built-in detectors.
-func groups() []group {
-	return []group{
-		{numberTypes, newNumbers},
-		{tokenTypes(), newTokens},
-		one(emailAddress, func(t int) recognizer { return &emailRec{t} }),
-		one(ipAddress, func(t int) recognizer { return &ipRec{t} }),
-		one(macAddress, func(t int) recognizer { return &macRec{t} }),
-		one(ibanCode, func(t int) recognizer { return &ibanRec{t} }),
-		one(privateKey, func(t int) recognizer { return &pemRec{t} }),
-		one(jsonWebToken, func(t int) recognizer { return &jwtRec{t} }),
-		one(basicAuth, func(t int) recognizer { return &basicRec{t} }),
-		one(githubToken, func(t int) recognizer { return &githubRec{t} }),
-		one(genericSecret, func(t int) recognizer { return &genericRec{t} }),
-	}
 }
