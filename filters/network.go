@@ -102,6 +102,8 @@ type Denied struct {
 	// "rbac_access_denied_matched_policy[none]".
 	Details string
 	Flag    streaminfo.ResponseFlag
+	// Decision is what will be told about it, nil for nothing but Details.
+	Decision *streaminfo.Decision
 }
 
 // Error returns the details.

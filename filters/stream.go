@@ -152,6 +152,13 @@ func (s *Stream) LocalReply(status int, body, details string, flag streaminfo.Re
 	return r
 }
 
+// Deny is LocalReply for a filter that refuses the request: d is what will be
+// told about it.
+func (s *Stream) Deny(status int, body, details string, flag streaminfo.ResponseFlag, d streaminfo.Decision) *Response {
+	s.Info.Decision = &d
+	return s.LocalReply(status, body, details, flag)
+}
+
 func percentEncode(s string) string {
 	const hex = "0123456789ABCDEF"
 	var b []byte

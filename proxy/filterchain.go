@@ -214,7 +214,8 @@ func (r refuse) details() string {
 
 // Do implements filters.HTTPFilter.
 func (r refuse) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
-	return s.LocalReply(403, "filter not executable: "+r.name, r.details(), streaminfo.UnauthorizedExternalService), nil
+	return s.Deny(403, "filter not executable: "+r.name, r.details(), streaminfo.UnauthorizedExternalService,
+		streaminfo.Decision{Filter: r.name, Reason: "filter_not_executable"}), nil
 }
 
 // Explain says that nothing passes here.

@@ -18,6 +18,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/accesslog"
 	"github.com/fairlead-mesh/fairlead/internal/identity"
+	"github.com/fairlead-mesh/fairlead/internal/refusal"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/proxy/listener"
 	"github.com/fairlead-mesh/fairlead/proxy/secret"
@@ -54,6 +55,7 @@ type Server struct {
 	shared   filters.Shared
 	node     filters.Node
 	logs     *accesslog.Sinks
+	refusals *refusal.Recorder
 
 	mu        sync.Mutex // guards Apply and the fields below
 	filters   filterPool
@@ -93,6 +95,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{opt: o, log: o.Logger, stats: o.Stats.Scope(""), node: o.Node, listeners: map[string]*listener.Listener{}, pending: map[*time.Timer]func(){}}
 	s.logs = accesslog.NewSinks(s.stats.Scope("fairlead_access_log_"))
+	s.refusals = refusal.New(refusal.Options{Logger: o.Logger, Stats: s.stats, Workloads: o.Workloads})
 	s.secrets = secret.NewStore(secret.Config{Identity: o.Identity, Logger: o.Logger})
 	s.clusters = newClusters(s)
 	sc := s.stats.Scope("fairlead_config_")

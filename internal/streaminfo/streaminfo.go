@@ -100,6 +100,11 @@ type Info struct {
 	// Details is %RESPONSE_CODE_DETAILS%: "via_upstream" or the cause of a
 	// local reply in Envoy's words.
 	Details string
+	// Decision is what the filter that refused the stream leaves about it; nil
+	// if none did. Limit names the limit or timer that ended the stream, with its
+	// value: "route timeout 15s".
+	Decision *Decision
+	Limit    string
 	// ConnectionTerminationDetails overrides Conn's for this stream.
 	ConnectionTerminationDetails string
 
@@ -131,6 +136,21 @@ type Info struct {
 	TraceID, SpanID string
 	// RequestID is the effective x-request-id.
 	RequestID string
+}
+
+// Decision is a filter's refusal of a request or connection, for the event and
+// the counters that tell about it. Its texts come from configuration or are
+// constants: none is what a client sent.
+type Decision struct {
+	// Filter is the kind of filter, "rbac"; Policy the configured name of what
+	// decided, "" if nothing in particular; Rule the part of it.
+	Filter, Policy, Rule string
+	// Reason is one of a few constants of the filter, "matched_policy".
+	Reason string
+	// Why, if not nil, says more, for a person. It may take its time: it is
+	// called at most once and for a bounded number of streams, before the
+	// stream ends.
+	Why func() string
 }
 
 // Upstream is what is known about the last upstream attempt.

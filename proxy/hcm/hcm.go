@@ -15,6 +15,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/refusal"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"github.com/fairlead-mesh/fairlead/proxy/transport/h1"
@@ -48,6 +49,8 @@ type Config struct {
 	// ending in a terminal filter that answers 404.
 	DefaultChain []filters.HTTPFilter
 	AccessLogs   []AccessLogger
+	// Refusals records what is denied and what goes wrong; may be nil.
+	Refusals *refusal.Recorder
 	// Stats is the scope for the "http" statistics of this manager.
 	Stats  *stats.Scope
 	Logger *slog.Logger

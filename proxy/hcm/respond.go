@@ -341,7 +341,7 @@ func (st *stream) log() {
 func (cn *conn) ProtocolError(status int, details string) {
 	m := cn.m
 	m.st.cxProtocolError.Inc()
-	if len(m.cfg.AccessLogs) == 0 {
+	if len(m.cfg.AccessLogs) == 0 && (m.cfg.Refusals == nil || status == 0) {
 		return
 	}
 	info := streaminfo.Info{Conn: cn.c.Info.Conn, Start: now(), ResponseCode: status, Details: details, Flags: streaminfo.DownstreamProtocolError}
@@ -353,6 +353,9 @@ func (cn *conn) ProtocolError(status int, details string) {
 		info.BytesSent = uint64(len(http.StatusText(status)))
 	}
 	info.End = info.Start
+	if status != 0 {
+		m.cfg.Refusals.HTTP(&info, &message.Header{}, nil, true)
+	}
 	ctx := format.Context{Info: &info}
 	for _, l := range m.cfg.AccessLogs {
 		l.Log(&ctx)

@@ -215,9 +215,11 @@ func (st *stream) failed(err error) {
 		if st.in.complete.Load() {
 			status = 504
 		}
+		s.Info.Limit = "stream idle timeout " + st.idleTimeout.String()
 		st.respondInterrupted(s.LocalReply(status, "stream timeout", "stream_idle_timeout", streaminfo.StreamIdleTimeout))
 	case errors.Is(cause, errRequestTimeout):
 		st.m.st.rqTimeout.Inc()
+		s.Info.Limit = "request timeout " + st.m.spec.RequestTimeout.String()
 		st.respondInterrupted(s.LocalReply(408, "request timeout", "request_overall_timeout", 0))
 	case errors.Is(cause, errMaxDuration):
 		st.m.st.rqMaxDuration.Inc()
@@ -225,6 +227,7 @@ func (st *stream) failed(err error) {
 		if st.in.complete.Load() {
 			status = 504
 		}
+		s.Info.Limit = "max stream duration " + st.m.spec.MaxStreamDuration.String()
 		st.respondInterrupted(s.LocalReply(status, "downstream duration timeout", "max_duration_timeout", streaminfo.DurationTimeout))
 	case st.clientGone(cause):
 		if r := st.malformed(); r != nil {
@@ -348,6 +351,9 @@ func (st *stream) finish() {
 	info := &s.Info
 	info.End = info.Now()
 	info.WireBytesReceived, info.WireBytesSent = st.ss.BytesIn(), st.ss.BytesOut()
+	if local := s.Response != nil && s.Response.Local; local || info.Decision != nil {
+		st.refused(local)
+	}
 	st.endFilters()
 	if len(m.cfg.AccessLogs) > 0 {
 		st.log()
@@ -366,6 +372,16 @@ func (st *stream) finish() {
 	}
 	s.End()
 	st.release()
+}
+
+// refused records a stream that was answered here. It runs before the filters
+// and the logs, which may change the record, and only then.
+func (st *stream) refused(local bool) {
+	var h *message.Header
+	if st.s.Response != nil {
+		h = &st.s.Response.Header
+	}
+	st.m.cfg.Refusals.HTTP(&st.s.Info, &st.s.Request, h, local)
 }
 
 // release gives the stream back to the pool. A stream whose timers might still

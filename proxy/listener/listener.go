@@ -21,6 +21,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/refusal"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
@@ -47,8 +48,10 @@ type Config struct {
 	Chains          []*Chain
 	Default         *Chain
 	AccessLogs      []AccessLogger
-	Stats           *stats.Scope
-	Logger          *slog.Logger
+	// Refusals records connections that are turned away; may be nil.
+	Refusals *refusal.Recorder
+	Stats    *stats.Scope
+	Logger   *slog.Logger
 	// DrainTime bounds how long connections of a replaced chain live on.
 	DrainTime time.Duration
 }
@@ -285,6 +288,8 @@ type connection struct {
 	done  func()
 	ended atomic.Bool
 	logs  []AccessLogger
+	// refusals may be nil.
+	refusals *refusal.Recorder
 	// passed is how many network filters saw the connection.
 	passed int
 }
@@ -304,7 +309,7 @@ func (l *Listener) enter(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done 
 	l.active.Add(1)
 	l.st.cxTotal.Inc()
 	l.st.cxActive.Add(1)
-	cn := &connection{l: l, done: done, raw: c, logs: cur.cfg.AccessLogs}
+	cn := &connection{l: l, done: done, raw: c, logs: cur.cfg.AccessLogs, refusals: cur.cfg.Refusals}
 	cn.info.Conn = ci
 	cn.info.Start = ci.Start
 	cn.info.FilterState.Reset(&ci.FilterState)
@@ -367,6 +372,7 @@ func (cn *connection) end() {
 		}
 		ch.remove(cn)
 	}
+	cn.refusals.Connection(&cn.info)
 	cn.log()
 	cn.l.active.Add(-1)
 	cn.l.st.cxActive.Add(-1)
@@ -378,6 +384,7 @@ func (cn *connection) deny(cur *compiled, err error) {
 	if d, ok := errors.AsType[*filters.Denied](err); ok {
 		cn.info.Conn.TerminationDetails = d.Details
 		cn.info.Flags = cn.info.Flags.With(d.Flag)
+		cn.info.Decision = d.Decision
 	} else {
 		cn.info.Conn.TerminationDetails = "network_filter_error"
 	}

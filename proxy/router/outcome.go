@@ -3,6 +3,7 @@ package router
 import (
 	"errors"
 	"strings"
+	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
@@ -199,6 +200,11 @@ func (rq *request) failed(err error) (*filters.Response, bool, error) {
 	}
 	rq.retry.settle(rq.c, rq.high, false)
 	if try != nil {
+		if errors.Is(try, errPerTryIdle) {
+			rq.limit("per-try idle timeout", rq.t.perTryIdle)
+		} else {
+			rq.limit("per-try timeout", rq.t.perTry)
+		}
 		return rq.timeoutReply(tryDetail(try)), false, nil
 	}
 	return rq.resetReply(reason, err), false, nil
@@ -280,14 +286,20 @@ func (rq *request) timedOut(cause error, inFlight bool) *filters.Response {
 	rq.mu.Unlock()
 	switch {
 	case errors.Is(cause, errMaxDuration):
+		rq.limit("max stream duration", rq.t.duration)
 		return rq.f.abort(rq.s, rq.c, status, "downstream duration timeout", "max_duration_timeout", streaminfo.DurationTimeout, false)
 	case errors.Is(cause, errUpstreamMaxAge):
 		rq.c.Count(upstream.EventMaxDuration)
+		rq.limit("max stream duration of the cluster", rq.t.duration)
 		return rq.f.abort(rq.s, rq.c, status, "upstream max stream duration reached", "upstream_max_stream_duration_reached", streaminfo.UpstreamMaxStreamDurationReached, false)
 	}
 	rq.c.Count(upstream.EventTimeout)
+	rq.limit("route timeout", rq.t.route)
 	return rq.timeoutReply("response_timeout")
 }
+
+// limit notes which limit ended the request.
+func (rq *request) limit(name string, d time.Duration) { rq.s.Info.Limit = name + " " + d.String() }
 
 // timeoutReply answers a request that upstream did not answer in time.
 func (rq *request) timeoutReply(details string) *filters.Response {
@@ -362,6 +374,14 @@ func reasonFlag(reason transport.ResetReason) streaminfo.ResponseFlag {
 	return 0
 }
 
+// breakerLimit names the circuit breaker that was full.
+func breakerLimit(err error) string {
+	if re, ok := errors.AsType[*transport.ResetError](err); ok && re.Detail != "" {
+		return "circuit breaker " + re.Detail
+	}
+	return "circuit breaker"
+}
+
 // resetReply answers a request whose last attempt ended without a response.
 func (rq *request) resetReply(reason transport.ResetReason, err error) *filters.Response {
 	text := reasonText(reason, err)
@@ -382,6 +402,7 @@ func (rq *request) resetReply(reason transport.ResetReason, err error) *filters.
 	if reason == transport.Overflow {
 		u := &rq.s.Info.Upstream
 		u.Host, u.HostMetadata = "", nil
+		rq.s.Info.Limit = breakerLimit(err)
 	}
 	return rq.f.abort(rq.s, rq.c, status, body, details, reasonFlag(reason), reason == transport.Overflow)
 }

@@ -220,6 +220,7 @@ func (s *session) connect(match map[string]any) (netio.Conn, error) {
 		}
 		if transport.ReasonOf(err) == transport.Overflow {
 			info.Flags = info.Flags.With(streaminfo.UpstreamOverflow)
+			info.Limit = "circuit breaker max_connections"
 			return nil, err
 		}
 		s.cluster.Failed(host, upstream.FailureConnect)
@@ -312,9 +313,11 @@ func (s *session) joined(up, down uint64, err error) {
 		f.maxDuration.Inc()
 		info.Flags = info.Flags.With(streaminfo.DurationTimeout)
 		info.ConnectionTerminationDetails = "max_connection_duration_reached"
+		info.Limit = "max downstream connection duration " + f.cfg.MaxConnectionDuration.String()
 	case errors.Is(err, netio.ErrJoinIdle):
 		f.idleTimeout.Inc()
 		info.ConnectionTerminationDetails = "tcp_session_idle_timeout"
+		info.Limit = "idle timeout " + f.cfg.IdleTimeout.String()
 	}
 	s.finish()
 }

@@ -290,7 +290,7 @@ func (c *Cluster) Connect(ctx context.Context, h *Host, o *ConnectOptions) (neti
 	b := c.breaker(o.High)
 	if !b.connections.take() {
 		c.stats().cxOverflow.Inc()
-		return nil, &transport.ResetError{Reason: transport.Overflow}
+		return nil, errMaxConnections
 	}
 	conn, err := c.connect(ctx, h, o, nil)
 	if err != nil {
@@ -313,7 +313,7 @@ func (c *Cluster) TakeOver(h *Host, conn netio.Conn, o *ConnectOptions, done fun
 	b, s := c.breaker(o.High), c.stats()
 	if !b.connections.take() {
 		s.cxOverflow.Inc()
-		return &transport.ResetError{Reason: transport.Overflow}
+		return errMaxConnections
 	}
 	s.cxTotal.Inc()
 	h.st.cxTotal.Add(1)

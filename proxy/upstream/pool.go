@@ -165,7 +165,12 @@ func (c *Cluster) newPool(h *Host, key poolKey) *pool {
 	return p
 }
 
-var errOverflow = &transport.ResetError{Reason: transport.Overflow}
+// Errors of the circuit breakers; the detail is the threshold.
+var (
+	errMaxRequests    = &transport.ResetError{Reason: transport.Overflow, Detail: "max_requests"}
+	errMaxPending     = &transport.ResetError{Reason: transport.Overflow, Detail: "max_pending_requests"}
+	errMaxConnections = &transport.ResetError{Reason: transport.Overflow, Detail: "max_connections"}
+)
 
 // TryStream starts an exchange with h on a connection that is ready. It returns
 // nil without an error if there is none: NewStream then waits for one. It
@@ -206,7 +211,7 @@ func (p *pool) try() (*Stream, error) {
 			s := p.c.stats()
 			s.rqPendingOverflow.Inc()
 			s.rqActiveOverflow.Inc()
-			return nil, errOverflow
+			return nil, errMaxRequests
 		}
 		if s := pc.begin(); s != nil {
 			return s, nil

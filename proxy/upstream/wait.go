@@ -74,7 +74,7 @@ func (p *pool) wait(ctx context.Context, h *Host, o *ConnectOptions) (*Stream, e
 	st := p.c.stats()
 	if !p.b.pending.take() {
 		st.rqPendingOverflow.Inc()
-		return nil, errOverflow
+		return nil, errMaxPending
 	}
 	st.rqPendingTotal.Inc()
 	st.rqPendingActive.Add(1)
@@ -124,7 +124,7 @@ func (p *pool) attach(pc *pooledConn) (*Stream, error) {
 		st.rqPendingOverflow.Inc()
 		st.rqActiveOverflow.Inc()
 		p.offer(pc)
-		return nil, errOverflow
+		return nil, errMaxRequests
 	}
 	s := pc.begin()
 	if s == nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
 
 // Namespace is the dynamic metadata namespace of the filter.
@@ -163,7 +164,7 @@ func (f *filter) deny(s *filters.Stream, st status) *filters.Response {
 		body = ""
 	}
 	realm := realm(&s.Request)
-	r := s.LocalReply(code, body, st.details(), 0)
+	r := s.Deny(code, body, st.details(), 0, streaminfo.Decision{Filter: "jwt_authn", Reason: st.reason()})
 	if !f.c.StripFailure {
 		v := `Bearer realm="` + realm + `"`
 		if st != missing {

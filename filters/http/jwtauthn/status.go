@@ -75,6 +75,16 @@ var statusDetails = func() (d [statuses]string) {
 	return d
 }()
 
+// reason is the text as a metric label.
+func (s status) reason() string {
+	return strings.ToLower(strings.Map(func(r rune) rune {
+		if r == ' ' {
+			return '_'
+		}
+		return r
+	}, statusTexts[s]))
+}
+
 func (s status) String() string { return statusTexts[s] }
 
 // details is the response code detail.

@@ -95,7 +95,9 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 		return f.annotate(left, reset)(next.Do(s))
 	}
 	f.enforced.Inc()
-	r := s.LocalReply(f.c.Status, "local_rate_limited", "local_rate_limited", streaminfo.RateLimited)
+	s.Info.Limit = fmt.Sprintf("%d requests, %d more each %s", f.c.Bucket.Max, f.c.Bucket.Fill, f.c.Bucket.Interval)
+	r := s.Deny(f.c.Status, "local_rate_limited", "local_rate_limited", streaminfo.RateLimited,
+		streaminfo.Decision{Filter: "local_ratelimit", Policy: f.c.StatPrefix, Reason: "rate_limited"})
 	if s.Info.IsGRPC && f.c.ResourceExhausted {
 		r.Header.Set("grpc-status", "8")
 	}

@@ -63,9 +63,13 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 	in := input(s)
 	f.shadow.Decide(in)
 	if allowed, details := f.rules.Decide(in); !allowed {
-		return s.LocalReply(403, "RBAC: access denied", details, 0), nil
+		return f.deny(s, in, details), nil
 	}
 	return next.Do(s)
+}
+
+func (f *filter) deny(s *filters.Stream, in authz.Input, details string) *filters.Response {
+	return s.Deny(403, "RBAC: access denied", details, 0, f.rules.Decision(in))
 }
 
 // Explain says what Do would decide, by which policy, and which one came

@@ -50,6 +50,45 @@ func Nearest(ps []filters.PolicyExplanation) *filters.PolicyExplanation {
 	return best
 }
 
+// maxReasoned bounds the policies that why looks at.
+const maxReasoned = 256
+
+// why says in one line by which clauses policy i refused, or, for -1, which
+// policy came closest to allowing and what it missed.
+func (e *Engine) why(in Input, i int) string {
+	if i < 0 {
+		near := e
+		if len(e.policies) > maxReasoned {
+			near = &Engine{action: e.action, policies: e.policies[:maxReasoned]}
+		}
+		_, ps := near.Explain(in)
+		n := Nearest(ps)
+		if n == nil {
+			return "there is no policy that could allow"
+		}
+		parts := make([]string, len(n.Failed))
+		for k, c := range n.Failed {
+			parts[k] = c.Want + ", has " + c.Have
+		}
+		return "nearest " + n.Name + " misses " + strings.Join(parts, "; ")
+	}
+	p := e.policies[i].rules
+	x := explainer{in: in, doubt: e.action != Allow}
+	return x.holding(p.Permissions, "permissions") + " and " + x.holding(p.Principals, "principals")
+}
+
+// holding names the first of rules that holds.
+func (x *explainer) holding(rules []Rule, path string) string {
+	for i := range rules {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		if len(x.rule(&rules[i], at, x.doubt)) == 0 {
+			want, _ := describe(&rules[i], x.in)
+			return at + " (" + want + ")"
+		}
+	}
+	return path
+}
+
 // explainer finds the clauses that fail. It evaluates single rules with the
 // compiler's own matchers.
 type explainer struct {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
 
 // RecordKind says whether a Recorder's rules are enforced or only recorded.
@@ -108,6 +109,17 @@ func (r *Recorder) Decide(in Input) (allowed bool, details string) {
 		}
 	}
 	return d.Allowed, details
+}
+
+// Decision says why in was refused. It evaluates in again, to spare requests
+// that pass the room for an answer.
+func (r *Recorder) Decision(in Input) streaminfo.Decision {
+	i := r.engine.Decide(in).Policy
+	out := streaminfo.Decision{Filter: "rbac", Policy: r.engine.PolicyName(i), Reason: "matched_policy", Why: func() string { return r.engine.why(in, i) }}
+	if i < 0 {
+		out.Reason = "no_policy_matched"
+	}
+	return out
 }
 
 // publish writes what later filters and access logs read.

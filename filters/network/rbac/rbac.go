@@ -58,7 +58,8 @@ func (f *filter) OnNewConnection(c *filters.Connection) error {
 	if f.delay > 0 {
 		time.Sleep(f.delay) // the connection has a goroutine of its own here
 	}
-	return &filters.Denied{Details: details}
+	d := f.rules.Decision(in)
+	return &filters.Denied{Details: details, Decision: &d}
 }
 
 // Explain says what OnNewConnection would decide, by which policy, and which one

@@ -1,0 +1,388 @@
+// Package refusal tells operators what the proxy refused and what it failed at:
+// one structured log event for every request that a filter denied or that the
+// proxy answered with an error of its own, and for every connection that it
+// turned away, with everything that is known about both ends, the policy and
+// the limit; and counters, which count also what the log leaves out.
+//
+// Filters leave a streaminfo.Decision; who ends the stream calls the Recorder
+// once. A request that passes costs a comparison.
+package refusal
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+)
+
+// Workloads is the mesh's table of workloads; filters.Workloads is one.
+type Workloads interface {
+	// Peer returns the workload that owns addr, nil if unknown.
+	Peer(addr netip.Addr) *streaminfo.Peer
+}
+
+// Options are what a Recorder is made of; every field may be zero.
+type Options struct {
+	Logger *slog.Logger
+	// Stats is the root scope.
+	Stats     *stats.Scope
+	Workloads Workloads
+	// PerSecond bounds the events that are logged, 100 by default, in bursts
+	// of twice as many. What goes beyond is counted only.
+	PerSecond int
+	// Now is time.Now if nil.
+	Now func() time.Time
+}
+
+// Recorder writes events. It is safe for concurrent use; a nil Recorder
+// discards.
+type Recorder struct {
+	log                *slog.Logger
+	workloads          Workloads
+	denials, replies   *stats.CounterFamily
+	refused            *stats.CounterFamily
+	suppressed         *stats.Counter
+	events, reasonings bucket
+	now                func() time.Time
+}
+
+// New returns a Recorder.
+func New(o Options) *Recorder {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.PerSecond == 0 {
+		o.PerSecond = 100
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Recorder{
+		log: o.Logger, workloads: o.Workloads, now: o.Now,
+		denials:    o.Stats.CounterFamily("fairlead_policy_denials_total", "Requests and connections that a filter denied.", "filter", "policy", "reason"),
+		replies:    o.Stats.CounterFamily("fairlead_local_replies_total", "Errors that the proxy answered by itself, denials included.", "reason", "response_code"),
+		refused:    o.Stats.CounterFamily("fairlead_connections_refused_total", "Connections that were closed before they were served.", "reason"),
+		suppressed: o.Stats.Counter("fairlead_refusal_events_suppressed_total"),
+		events:     bucket{rate: float64(o.PerSecond), max: 2 * float64(o.PerSecond)},
+		reasonings: bucket{rate: 10, max: 20},
+	}
+}
+
+// Wanted reports whether HTTP has something to record: whether a filter denied
+// the stream, or the response is the proxy's own (local) and an error.
+func Wanted(info *streaminfo.Info, local bool) bool {
+	return info.Decision != nil || local && (info.ResponseCode >= 400 || info.IsGRPC) && !configured(info.Details)
+}
+
+// configured tells replies that an operator asked for from errors.
+func configured(details string) bool {
+	return details == "" || details == "direct_response" || details == "cors_response"
+}
+
+// HTTP records a finished stream, if it is Wanted. request is its head as it
+// was in the end; response, which may be nil, what was answered.
+func (r *Recorder) HTTP(info *streaminfo.Info, request, response *message.Header, local bool) {
+	if r == nil || !Wanted(info, local) {
+		return
+	}
+	if local {
+		r.replies.With(reason(info.Details), strconv.Itoa(info.ResponseCode)).Inc()
+	}
+	msg, level := "request rejected", slog.LevelInfo
+	switch {
+	case info.Decision != nil:
+		r.denied(info.Decision)
+		msg = "request denied"
+	case info.ResponseCode >= 500 || info.IsGRPC:
+		msg, level = "request failed", slog.LevelWarn
+	}
+	if !r.admit(level) {
+		return
+	}
+	a := make([]slog.Attr, 0, 24)
+	a = append(a, slog.Int("status", info.ResponseCode))
+	if response != nil && info.IsGRPC {
+		a = text(a, "grpc_status", response.Get("grpc-status"))
+	}
+	a = r.common(a, info)
+	a = text(a, "method", request.Get(message.Method))
+	a = text(a, "authority", request.Get(message.Authority))
+	path, _, _ := strings.Cut(request.Get(message.Path), "?") // queries hold what logs should not
+	a = text(a, "path", path)
+	a = text(a, "route", info.RouteName)
+	a = text(a, "virtual_host", info.VirtualHost)
+	a = text(a, "request_id", info.RequestID)
+	a = text(a, "trace_id", traceID(info, request))
+	r.log.LogAttrs(context.Background(), level, msg, r.timed(a, info)...)
+}
+
+// unserved are the flags of connections that found no way on.
+const unserved = streaminfo.NoHealthyUpstream | streaminfo.UpstreamConnectionFailure | streaminfo.UpstreamOverflow |
+	streaminfo.NoRouteFound | streaminfo.NoClusterFound | streaminfo.DNSResolutionFailed
+
+// Connection records a connection that was not served, or that found no
+// upstream: one with a Decision, a termination detail, a failed handshake, or
+// no filter chain.
+func (r *Recorder) Connection(info *streaminfo.Info) {
+	if r == nil {
+		return
+	}
+	ci := info.Conn
+	why := ""
+	switch {
+	case info.Decision != nil, ci.TerminationDetails != "":
+		why = reason(ci.TerminationDetails)
+	case strings.HasSuffix(ci.TransportFailureReason, "EOF"):
+		return // a port that is looked at, by a probe or a scanner
+	case ci.TransportFailureReason != "":
+		why = "handshake_failed"
+	case info.Limit != "" && info.ConnectionTerminationDetails != "":
+		why = info.ConnectionTerminationDetails
+	case info.Flags&unserved != 0:
+		if why = reason(info.Details); why == "" {
+			why = strings.ToLower((info.Flags & unserved).String())
+		}
+	default:
+		return
+	}
+	r.refused.With(why).Inc()
+	msg, level := "connection closed", slog.LevelInfo
+	switch {
+	case info.Decision != nil:
+		r.denied(info.Decision)
+		msg = "connection denied"
+	case info.Flags&unserved != 0:
+		level = slog.LevelWarn
+	}
+	if !r.admit(level) {
+		return
+	}
+	a := r.common(make([]slog.Attr, 0, 20), info)
+	details := info.ConnectionTerminationDetails
+	if details == "" {
+		details = ci.TerminationDetails
+	}
+	a = text(a, "termination_details", details)
+	a = text(a, "handshake_failure", ci.TransportFailureReason)
+	a = text(a, "requested_server_name", ci.RequestedServerName)
+	r.log.LogAttrs(context.Background(), level, msg, r.timed(a, info)...)
+}
+
+func (r *Recorder) denied(d *streaminfo.Decision) {
+	policy, _ := SplitPolicy(d.Policy)
+	r.denials.With(d.Filter, policy, d.Reason).Inc()
+}
+
+// admit tells whether the log has room for an event.
+func (r *Recorder) admit(level slog.Level) bool {
+	if !r.log.Enabled(context.Background(), level) {
+		return false
+	}
+	if !r.events.take(r.now()) {
+		r.suppressed.Inc()
+		return false
+	}
+	return true
+}
+
+// common are the attributes of requests and connections: what was decided, and
+// who is at both ends.
+func (r *Recorder) common(a []slog.Attr, info *streaminfo.Info) []slog.Attr {
+	ci := info.Conn
+	a = text(a, "response_code_details", info.Details)
+	if info.Flags != 0 {
+		a = append(a, slog.String("response_flags", info.Flags.String()))
+	}
+	if d := info.Decision; d != nil {
+		a = text(a, "filter", d.Filter)
+		policy, rule := SplitPolicy(d.Policy)
+		if d.Rule != "" {
+			rule = d.Rule
+		}
+		a = text(a, "policy", policy)
+		a = text(a, "rule", rule)
+		a = text(a, "reason", d.Reason)
+		if d.Why != nil && r.reasonings.take(r.now()) {
+			a = text(a, "clause", d.Why())
+		}
+	}
+	a = text(a, "limit", info.Limit)
+	a = append(a, r.source(info), r.destination(info))
+	a = text(a, "listener", ci.ListenerName)
+	return text(a, "filter_chain", ci.FilterChainName)
+}
+
+func (r *Recorder) timed(a []slog.Attr, info *streaminfo.Info) []slog.Attr {
+	if !info.End.IsZero() && !info.Start.IsZero() {
+		a = append(a, slog.Float64("duration_ms", float64(info.End.Sub(info.Start).Microseconds())/1000))
+	}
+	return a
+}
+
+// Keys of filter state that tell who is at an end.
+const (
+	downstreamPeer = "downstream_peer"
+	upstreamPeer   = "upstream_peer"
+	peerPrincipal  = "io.istio.peer_principal"
+	localPrincipal = "io.istio.local_principal"
+)
+
+// Principal returns the identity of the client: that of the outer tunnel in a
+// waypoint, else the one in its certificate.
+func Principal(info *streaminfo.Info) string {
+	if p := info.FilterState.GetString(peerPrincipal); p != "" {
+		return p
+	}
+	if info.Conn == nil {
+		return ""
+	}
+	return info.Conn.PeerURI()
+}
+
+func (r *Recorder) source(info *streaminfo.Info) slog.Attr {
+	ci := info.Conn
+	a := addr(nil, "address", ci.Remote)
+	if ci.DirectRemote != ci.Remote {
+		a = addr(a, "direct_address", ci.DirectRemote)
+	}
+	a = text(a, "identity", Principal(info))
+	peer, _ := info.FilterState.Get(downstreamPeer).(*streaminfo.Peer)
+	return group("source", r.workload(a, peer, ci.Remote.Addr()))
+}
+
+func (r *Recorder) destination(info *streaminfo.Info) slog.Attr {
+	ci, u := info.Conn, &info.Upstream
+	var a []slog.Attr
+	if ci.LocalName != "" {
+		a = text(a, "address", ci.LocalName)
+	} else {
+		a = addr(a, "address", ci.Local)
+	}
+	id := ""
+	if u.TLS != nil && len(u.TLS.Peer.URISANs) > 0 {
+		id = u.TLS.Peer.URISANs[0]
+	}
+	peer, _ := info.FilterState.Get(upstreamPeer).(*streaminfo.Peer)
+	if id == "" && peer != nil {
+		id = peer.Identity
+	}
+	if id == "" {
+		id = info.FilterState.GetString(localPrincipal)
+	}
+	a = text(a, "identity", id)
+	at := u.Address.Addr()
+	if !at.IsValid() {
+		at = ci.Local.Addr()
+	}
+	a = r.workload(a, peer, at)
+	a = text(a, "cluster", u.ClusterRaw)
+	a = text(a, "host", u.Host)
+	return group("destination", text(a, "transport_failure", u.TransportFailureReason))
+}
+
+// workload names the workload at an end: the one that filters found, or that
+// the address belongs to.
+func (r *Recorder) workload(a []slog.Attr, p *streaminfo.Peer, at netip.Addr) []slog.Attr {
+	if p == nil && r.workloads != nil && at.IsValid() {
+		p = r.workloads.Peer(at)
+	}
+	if p == nil {
+		return a
+	}
+	a = text(a, "namespace", p.Namespace)
+	a = text(a, "workload", p.Workload)
+	return text(a, "service", p.CanonicalName)
+}
+
+func group(name string, a []slog.Attr) slog.Attr {
+	return slog.Attr{Key: name, Value: slog.GroupValue(a...)}
+}
+
+func text(a []slog.Attr, key, value string) []slog.Attr {
+	if value == "" {
+		return a
+	}
+	return append(a, slog.String(key, value))
+}
+
+func addr(a []slog.Attr, key string, v netip.AddrPort) []slog.Attr {
+	if !v.IsValid() {
+		return a
+	}
+	return append(a, slog.String(key, v.String()))
+}
+
+// traceID returns the trace of the request: the stream's, or what the client
+// says in traceparent (W3C Trace Context).
+func traceID(info *streaminfo.Info, request *message.Header) string {
+	if info.TraceID != "" {
+		return info.TraceID
+	}
+	if v := request.Get("traceparent"); len(v) >= 55 && v[2] == '-' && v[35] == '-' {
+		return v[3:35]
+	}
+	return request.Get("x-b3-traceid")
+}
+
+// reason is the constant part of response code details: what stands before the
+// first bracket.
+func reason(details string) string {
+	if i := strings.IndexAny(details, "{["); i >= 0 {
+		return details[:i]
+	}
+	return details
+}
+
+// SplitPolicy takes apart the name that istiod gives a rule of an
+// AuthorizationPolicy, "ns[a]-policy[b]-rule[0]": policy "a/b", rule "0". Other
+// names are policies without a rule.
+func SplitPolicy(name string) (policy, rule string) {
+	rest, ok := strings.CutPrefix(name, "ns[")
+	if !ok {
+		return name, ""
+	}
+	ns, rest, ok := strings.Cut(rest, "]-policy[")
+	if !ok {
+		return name, ""
+	}
+	p, rest, ok := strings.Cut(rest, "]-rule[")
+	if !ok {
+		return name, ""
+	}
+	rule, ok = strings.CutSuffix(rest, "]")
+	if !ok {
+		return name, ""
+	}
+	return ns + "/" + p, rule
+}
+
+// bucket is a token bucket.
+type bucket struct {
+	rate, max float64
+	mu        sync.Mutex
+	tokens    float64
+	last      time.Time
+}
+
+func (b *bucket) take(now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.last.IsZero() {
+		b.tokens = b.max
+	} else if d := now.Sub(b.last); d > 0 {
+		b.tokens = min(b.max, b.tokens+b.rate*d.Seconds())
+	}
+	b.last = now
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
