@@ -112,10 +112,14 @@ func TestEveryRefusalHasItsEvent(t *testing.T) {
 		status int
 		want   map[string]any
 	}{
-		{"/denied", 403, map[string]any{"msg": "request denied", "filter": "rbac", "policy": "app/deny", "rule": "0", "reason": "matched_policy",
-			"clause": `permissions[1] (path: prefix "/denied") and principals[0] (anything)`, "listener": "http", "filter_chain": "main"}},
-		{"/unallowed", 403, map[string]any{"msg": "request denied", "filter": "rbac", "reason": "no_policy_matched", "response_code_details": "rbac_access_denied_matched_policy[none]",
-			"clause": `nearest ns[app]-policy[allow]-rule[0] misses not path: exactly "/unallowed", has "/unallowed"`}},
+		{"/denied", 403, map[string]any{
+			"msg": "request denied", "filter": "rbac", "policy": "app/deny", "rule": "0", "reason": "matched_policy",
+			"clause": `permissions[1] (path: prefix "/denied") and principals[0] (anything)`, "listener": "http", "filter_chain": "main",
+		}},
+		{"/unallowed", 403, map[string]any{
+			"msg": "request denied", "filter": "rbac", "reason": "no_policy_matched", "response_code_details": "rbac_access_denied_matched_policy[none]",
+			"clause": `nearest ns[app]-policy[allow]-rule[0] misses not path: exactly "/unallowed", has "/unallowed"`,
+		}},
 		{"/jwt", 401, map[string]any{"msg": "request denied", "filter": "jwt_authn", "reason": "jwt_is_missing"}},
 		{"/limited", 429, map[string]any{"msg": "request denied", "filter": "local_ratelimit", "policy": "few", "limit": "1 requests, 1 more each 1h0m0s", "route": "limited", "response_flags": "RL"}},
 		{"/empty", 503, map[string]any{"msg": "request failed", "level": "WARN", "response_code_details": "no_healthy_upstream", "response_flags": "UH", "route": "empty"}},

@@ -135,7 +135,7 @@ func (r *Recorder) Connection(info *streaminfo.Info) {
 		return
 	}
 	ci := info.Conn
-	why := ""
+	var why string
 	switch {
 	case info.Decision != nil, ci.TerminationDetails != "":
 		why = reason(ci.TerminationDetails)
