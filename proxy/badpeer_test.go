@@ -65,9 +65,10 @@ func TestWithoutAControlPlaneTheStartWaitsAndSaysForWhat(t *testing.T) {
 		status, body := fetch(t, ready)
 		return status == 503 && strings.HasPrefix(body, "INITIALIZING\n") && strings.Contains(body, "no configuration from the control plane "+addr+" yet: ") && strings.Contains(body, "connection refused")
 	})
-	if l := log.String(); !strings.Contains(l, "xds stream ended") || !strings.Contains(l, addr) || !strings.Contains(l, "retry_in") {
-		t.Errorf("the log is\n%s", l)
-	}
+	eventually(t, "the log says so, too", func() bool { // a moment later than /ready
+		l := log.String()
+		return strings.Contains(l, "xds stream ended") && strings.Contains(l, addr) && strings.Contains(l, "retry_in")
+	})
 	if err := cp.Restart(); err != nil {
 		t.Fatal(err)
 	}
