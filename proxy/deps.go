@@ -19,7 +19,7 @@ import (
 // newClusters makes the cluster manager of s.
 func newClusters(s *Server) *upstream.Manager {
 	m := upstream.NewManager(upstream.Options{
-		Stats: s.stats, Logger: s.log,
+		Stats: s.stats, Logger: s.log, Offline: s.opt.Offline,
 		TLS: func(spec *xdsresource.UpstreamTLS) (upstream.ClientTLS, error) {
 			return tlscontext.NewClient(spec, s.secrets)
 		},

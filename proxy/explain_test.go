@@ -30,7 +30,7 @@ func corpus(t *testing.T, scenario string) *proxy.Server {
 
 func counted(t *testing.T, scenario string, reg *stats.Registry) *proxy.Server {
 	t.Helper()
-	s, err := proxy.New(proxy.Options{Stats: reg, Registry: builtin.Registry(), Logger: slog.New(slog.DiscardHandler), Node: filters.Node{Namespace: "app"}})
+	s, err := proxy.New(proxy.Options{Offline: true, Stats: reg, Registry: builtin.Registry(), Logger: slog.New(slog.DiscardHandler), Node: filters.Node{Namespace: "app"}})
 	if err != nil {
 		t.Fatal(err)
 	}

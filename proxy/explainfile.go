@@ -38,7 +38,7 @@ func ExplainBootstrap(doc []byte, o ProcessOptions, q *explain.Request) (*explai
 		notes = append(notes, "only the file's static resources are looked at; ask a running proxy for what its control plane sends")
 	}
 	s, err := New(Options{
-		Registry: o.Registry, Node: cfg.Node, Static: staticResources(cfg), Identity: o.Identity,
+		Offline: true, Registry: o.Registry, Node: cfg.Node, Static: staticResources(cfg), Identity: o.Identity,
 		Logger: slog.New(slog.DiscardHandler), Stats: &stats.Registry{},
 	})
 	if err != nil {

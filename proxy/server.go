@@ -39,6 +39,9 @@ type Options struct {
 	Workloads filters.Workloads
 	Logger    *slog.Logger
 	Stats     *stats.Registry
+	// Offline is set for a Server that is given its configuration by Compile, to
+	// be asked by Explain: it resolves no names.
+	Offline bool
 	// DrainTime bounds how long replaced or shut down chains live on, 10 min by
 	// default as Envoy's --drain-time-s.
 	DrainTime time.Duration

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"slices"
+	"strconv"
 
 	"github.com/fairlead-mesh/fairlead/internal/explain"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
@@ -28,6 +29,10 @@ func (c *Cluster) Explain(out *explain.Upstream) {
 		}
 		out.Hosts = append(out.Hosts, e)
 	}
+	if c.unresolved() {
+		c.explainNames(out)
+		return
+	}
 	able := slices.ContainsFunc(c.allHosts(), (*Host).Healthy)
 	switch {
 	case c.spec.Broken != "":
@@ -42,13 +47,36 @@ func (c *Cluster) Explain(out *explain.Upstream) {
 	}
 }
 
+// unresolved tells that the hosts are names, and that names are not resolved
+// here.
+func (c *Cluster) unresolved() bool {
+	return c.m.opt.Offline && (c.spec.Discovery == xdsresource.DiscoveryStrictDNS || c.spec.Discovery == xdsresource.DiscoveryLogicalDNS)
+}
+
+// explainNames lists the names that would be resolved.
+func (c *Cluster) explainNames(out *explain.Upstream) {
+	if c.spec.Assignment == nil {
+		return
+	}
+	for i := range c.spec.Assignment.Localities {
+		for k := range c.spec.Assignment.Localities[i].Endpoints {
+			e := &c.spec.Assignment.Localities[i].Endpoints[k]
+			a := e.HostName + ":" + strconv.FormatUint(uint64(e.Port), 10)
+			if e.Address.IsValid() {
+				a = e.Address.String()
+			}
+			out.Hosts = append(out.Hosts, explain.Host{Address: a, Health: "not resolved here", Weight: max(1, e.Weight), Priority: c.spec.Assignment.Localities[i].Priority})
+		}
+	}
+}
+
 // Usable reports whether a request to c would find a host, as far as that can be
 // told without asking a resolver.
 func (c *Cluster) Usable() bool {
 	if c.spec.Broken != "" {
 		return false
 	}
-	if c.dynamic != nil {
+	if c.dynamic != nil || c.unresolved() {
 		return true
 	}
 	hosts := c.hosts()

@@ -46,6 +46,9 @@ type Options struct {
 	Internal InternalDialer
 	// Resolver is net.DefaultResolver if nil.
 	Resolver Resolver
+	// Offline clusters are only asked about: they serve at once, resolve no
+	// names and wait for no endpoints.
+	Offline bool
 	// WarmTimeout bounds the wait for the endpoints of a new EDS cluster; 0
 	// means Envoy's initial_fetch_timeout of 15 s.
 	WarmTimeout time.Duration
@@ -234,11 +237,19 @@ func (m *Manager) start(c *Cluster) {
 			m.promoteLocked(c)
 			return
 		}
+		if m.opt.Offline {
+			m.promoteLocked(c)
+			return
+		}
 		c.warmTimer = time.AfterFunc(m.opt.WarmTimeout, func() {
 			m.log.Warn("no endpoints arrived in time; the cluster starts empty", "cluster", spec.Name, "eds", c.edsName())
 			m.promote(c)
 		})
 	case xdsresource.DiscoveryStrictDNS, xdsresource.DiscoveryLogicalDNS:
+		if m.opt.Offline {
+			m.promoteLocked(c)
+			return
+		}
 		c.dns = newResolver(c)
 		c.dns.start() // promotes when it has an answer, or has failed to get one
 	case xdsresource.DiscoveryOriginalDst, xdsresource.DiscoveryDynamicForwardProxy:
