@@ -70,6 +70,14 @@ type HTTPFactory interface {
 	Compile(env *Env, base, override Config) (HTTPFilter, error)
 }
 
+// OverrideMerger is implemented by an HTTPFactory whose per-route configurations
+// add up: virtual host, route and weighted cluster each contribute.
+type OverrideMerger interface {
+	// MergeOverrides returns what holds where specific stands below general. It
+	// is pure and changes neither.
+	MergeOverrides(general, specific Config) Config
+}
+
 // HTTPFilter is compiled: immutable, shared by all streams of its routes and
 // called concurrently. If it also implements io.Closer, Close is called once
 // after the last stream of the configuration that held it.

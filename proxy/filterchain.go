@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"log/slog"
@@ -124,7 +125,7 @@ func (cb *chainBuilder) chain(overrides []xdsresource.Overrides) ([]filters.HTTP
 	var key strings.Builder
 	picked := make([]*xdsresource.Override, len(cb.specs))
 	for i := range cb.specs {
-		if o := mostSpecific(overrides, cb.specs[i].Name); o != nil {
+		if o := cb.override(i, overrides); o != nil {
 			picked[i] = o
 			fmt.Fprintf(&key, "%d:%x:%t;", i, o.Digest, o.Disabled)
 		}
@@ -141,6 +142,37 @@ func (cb *chainBuilder) chain(overrides []xdsresource.Overrides) ([]filters.HTTP
 	}
 	cb.chains[key.String()] = out
 	return out, nil
+}
+
+// override returns what position i is overridden with: the nearest to the route,
+// or all of them merged if the filter wants that.
+func (cb *chainBuilder) override(i int, overrides []xdsresource.Overrides) *xdsresource.Override {
+	name := cb.specs[i].Name
+	o := mostSpecific(overrides, name)
+	if o == nil || o.Disabled || o.Config == nil || cb.resolved[i] == nil {
+		return o
+	}
+	merger, ok := cb.b.s.opt.Registry.HTTP(cb.resolved[i].TypeURL).(filters.OverrideMerger)
+	if !ok {
+		return o
+	}
+	var sum *xdsresource.Override
+	for _, level := range overrides {
+		next, ok := level[name]
+		switch {
+		case !ok || next.Disabled || next.Config == nil && next.Unknown == "":
+		case next.Unknown != "":
+			return &next
+		case sum == nil:
+			sum = &next
+		default:
+			digest := sha256.Sum256(append(sum.Digest[:], next.Digest[:]...))
+			next.Config = merger.MergeOverrides(sum.Config, next.Config)
+			copy(next.Digest[:], digest[:])
+			sum = &next
+		}
+	}
+	return sum
 }
 
 // mostSpecific returns the override of a filter that is nearest to the route.

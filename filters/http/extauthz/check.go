@@ -2,188 +2,197 @@ package extauthz
 
 import (
 	"errors"
-	"strconv"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
-	"github.com/fairlead-mesh/fairlead/internal/matcher"
+	"github.com/fairlead-mesh/fairlead/filters/internal/authcheck"
+	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
 
-// maxAnswer bounds the body of an answer.
-const maxAnswer = 1 << 20
+// metadataNamespace is where dynamic metadata of answers goes.
+const metadataNamespace = "envoy.filters.http.ext_authz"
 
-var errTooLarge = errors.New("ext_authz: request body is too large to be checked")
+var (
+	errTooLarge   = errors.New("ext_authz: request body is too large to be checked")
+	errNoClusters = errors.New("ext_authz: no clusters are at hand")
+	errConnect    = errors.New("ext_authz: an HTTP service cannot be asked about CONNECT")
+)
 
 // check asks the service and does what it says.
 func (f *filter) check(s *filters.Stream, next filters.Next) (*filters.Response, error) {
-	var body []byte
-	if f.body != nil && s.Body != message.NoBody && s.Request.Get(message.Method) != "CONNECT" {
-		var err error
-		if body, err = f.buffer(s); err != nil {
+	var body *authcheck.Body
+	received := s.Info.BytesReceived
+	if f.body != nil && s.Body != message.NoBody && s.Request.Get(message.Method) != "CONNECT" && !s.Request.Has("upgrade") {
+		buf, partial, err := f.buffer(s)
+		if err != nil {
 			if errors.Is(err, errTooLarge) {
-				f.denied.Inc()
 				return s.LocalReply(413, "Payload Too Large", "request_payload_too_large", 0), nil
 			}
 			return nil, err
 		}
+		body, received = &authcheck.Body{Bytes: buf[:min(len(buf), f.body.Max)], Partial: partial}, uint64(len(buf))
 	}
-	callout := &filters.Callout{Header: f.question(&s.Request, len(body)), Body: body, Timeout: f.c.HTTP.Timeout}
-	a, err := f.upstreams.RoundTrip(s.Context(), f.c.HTTP.Cluster, callout, maxAnswer)
+	start := time.Now()
+	a, err := f.ask(s, body, received)
 	if cause := s.Cause(); cause != nil {
 		return nil, cause
 	}
-	switch {
-	case err != nil || a.Status >= 500 || a.Status < 200:
-		f.failed.Inc()
-		if !f.c.AllowOnError {
-			return f.refuse(s), nil
-		}
-		f.failedAllowed.Inc()
-		if f.c.HeaderOnError {
-			s.Request.Set("x-envoy-auth-failure-mode-allowed", "true")
-		}
-		return next.Do(s)
-	case a.Status == 200:
-		f.ok.Inc()
+	if err != nil {
+		a = &authcheck.Answer{Kind: authcheck.Failed}
+	} else if !a.Valid(f.c.Strict) {
+		return f.refuseInvalid(s), nil
+	}
+	f.setMetadata(s, a, start)
+	switch a.Kind {
+	case authcheck.OK:
 		return f.pass(s, next, a)
+	case authcheck.Denied:
+		f.denied.Inc()
+		f.of(s).denied.Inc()
+		return f.deny(s, a, 403, "ext_authz_denied"), nil
+	case authcheck.Failed:
 	}
-	f.denied.Inc()
-	return f.deny(s, a), nil
+	f.failed.Inc()
+	f.of(s).failed.Inc()
+	if !f.c.AllowOnError {
+		return f.deny(s, a, f.c.StatusOnError, "ext_authz_error"), nil
+	}
+	f.failedAllowed.Inc()
+	f.of(s).failedAllowed.Inc()
+	if f.c.HeaderOnError {
+		s.Request.Set("x-envoy-auth-failure-mode-allowed", "true")
+	}
+	return next.Do(s)
 }
 
-// question is the head of the request to the service: the request's own method
-// and path, and the headers that may be told.
-func (f *filter) question(h *message.Header, bodyBytes int) message.Header {
-	c := f.c.HTTP
-	var q message.Header
-	path := c.Path
-	if path == "" {
-		path = c.PathPrefix + h.Get(message.Path)
+// refuseInvalid answers a request about which the service said what cannot be
+// done.
+func (f *filter) refuseInvalid(s *filters.Stream) *filters.Response {
+	f.invalid.Inc()
+	f.of(s).invalid.Inc()
+	return s.LocalReply(500, "", "ext_authz_invalid", streaminfo.UnauthorizedExternalService)
+}
+
+// ask calls the service. The error says that there is no decision.
+func (f *filter) ask(s *filters.Stream, body *authcheck.Body, received uint64) (*authcheck.Answer, error) {
+	if f.upstreams == nil {
+		return nil, errNoClusters
 	}
-	q.Add(message.Method, h.Get(message.Method))
-	q.Add(message.Scheme, c.Scheme)
-	q.Add(message.Authority, h.Get(message.Authority))
-	q.Add(message.Path, path)
-	for i := range h.Len() {
-		if n := h.At(i); f.tells(n.Name) {
-			q.Add(n.Name, n.Value)
+	if f.http != nil {
+		return f.askHTTP(s, body)
+	}
+	b := make([]byte, 0, 1024)
+	b = f.tell.AppendRequest(b, s, body, received)
+	return f.grpc.Check(s.Context(), f.upstreams, b, &format.Context{Info: &s.Info, Request: &s.Request})
+}
+
+// setMetadata publishes the answer's dynamic metadata.
+func (f *filter) setMetadata(s *filters.Stream, a *authcheck.Answer, start time.Time) {
+	if len(a.Metadata) == 0 {
+		return
+	}
+	if f.c.NoMetadata {
+		f.ignoredMetadata.Inc()
+		return
+	}
+	for k, v := range a.Metadata {
+		s.Info.Metadata.Set(metadataNamespace, k, v)
+	}
+	if a.Kind == authcheck.OK {
+		s.Info.Metadata.Set(metadataNamespace, "ext_authz_duration", float64(time.Since(start).Milliseconds()))
+	}
+}
+
+// pass lets the request go on with what the service changes of it.
+func (f *filter) pass(s *filters.Stream, next filters.Next, a *authcheck.Answer) (*filters.Response, error) {
+	refused := false
+	var allowed func(name string, removeOrAppend bool) bool
+	if r := f.c.Rules; r != nil {
+		allowed = func(name string, removeOrAppend bool) bool {
+			ok := r.allow(name, removeOrAppend)
+			refused = refused || !ok
+			return ok
 		}
 	}
-	for _, kv := range c.Add {
-		q.Set(kv[0], kv[1])
+	changed := a.EditRequest(&s.Request, allowed)
+	if refused {
+		f.rejectedMutations.Inc()
+		if f.c.Rules.IsError {
+			return f.refuseInvalid(s), nil
+		}
 	}
-	if f.body != nil || q.Get(message.Method) != "GET" {
-		q.Set("content-length", strconv.Itoa(bodyBytes))
+	f.ok.Inc()
+	f.of(s).ok.Inc()
+	query := a.EditQuery(&s.Request)
+	if f.c.ClearRoute && (query || changed && f.routesBy(a)) {
+		s.ClearRouteCache()
 	}
-	return q
+	r, err := next.Do(s)
+	if err != nil || r == nil {
+		return r, err
+	}
+	a.EditResponse(&r.Header)
+	return r, nil
 }
 
-func (f *filter) tells(name string) bool {
-	if name[0] == ':' || hopByHop(name) || matchAny(f.c.Disallowed, name) {
-		return false
-	}
-	if name == "authorization" && f.c.Allowed == nil && f.c.HTTP.AllowedFromService == nil {
+// routesBy reports whether a changes a header that routes match on.
+func (f *filter) routesBy(a *authcheck.Answer) bool {
+	if len(f.c.ClearRouteHeaders) == 0 {
 		return true
 	}
-	return matchAny(f.c.Allowed, name) || matchAny(f.c.HTTP.AllowedFromService, name)
-}
-
-// hopByHop names headers that belong to one message or connection.
-func hopByHop(name string) bool {
-	switch name {
-	case "content-length", "transfer-encoding", "connection", "upgrade", "te", "keep-alive", "proxy-connection", "expect", "host", "trailer":
-		return true
-	}
-	return false
-}
-
-func matchAny(ms []matcher.String, name string) bool {
-	for i := range ms {
-		if ms[i].Match(name) {
+	for _, n := range f.c.ClearRouteHeaders {
+		for i := range a.Headers {
+			if a.Headers[i].Name == n {
+				return true
+			}
+		}
+		if slices.Contains(a.Remove, n) {
 			return true
 		}
 	}
 	return false
 }
 
-// pass lets the request go on with what the service adds to it.
-func (f *filter) pass(s *filters.Stream, next filters.Next, a *filters.CalloutResponse) (*filters.Response, error) {
-	c := f.c.HTTP
-	changed := false
-	set := map[string]bool{}
-	for i := range a.Header.Len() {
-		h := a.Header.At(i)
-		if h.Name[0] == ':' || hopByHop(h.Name) {
-			continue
-		}
-		switch {
-		case matchAny(c.UpstreamHeaders, h.Name):
-			if !set[h.Name] {
-				s.Request.Del(h.Name)
-				set[h.Name] = true
-			}
-			s.Request.Add(strings.Clone(h.Name), strings.Clone(h.Value))
-			changed = true
-		case matchAny(c.UpstreamAppend, h.Name):
-			s.Request.Add(strings.Clone(h.Name), strings.Clone(h.Value))
-			changed = true
-		}
+// deny answers the client as the service wants, or with status if it names none
+// that can be sent.
+func (f *filter) deny(s *filters.Stream, a *authcheck.Answer, status int, details string) *filters.Response {
+	if a.Status >= 200 && a.Status <= 599 {
+		status = a.Status
 	}
-	if changed && f.c.ClearRoute {
-		s.ClearRouteCache()
+	body := a.Body
+	if n := f.c.MaxDeniedBody; n > 0 && len(body) > n {
+		body = body[:n]
 	}
-	r, err := next.Do(s)
-	if err != nil || r == nil || len(c.ClientHeadersOnOK) == 0 {
-		return r, err
-	}
-	for i := range a.Header.Len() {
-		if h := a.Header.At(i); h.Name[0] != ':' && !hopByHop(h.Name) && matchAny(c.ClientHeadersOnOK, h.Name) {
-			r.Header.Add(h.Name, h.Value)
-		}
-	}
-	return r, nil
-}
-
-// deny passes the service's answer to the client.
-func (f *filter) deny(s *filters.Stream, a *filters.CalloutResponse) *filters.Response {
-	r := s.LocalReply(a.Status, string(a.Body), "ext_authz_denied", streaminfo.UnauthorizedExternalService)
-	for i := range a.Header.Len() {
-		h := a.Header.At(i)
-		if h.Name[0] == ':' || hopByHop(h.Name) || !f.c.HTTP.tellsClient(h.Name) {
-			continue
-		}
-		if h.Name == "content-type" && !s.Info.IsGRPC {
-			r.Header.Set(h.Name, h.Value)
-		} else if h.Name != "content-type" {
-			r.Header.Add(h.Name, h.Value)
-		}
+	r := s.LocalReply(status, body, details, streaminfo.UnauthorizedExternalService)
+	grpc := s.Info.IsGRPC
+	ct := r.Header.Get("content-type")
+	a.EditRefusal(&r.Header)
+	if grpc {
+		r.Header.Set("content-type", ct)
 	}
 	return r
 }
 
-func (c *HTTPService) tellsClient(name string) bool {
-	return c.AllClientHeaders || name == "www-authenticate" || name == "location" || matchAny(c.ClientHeaders, name)
-}
-
 // buffer reads the request body up to the limit and puts it back in front of
-// what is left.
-func (f *filter) buffer(s *filters.Stream) ([]byte, error) {
-	var buf []byte
+// what is left. It returns what it read, maybe more than the limit.
+func (f *filter) buffer(s *filters.Stream) (buf []byte, partial bool, err error) {
 	for {
 		p, last, err := s.Body.Next()
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		buf = append(buf, p...)
 		over := len(buf) > f.body.Max
 		if over && !f.body.AllowPartial {
-			return nil, errTooLarge
+			return nil, false, errTooLarge
 		}
 		if over || last {
 			s.Body = &replay{Body: s.Body, ahead: buf, last: last}
-			return buf[:min(len(buf), f.body.Max)], nil
+			return buf, over, nil
 		}
 	}
 }
@@ -213,4 +222,24 @@ func (r *replay) Ready() (int, bool) {
 		return len(r.ahead), r.last
 	}
 	return r.Body.Ready()
+}
+
+// allow decides about a change of one header, as Envoy's mutation rules do.
+func (r *Rules) allow(name string, removeOrAppend bool) bool {
+	system := name[0] == ':'
+	switch {
+	case removeOrAppend && (system || name == "host"):
+		return false
+	case r.Deny != nil && r.Deny.MatchString(name):
+		return false
+	case r.Allow != nil && r.Allow.MatchString(name):
+		return true
+	case r.DenyAll, r.DenySystem && system:
+		return false
+	case name == "host", name == message.Authority, name == message.Method, name == message.Scheme:
+		return r.AllowRouting
+	case strings.HasPrefix(name, "x-envoy"):
+		return r.AllowEnvoy
+	}
+	return true
 }

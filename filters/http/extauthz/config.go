@@ -4,14 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
+	mutation_rulesv3pb "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3pb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	ext_authzv3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	matcherv3pb "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/authcheck"
 	"github.com/fairlead-mesh/fairlead/filters/internal/authz"
 	"github.com/fairlead-mesh/fairlead/filters/internal/decode"
 	"github.com/fairlead-mesh/fairlead/internal/matcher"
@@ -24,9 +27,9 @@ const (
 
 // Config is ExtAuthz.
 type Config struct {
-	// HTTP is nil if the configured service is one that can't be called (gRPC):
-	// requests that it concerns are refused.
+	// One of HTTP and GRPC is set.
 	HTTP *HTTPService
+	GRPC *authcheck.Service
 	// Enabled, if not nil, is the metadata that switches the check on.
 	Enabled       *authz.Metadata
 	EnabledPPM    uint32
@@ -36,6 +39,22 @@ type Config struct {
 	StatusOnError int
 	Body          *Body
 	ClearRoute    bool
+	// ClearRouteHeaders, if not empty, are the only headers whose change clears
+	// the route; lower case.
+	ClearRouteHeaders []string
+	// Tell is what gRPC services are told; its LabelsKey names the node metadata
+	// that becomes labels of the destination.
+	Tell      authcheck.Telling
+	LabelsKey string
+	// Rules, if not nil, say which headers a service may change.
+	Rules *Rules
+	// Strict refuses query parameters that need escaping.
+	Strict bool
+	// NoMetadata leaves dynamic metadata of answers out.
+	NoMetadata bool
+	// MaxDeniedBody cuts bodies of refusals; 0: no limit.
+	MaxDeniedBody int
+	StatPrefix    string
 	// Allowed and Disallowed choose the request headers to send; nil Allowed
 	// means Envoy's default.
 	Allowed, Disallowed []matcher.String
@@ -45,6 +64,13 @@ type Config struct {
 type Body struct {
 	Max          int
 	AllowPartial bool
+}
+
+// Rules is HeaderMutationRules.
+type Rules struct {
+	AllowRouting, AllowEnvoy, DenySystem, DenyAll, IsError bool
+	// Allow and Deny are nil if there is no such expression.
+	Allow, Deny *regexp.Regexp
 }
 
 // HTTPService is an authorization service that speaks HTTP.
@@ -58,6 +84,7 @@ type HTTPService struct {
 	ClientHeaders      []matcher.String // of a refusal, for the client
 	AllClientHeaders   bool
 	ClientHeadersOnOK  []matcher.String
+	MetadataHeaders    []matcher.String // of an OK answer, for dynamic metadata
 	AllowedFromService []matcher.String // deprecated place of Config.Allowed
 }
 
@@ -66,6 +93,11 @@ type Override struct {
 	Disabled bool
 	NoBody   bool
 	Body     *Body
+	// HTTP or GRPC, if not nil, is asked instead of the filter's service.
+	HTTP *HTTPService
+	GRPC *authcheck.Service
+	// Extensions are context extensions, those of more general routes included.
+	Extensions map[string]string
 }
 
 // Decode implements filters.HTTPFactory.
@@ -77,7 +109,18 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 	c := &Config{
 		AllowOnError: m.GetFailureModeAllow(), HeaderOnError: m.GetFailureModeAllowHeaderAdd(), StatusOnError: 403,
 		DenyDisabled: m.GetDenyAtDisable().GetDefaultValue().GetValue(), ClearRoute: m.GetClearRouteCache(),
+		NoMetadata:    m.GetEnableDynamicMetadataIngestion() != nil && !m.GetEnableDynamicMetadataIngestion().GetValue(),
+		MaxDeniedBody: int(m.GetMaxDeniedResponseBodyBytes()), StatPrefix: m.GetStatPrefix(), Strict: m.GetValidateMutations(), LabelsKey: m.GetBootstrapMetadataLabelsKey(),
 	}
+	for _, n := range m.GetClearRouteCacheHeaders() {
+		c.ClearRouteHeaders = append(c.ClearRouteHeaders, strings.ToLower(n))
+	}
+	c.Tell = authcheck.Telling{
+		PeerCertificate: m.GetIncludePeerCertificate(), TLSSession: m.GetIncludeTlsSession(), RawHeaders: m.GetEncodeRawHeaders(),
+		BodyAsBytes: m.GetWithRequestBody().GetPackAsBytes(), Namespaces: m.GetMetadataContextNamespaces(),
+		RouteNamespaces: m.GetRouteMetadataContextNamespaces(), AllowedSet: m.GetAllowedHeaders() != nil,
+	}
+	ignored(m, d)
 	if s := int(m.GetStatusOnError().GetCode()); s != 0 {
 		if s < 400 {
 			return nil, fmt.Errorf("status_on_error.code: %d does not refuse", s)
@@ -107,17 +150,68 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 	if c.Disallowed, err = list(m.GetDisallowedHeaders(), "disallowed_headers"); err != nil {
 		return nil, err
 	}
+	c.Tell.Allowed, c.Tell.Disallowed = c.Allowed, c.Disallowed
+	if c.Rules, err = decodeRules(m.GetDecoderHeaderMutationRules()); err != nil {
+		return nil, fmt.Errorf("decoder_header_mutation_rules.%w", err)
+	}
 	switch x := m.GetServices().(type) {
 	case *ext_authzv3pb.ExtAuthz_HttpService:
 		if c.HTTP, err = decodeService(x.HttpService, d); err != nil {
 			return nil, fmt.Errorf("http_service.%w", err)
 		}
 	case *ext_authzv3pb.ExtAuthz_GrpcService:
-		d.Ignore("grpc_service", "gRPC authorization services are not called yet: requests that they concern are refused")
+		if c.GRPC, err = authcheck.DecodeService(x.GrpcService, m.GetTransportApiVersion(), d); err != nil {
+			return nil, err
+		}
 	default:
 		return nil, errors.New("services: an authorization service is required")
 	}
 	return c, nil
+}
+
+// ignored reports what has no effect.
+func ignored(m *ext_authzv3pb.ExtAuthz, d *filters.Decoding) {
+	for _, f := range []struct {
+		set          bool
+		path, reason string
+	}{
+		{len(m.GetTypedMetadataContextNamespaces()) > 0, "typed_metadata_context_namespaces", "there is no typed metadata"},
+		{len(m.GetRouteTypedMetadataContextNamespaces()) > 0, "route_typed_metadata_context_namespaces", "there is no typed metadata"},
+		{m.GetFilterMetadata() != nil, "filter_metadata", "the filter state is not filled for logs"},
+		{m.GetEmitFilterStateStats(), "emit_filter_state_stats", "the filter state is not filled for logs"},
+		{m.GetEnforceResponseHeaderLimits(), "enforce_response_header_limits", "the codec's own limits hold"},
+		{m.GetChargeClusterResponseStats() != nil, "charge_cluster_response_stats", "refusals are counted by the filter, not by the cluster"},
+		{m.GetEmitClientSpan() != nil, "emit_client_span", "checks have no spans"},
+	} {
+		if f.set {
+			d.Ignore(f.path, f.reason)
+		}
+	}
+}
+
+func decodeRules(m *mutation_rulesv3pb.HeaderMutationRules) (*Rules, error) {
+	if m == nil {
+		return nil, nil //nolint:nilnil // every header may change
+	}
+	r := &Rules{
+		AllowRouting: m.GetAllowAllRouting().GetValue(), AllowEnvoy: m.GetAllowEnvoy().GetValue(), DenySystem: m.GetDisallowSystem().GetValue(),
+		DenyAll: m.GetDisallowAll().GetValue(), IsError: m.GetDisallowIsError().GetValue(),
+	}
+	for _, x := range []struct {
+		path string
+		in   *matcherv3pb.RegexMatcher
+		out  **regexp.Regexp
+	}{{"allow_expression", m.GetAllowExpression(), &r.Allow}, {"disallow_expression", m.GetDisallowExpression(), &r.Deny}} {
+		if x.in == nil {
+			continue
+		}
+		re, err := matcher.CompileSafeRegex(x.in.GetRegex())
+		if err != nil {
+			return nil, fmt.Errorf("%s.regex: %w", x.path, err)
+		}
+		*x.out = re
+	}
+	return r, nil
 }
 
 // DecodeOverride implements filters.HTTPFactory.
@@ -133,16 +227,30 @@ func (Factory) DecodeOverride(a filters.Any, d *filters.Decoding) (filters.Confi
 		}
 		return &Override{Disabled: true}, nil
 	case *ext_authzv3pb.ExtAuthzPerRoute_CheckSettings:
-		if x.CheckSettings.GetServiceOverride() != nil {
-			return nil, errors.New("check_settings.service_override: not supported")
-		}
-		if len(x.CheckSettings.GetContextExtensions()) > 0 {
-			d.Ignore("check_settings.context_extensions", "HTTP services do not get them, as in Envoy")
-		}
-		o := &Override{NoBody: x.CheckSettings.GetDisableRequestBodyBuffering()}
+		o := &Override{NoBody: x.CheckSettings.GetDisableRequestBodyBuffering(), Extensions: x.CheckSettings.GetContextExtensions()}
 		var err error
+		if o.NoBody && x.CheckSettings.GetWithRequestBody() != nil {
+			return nil, errors.New("check_settings: disable_request_body_buffering and with_request_body exclude each other")
+		}
+		if x.CheckSettings.GetWithRequestBody().GetPackAsBytes() {
+			d.Ignore("check_settings.with_request_body.pack_as_bytes", "the filter's own setting holds for all routes, as in Envoy")
+		}
 		if o.Body, err = decodeBody(x.CheckSettings.GetWithRequestBody()); err != nil {
 			return nil, fmt.Errorf("check_settings.with_request_body.%w", err)
+		}
+		if x.CheckSettings.GetEmitClientSpan() != nil {
+			d.Ignore("check_settings.emit_client_span", "checks have no spans")
+		}
+		switch v := x.CheckSettings.GetServiceOverride().(type) {
+		case *ext_authzv3pb.CheckSettings_GrpcService:
+			o.GRPC, err = authcheck.DecodeService(v.GrpcService, corev3pb.ApiVersion_V3, d)
+		case *ext_authzv3pb.CheckSettings_HttpService:
+			if o.HTTP, err = decodeService(v.HttpService, d); err != nil {
+				err = fmt.Errorf("http_service.%w", err)
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("check_settings.%w", err)
 		}
 		return o, nil
 	}
@@ -173,6 +281,12 @@ func decodeService(m *ext_authzv3pb.HttpService, d *filters.Decoding) (*HTTPServ
 	if s.Scheme == "" {
 		s.Scheme = "http"
 	}
+	if s.PathPrefix != "" && s.Path != "" {
+		return nil, errors.New("path_override: path_prefix is set too")
+	}
+	if s.Path != "" && !strings.HasPrefix(s.Path, "/") {
+		return nil, errors.New("path_override: must begin with a slash")
+	}
 	if s.PathPrefix != "" && !strings.HasPrefix(s.PathPrefix, "/") {
 		return nil, errors.New("path_prefix: must begin with a slash")
 	}
@@ -191,9 +305,6 @@ func decodeService(m *ext_authzv3pb.HttpService, d *filters.Decoding) (*HTTPServ
 		s.Add = append(s.Add, kv)
 	}
 	s.AllClientHeaders = rs.GetAllowedClientHeaders() == nil
-	if rs.GetDynamicMetadataFromHeaders() != nil {
-		d.Ignore("http_service.authorization_response.dynamic_metadata_from_headers", "headers are not copied to metadata")
-	}
 	for _, l := range []struct {
 		path string
 		in   *matcherv3pb.ListStringMatcher
@@ -204,6 +315,7 @@ func decodeService(m *ext_authzv3pb.HttpService, d *filters.Decoding) (*HTTPServ
 		{"authorization_response.allowed_upstream_headers_to_append", rs.GetAllowedUpstreamHeadersToAppend(), &s.UpstreamAppend},
 		{"authorization_response.allowed_client_headers", rs.GetAllowedClientHeaders(), &s.ClientHeaders},
 		{"authorization_response.allowed_client_headers_on_success", rs.GetAllowedClientHeadersOnSuccess(), &s.ClientHeadersOnOK},
+		{"authorization_response.dynamic_metadata_from_headers", rs.GetDynamicMetadataFromHeaders(), &s.MetadataHeaders},
 	} {
 		if *l.out, err = list(l.in, l.path); err != nil {
 			return nil, err

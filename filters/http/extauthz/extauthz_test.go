@@ -3,6 +3,7 @@ package extauthz
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 
@@ -133,7 +134,10 @@ func TestOnlyRequestsThatConcernItAreChecked(t *testing.T) {
 }
 
 func TestServicesThatCannotBeCalledRefuse(t *testing.T) {
-	for name, f := range map[string]filters.HTTPFilter{"grpc, even with failure_mode_allow": compile(t, grpcSvc, "", &service{status: 200}), "no clusters": compile(t, httpSvc, "", nil)} {
+	closed := strings.Replace(grpcSvc, `,"failureModeAllow":true`, "", 1)
+	for name, f := range map[string]filters.HTTPFilter{
+		"no gRPC answer": compile(t, closed, "", &service{status: 200}), "no clusters": compile(t, httpSvc, "", nil), "no clusters for gRPC": compile(t, closed, "", nil),
+	} {
 		s, r, u := run(t, f, nil)
 		if r.Status() != 403 || s.Info.Flags != streaminfo.UnauthorizedExternalService || s.Info.Details != "ext_authz_error" || u.seen.Len() > 0 {
 			t.Errorf("%s: %d %v %q", name, r.Status(), s.Info.Flags, s.Info.Details)
@@ -154,7 +158,7 @@ func TestAllowed(t *testing.T) {
 		}
 	}
 	joined, _ := u.seen.Joined("x-allow-a")
-	if u.seen.Get("x-auth-user") != "alice" || u.seen.Count("x-auth-user") != 1 || joined != "1,2" || u.seen.Has("x-other") || u.seen.Get("content-length") != "3" {
+	if u.seen.Get("x-auth-user") != "alice" || u.seen.Count("x-auth-user") != 1 || joined != "2" || u.seen.Has("x-other") || u.seen.Get("content-length") != "3" {
 		t.Errorf("upstream got %+v", u.seen)
 	}
 	if r.Status() != 200 || r.Header.Get("x-allowed") != "client" {
@@ -231,13 +235,59 @@ func TestPerRouteAndDecoding(t *testing.T) {
 		t.Error("disabled on the route, still there")
 	}
 	d := &filters.Decoding{}
-	if _, err := (Factory{}).Decode(filters.Any{JSON: true, Value: []byte(grpcSvc)}, d); err != nil || len(d.Ignored()) != 1 {
+	if _, err := (Factory{}).Decode(filters.Any{JSON: true, Value: []byte(grpcSvc)}, d); err != nil || len(d.Ignored()) != 0 {
 		t.Errorf("%v %v", err, d.Ignored())
 	}
 	for _, bad := range []string{`{}`, `{"httpService":{}}`, `{"httpService":{"serverUri":{"cluster":"c","uri":"x"}},"statusOnError":{"code":"OK"}}`, `{"grpcService":{},"shadowMode":true}`, `{"grpcService":{},"withRequestBody":{}}`} {
 		if _, err := (Factory{}).Decode(filters.Any{JSON: true, Value: []byte(bad)}, nil); err == nil {
 			t.Errorf("%s was accepted", bad)
 		}
+	}
+}
+
+func TestDenyAtDisableRefusesWhatIsNotAskedAbout(t *testing.T) {
+	deny := strings.Replace(httpSvc, `"httpService"`, `"denyAtDisable":{"defaultValue":true,"runtimeKey":"k"},"statusOnError":{"code":"ServiceUnavailable"},"httpService"`, 1)
+	v := &service{status: 200}
+	s, r, _ := run(t, compile(t, deny, "", v), func(s *filters.Stream) { s.Info.Metadata.Reset() })
+	if r.Status() != 503 || v.got != nil || s.Info.Details != "ext_authz_error" {
+		t.Errorf("%d %q", r.Status(), s.Info.Details)
+	}
+}
+
+func TestContextExtensionsOfAllLevelsAddUp(t *testing.T) {
+	decode := func(doc string) filters.Config {
+		c, err := Factory{}.DecodeOverride(filters.Any{JSON: true, Value: []byte(doc)}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	general, specific := decode(`{"checkSettings":{"contextExtensions":{"a":"1","b":"1"},"disableRequestBodyBuffering":true}}`), decode(`{"checkSettings":{"contextExtensions":{"b":"2","c":"2"}}}`)
+	got := Factory{}.MergeOverrides(general, specific).(*Override)
+	if want := map[string]string{"a": "1", "b": "2", "c": "2"}; !maps.Equal(got.Extensions, want) || got.NoBody {
+		t.Errorf("%+v", got)
+	}
+	if len(general.(*Override).Extensions) != 2 || len(specific.(*Override).Extensions) != 2 {
+		t.Error("the merged configurations changed")
+	}
+	if off := (Factory{}).MergeOverrides(general, decode(`{"disabled":true}`)).(*Override); !off.Disabled {
+		t.Error("the nearest is to hold")
+	}
+}
+
+func TestAnotherServiceOnOneRoute(t *testing.T) {
+	v := &service{status: 200}
+	f := compile(t, grpcSvc, `{"checkSettings":{"httpService":{"serverUri":{"cluster":"authz","uri":"http://x","timeout":"1s"},"pathOverride":"/other"}}}`, v)
+	if _, r, _ := run(t, f, nil); r.Status() != 200 || v.got.Header.Get(message.Path) != "/other" || v.got.HTTP2 {
+		t.Errorf("%d %+v", r.Status(), v.got)
+	}
+}
+
+func TestHTTPServicesAreNotAskedAboutTunnels(t *testing.T) {
+	v := &service{status: 200}
+	_, r, _ := run(t, compile(t, httpSvc, "", v), func(s *filters.Stream) { s.Request.Set(message.Method, "CONNECT") })
+	if r.Status() != 403 || v.got != nil {
+		t.Errorf("%d", r.Status())
 	}
 }
 

@@ -1,15 +1,24 @@
-// Package extauthz is the ext_authz network filter. Authorization services are
-// not called for connections yet: those that the filter concerns are refused.
+// Package extauthz is the ext_authz network filter: it asks a gRPC service
+// whether a connection may pass.
 package extauthz
 
 import (
+	"context"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/authcheck"
 	"github.com/fairlead-mesh/fairlead/filters/internal/authz"
+	"github.com/fairlead-mesh/fairlead/internal/format"
+	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
+
+// metadataNamespace is where dynamic metadata of answers goes.
+const metadataNamespace = "envoy.filters.network.ext_authz"
 
 // Factory makes network ext_authz filters.
 type Factory struct{}
@@ -23,7 +32,7 @@ func (Factory) Compile(env *filters.Env, cfg filters.Config) (any, error) {
 	if !ok {
 		return nil, fmt.Errorf("ext_authz: configuration is a %T", cfg)
 	}
-	f := &filter{}
+	f := &filter{c: c, tell: c.Tell}
 	if c.Enabled != nil {
 		m, err := authz.MatchMetadata(*c.Enabled)
 		if err != nil {
@@ -32,21 +41,71 @@ func (Factory) Compile(env *filters.Env, cfg filters.Config) (any, error) {
 		f.concerns = m
 	}
 	if env != nil {
-		f.failed = env.Stats.Counter("envoy_ext_authz_" + authz.MetricName(c.StatPrefix) + "error")
+		f.upstreams = env.Upstreams
+		f.tell.Labels = authcheck.Labels(env.Node, c.LabelsKey)
+		prefix := "envoy_ext_authz_" + metricName(c.StatPrefix) + "_"
+		count := func(name string) *stats.Counter { return env.Stats.Counter(prefix + name) }
+		f.total, f.ok, f.denied, f.failed = count("total"), count("ok"), count("denied"), count("error")
+		f.failedAllowed, f.disabled, f.closed = count("failure_mode_allowed"), count("disabled"), count("cx_closed")
+		f.active = env.Stats.Gauge(prefix + "active")
 	}
 	return f, nil
 }
 
 type filter struct {
-	concerns func(in authz.Input) bool // nil: every connection
-	failed   *stats.Counter
+	c         *Config
+	tell      authcheck.Telling
+	concerns  func(in authz.Input) bool // nil: every connection
+	upstreams filters.Upstreams
+
+	total, ok, denied, failed, failedAllowed, disabled, closed *stats.Counter
+	active                                                     *stats.Gauge
 }
 
 // OnNewConnection implements filters.NetworkFilter.
 func (f *filter) OnNewConnection(c *filters.Connection) error {
 	if f.concerns != nil && !f.concerns(authz.Input{Info: c.Info}) {
+		f.disabled.Inc()
 		return nil
 	}
-	f.failed.Inc()
-	return &filters.Denied{Details: "ext_authz_error", Flag: streaminfo.UnauthorizedExternalService}
+	f.total.Inc()
+	f.active.Add(1)
+	start := time.Now()
+	question := f.tell.AppendConnection(make([]byte, 0, 512), c.Info)
+	a, err := f.c.Service.Check(context.Background(), f.upstreams, question, &format.Context{Info: c.Info, Request: &message.Header{}})
+	f.active.Add(-1)
+	if err != nil {
+		a = &authcheck.Answer{Kind: authcheck.Failed}
+	}
+	for k, v := range a.Metadata {
+		c.Info.Metadata.Set(metadataNamespace, k, v)
+	}
+	details := "ext_authz_error"
+	switch a.Kind {
+	case authcheck.OK:
+		f.ok.Inc()
+		c.Info.Metadata.Set(metadataNamespace, "ext_authz_duration", float64(time.Since(start).Milliseconds()))
+		return nil
+	case authcheck.Denied:
+		f.denied.Inc()
+		details = "ext_authz_denied"
+	case authcheck.Failed:
+		f.failed.Inc()
+		if f.c.AllowOnError {
+			f.failedAllowed.Inc()
+			return nil
+		}
+	}
+	f.closed.Inc()
+	return &filters.Denied{Details: details, Flag: streaminfo.UnauthorizedExternalService}
+}
+
+// metricName writes a stat prefix as Envoy's Prometheus output does.
+func metricName(prefix string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r == '_' {
+			return r
+		}
+		return '_'
+	}, prefix)
 }
