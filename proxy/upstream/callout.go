@@ -10,6 +10,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 )
 
@@ -19,28 +20,58 @@ var (
 	ErrResponseTooLarge = errors.New("response body is larger than the limit")
 )
 
-// errServerFault makes the breaker count a 5xx answer as a failure; RoundTrip
-// does not return it.
-var errServerFault = errors.New("upstream: server fault")
+// Reasons for the breaker; RoundTrip does not return them.
+var (
+	errUnavailable = errors.New("upstream: unavailable")
+	errAbandoned   = errors.New("upstream: nobody waits for the answer")
+)
 
-// RoundTrip implements filters.Upstreams. A cluster that fails persistently
-// (more than half of at least 20 calls within 10 s, connection errors,
-// timeouts and 5xx) is not called for 5 s, so that its callers fail fast:
-// gobreaker.ErrOpenState.
+// A breaker opens after failuresInARow, or when of at least enoughCalls within
+// callWindow more than half failed. Then its cluster is not called for
+// restPeriod, and after that tried with one call at a time.
+const (
+	failuresInARow = 10
+	enoughCalls    = 20
+	callWindow     = 10 * time.Second
+	restPeriod     = time.Second
+)
+
+// calloutGuard is the circuit breaker of callouts to one cluster.
+type calloutGuard struct {
+	breaker                  *gobreaker.CircuitBreaker[*filters.CalloutResponse]
+	rejected, opened, failed *stats.Counter
+}
+
+// RoundTrip implements filters.Upstreams. A cluster that is persistently
+// unavailable (no connection, no answer in time, HTTP status 502 to 504, gRPC
+// status UNAVAILABLE) is not called for a second, so that its callers fail fast:
+// gobreaker.ErrOpenState. Other answers are not failures: what a client sends
+// must not be able to stop the checks of all others.
 func (m *Manager) RoundTrip(ctx context.Context, cluster string, req *filters.Callout, limit int64) (*filters.CalloutResponse, error) {
 	c := m.Cluster(cluster)
 	if c == nil {
 		return nil, fmt.Errorf("cluster %s: %w", cluster, ErrNoSuchCluster)
 	}
-	resp, err := m.guard(cluster).Execute(func() (*filters.CalloutResponse, error) {
-		resp, err := c.roundTrip(ctx, req, limit)
-		if err == nil && resp.Status >= 500 {
-			return resp, errServerFault
+	var err error // the callee's own
+	g := m.guard(cluster)
+	resp, state := g.breaker.Execute(func() (r *filters.CalloutResponse, reason error) {
+		r, err = c.roundTrip(ctx, req, limit)
+		switch {
+		case err != nil && ctx.Err() != nil && !errors.Is(context.Cause(ctx), context.DeadlineExceeded):
+			return r, errAbandoned
+		case errors.Is(err, ErrResponseTooLarge):
+			return r, nil
+		case err == nil && unavailable(r):
+			return r, errUnavailable
 		}
-		return resp, err
+		return r, err
 	})
-	if errors.Is(err, errServerFault) {
-		err = nil
+	switch {
+	case errors.Is(state, gobreaker.ErrOpenState), errors.Is(state, gobreaker.ErrTooManyRequests):
+		g.rejected.Inc()
+		err = state
+	case state != nil && !errors.Is(state, errAbandoned):
+		g.failed.Inc()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cluster %s: %w", cluster, err)
@@ -48,28 +79,40 @@ func (m *Manager) RoundTrip(ctx context.Context, cluster string, req *filters.Ca
 	return resp, nil
 }
 
+// unavailable reports whether r says that nobody was there to answer.
+func unavailable(r *filters.CalloutResponse) bool {
+	const grpcUnavailable = "14"
+	return r.Status >= 502 && r.Status <= 504 || r.Trailers.Get("grpc-status") == grpcUnavailable || r.Header.Get("grpc-status") == grpcUnavailable
+}
+
 // guard returns the circuit breaker of callouts to one cluster.
-func (m *Manager) guard(cluster string) *gobreaker.CircuitBreaker[*filters.CalloutResponse] {
+func (m *Manager) guard(cluster string) *calloutGuard {
+	if g, ok := m.callouts.Load(cluster); ok {
+		return g.(*calloutGuard) //nolint:errcheck,forcetypeassert // nothing else is stored
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if b := m.callouts[cluster]; b != nil {
-		return b
+	if g, ok := m.callouts.Load(cluster); ok {
+		return g.(*calloutGuard) //nolint:errcheck,forcetypeassert // nothing else is stored
 	}
-	if m.callouts == nil {
-		m.callouts = map[string]*gobreaker.CircuitBreaker[*filters.CalloutResponse]{}
-	}
-	b := gobreaker.NewCircuitBreaker[*filters.CalloutResponse](gobreaker.Settings{
-		Name: cluster, MaxRequests: 1, Interval: 10 * time.Second, Timeout: 5 * time.Second,
-		ReadyToTrip: func(n gobreaker.Counts) bool { return n.Requests >= 20 && 2*n.TotalFailures > n.Requests },
-		IsSuccessful: func(err error) bool {
-			return err == nil || errors.Is(err, context.Canceled) || errors.Is(err, ErrResponseTooLarge)
+	sc := m.opt.Stats.Scope("fairlead_callout_", stats.Label{Name: "envoy_cluster_name", Value: cluster})
+	g := &calloutGuard{rejected: sc.Counter("rejected_total"), opened: sc.Counter("breaker_opened_total"), failed: sc.Counter("failed_total")}
+	g.breaker = gobreaker.NewCircuitBreaker[*filters.CalloutResponse](gobreaker.Settings{
+		Name: cluster, MaxRequests: 1, Interval: callWindow, Timeout: restPeriod,
+		ReadyToTrip: func(n gobreaker.Counts) bool {
+			return n.ConsecutiveFailures >= failuresInARow || n.Requests >= enoughCalls && 2*n.TotalFailures > n.Requests
 		},
+		IsExcluded: func(err error) bool { return errors.Is(err, errAbandoned) },
 		OnStateChange: func(name string, from, to gobreaker.State) {
+			if to == gobreaker.StateOpen {
+				g.opened.Inc()
+			}
 			m.log.Warn("callout breaker", "cluster", name, "from", from.String(), "to", to.String())
 		},
 	})
-	m.callouts[cluster] = b
-	return b
+	sc.GaugeFunc("breaker_state", func() float64 { return float64(g.breaker.State()) })
+	m.callouts.Store(cluster, g)
+	return g
 }
 
 func (c *Cluster) roundTrip(ctx context.Context, req *filters.Callout, limit int64) (*filters.CalloutResponse, error) {

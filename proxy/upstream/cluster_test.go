@@ -230,12 +230,31 @@ func TestCalloutRoundTripAndItsBreaker(t *testing.T) {
 	if _, err := call(5, 20*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("timeout: %v", err)
 	}
-	status = 503
+	status = 500
 	for range 40 {
+		if r, err = call(100, 0); err != nil || r.Status != 500 {
+			t.Fatalf("an answer is no failure: %+v %v", r, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 40 {
+		if _, err = m.RoundTrip(ctx, "a", &filters.Callout{}, 1); errors.Is(err, gobreaker.ErrOpenState) {
+			t.Fatal("callers that go away opened the breaker")
+		}
+	}
+	status = 503
+	for range 10 {
 		r, err = call(100, 0)
 	}
-	if !errors.Is(err, gobreaker.ErrOpenState) {
-		t.Errorf("after 40 failures: %+v %v", r, err)
+	if err != nil || r.Status != 503 {
+		t.Errorf("the tenth failure: %+v %v", r, err)
+	}
+	if r, err = call(100, 0); !errors.Is(err, gobreaker.ErrOpenState) {
+		t.Errorf("after ten failures: %+v %v", r, err)
+	}
+	if n := testing.AllocsPerRun(100, func() { _, _ = call(100, 0) }); n > 12 {
+		t.Errorf("%v allocations while the breaker is open", n)
 	}
 }
 

@@ -11,9 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sony/gobreaker/v2"
-
-	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/proxy/tlscontext"
@@ -74,8 +71,9 @@ type Manager struct {
 	warming     map[string]*Cluster
 	byEDS       map[string][]*Cluster
 	assignments map[string]*xdsresource.ClusterLoadAssignment // by EDS name
-	callouts    map[string]*gobreaker.CircuitBreaker[*filters.CalloutResponse]
 	closed      bool
+
+	callouts sync.Map // *calloutGuard by cluster
 }
 
 type slot struct{ atomic.Pointer[Cluster] }
