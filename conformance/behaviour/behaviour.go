@@ -49,6 +49,8 @@ type Case struct {
 	Request []Chunk
 	// Origins are the scripts of the first and the second origin server.
 	Origins [2][]Answer
+	// Verdicts is the script of the authorization server.
+	Verdicts []Verdict
 	// Client says how the client reads.
 	Client ClientOptions
 	// Want is what Envoy does.
@@ -76,14 +78,14 @@ type ClientOptions struct {
 	Settle time.Duration
 }
 
-// Seen is what was seen on the three sides of an exchange, in canonical text.
+// Seen is what was seen on the sides of an exchange, in canonical text.
 type Seen struct {
-	Upstream, Client, Log string
+	Upstream, Authz, Client, Log string
 }
 
 // Override replaces parts of a [Seen].
 type Override struct {
-	Upstream, Client, Log *string
+	Upstream, Authz, Client, Log *string
 }
 
 // Fairlead returns what Fairlead is to do in c.
@@ -92,7 +94,7 @@ func (c *Case) Fairlead() Seen {
 	for _, o := range []struct {
 		dst *string
 		src *string
-	}{{&s.Upstream, c.Differing.Upstream}, {&s.Client, c.Differing.Client}, {&s.Log, c.Differing.Log}} {
+	}{{&s.Upstream, c.Differing.Upstream}, {&s.Authz, c.Differing.Authz}, {&s.Client, c.Differing.Client}, {&s.Log, c.Differing.Log}} {
 		if o.src != nil {
 			*o.dst = *o.src
 		}
@@ -134,6 +136,7 @@ func Parse(path string, data []byte) (*Suite, error) {
 		Comment: strings.TrimSpace(string(ar.Comment)), Show: map[string]bool{}, comment: ar.Comment,
 	}
 	var origins [2][]Answer
+	var verdicts []Verdict
 	var cur *Case
 	for _, f := range ar.Files {
 		text := string(f.Data)
@@ -141,7 +144,7 @@ func Parse(path string, data []byte) (*Suite, error) {
 		var err error
 		switch {
 		case kind == "request" || kind == "request.raw":
-			cur = &Case{Name: strings.TrimSpace(name), Origins: origins, Client: ClientOptions{Responses: 1}}
+			cur = &Case{Name: strings.TrimSpace(name), Origins: origins, Verdicts: verdicts, Client: ClientOptions{Responses: 1}}
 			cur.Request, err = parseRequest(kind == "request.raw", text)
 			s.Cases = append(s.Cases, cur)
 		case cur == nil && kind == "bootstrap.yaml":
@@ -152,6 +155,8 @@ func Parse(path string, data []byte) (*Suite, error) {
 			origins[0], err = parseAnswers(text)
 		case cur == nil && kind == "origin2":
 			origins[1], err = parseAnswers(text)
+		case cur == nil && kind == "authz":
+			verdicts, err = parseVerdicts(text)
 		case cur == nil:
 			err = errors.New("not a section that may come before the first request")
 		default:
@@ -186,10 +191,14 @@ func (c *Case) section(kind, text string) (err error) {
 		c.Origins[0], err = parseAnswers(text)
 	case "origin2":
 		c.Origins[1], err = parseAnswers(text)
+	case "authz":
+		c.Verdicts, err = parseVerdicts(text)
 	case "client":
 		err = c.clientOptions(text)
 	case "want.upstream":
 		c.Want.Upstream = text
+	case "want.authz":
+		c.Want.Authz = text
 	case "want.client":
 		c.Want.Client = text
 	case "want.log":
@@ -201,6 +210,8 @@ func (c *Case) section(kind, text string) (err error) {
 		}
 	case "differs.upstream":
 		c.Differing.Upstream = &text
+	case "differs.authz":
+		c.Differing.Authz = &text
 	case "differs.client":
 		c.Differing.Client = &text
 	case "differs.log":
@@ -266,6 +277,9 @@ func parseRequest(raw bool, text string) ([]Chunk, error) {
 // logs reports whether the access log is compared.
 func (s *Suite) logs() bool { return strings.Contains(s.Bootstrap, "{{.Log}}") }
 
+// asks tells whether there is an authorization server.
+func (s *Suite) asks() bool { return strings.Contains(s.Bootstrap, "{{.Authz}}") }
+
 // Check reports what is missing in s for it to be a suite of the corpus.
 func (s *Suite) Check() error {
 	var errs []error
@@ -280,7 +294,7 @@ func (s *Suite) Check() error {
 		switch {
 		case c.Name == "" || names[c.Name]:
 			errs = append(errs, fmt.Errorf("case %q: a name must be there and unique", c.Name))
-		case c.Want.Upstream == "" || c.Want.Client == "" || s.logs() != (c.Want.Log != ""):
+		case c.Want.Upstream == "" || c.Want.Client == "" || s.logs() != (c.Want.Log != "") || s.asks() != (c.Want.Authz != ""):
 			errs = append(errs, fmt.Errorf("case %q: wants are missing; write them with -update-from-envoy", c.Name))
 		case (c.Differs != "") != (c.Differing != Override{}):
 			errs = append(errs, fmt.Errorf("case %q: differs and its wants come together", c.Name))
@@ -304,7 +318,7 @@ func (s *Suite) Format() []byte {
 				ar.Files = append(ar.Files, f)
 			}
 		}
-		for _, w := range [][2]string{{"want.upstream", c.Want.Upstream}, {"want.client", c.Want.Client}, {"want.log", c.Want.Log}} {
+		for _, w := range [][2]string{{"want.upstream", c.Want.Upstream}, {"want.authz", c.Want.Authz}, {"want.client", c.Want.Client}, {"want.log", c.Want.Log}} {
 			if w[1] != "" {
 				ar.Files = append(ar.Files, txtar.File{Name: w[0], Data: []byte(w[1])})
 			}
@@ -316,9 +330,10 @@ func (s *Suite) Format() []byte {
 
 // Places are the values of the placeholders of a suite.
 type Places struct {
-	// Port is the listener's, Origin and Origin2 the origin servers', and
-	// Dead a port of loopback that refuses connections.
-	Port, Origin, Origin2, Dead int
+	// Port is the listener's, Origin and Origin2 the origin servers', Authz the
+	// authorization server's, and Dead a port of loopback that refuses
+	// connections.
+	Port, Origin, Origin2, Authz, Dead int
 	// Log is the path of the access log.
 	Log string
 
@@ -346,7 +361,7 @@ func (p *Places) mask(text string) string {
 	for _, host := range p.hosts {
 		text = strings.ReplaceAll(text, host, "127.0.0.1")
 	}
-	ports := map[string]int{"Port": p.Port, "Origin": p.Origin, "Origin2": p.Origin2, "Dead": p.Dead}
+	ports := map[string]int{"Port": p.Port, "Origin": p.Origin, "Origin2": p.Origin2, "Authz": p.Authz, "Dead": p.Dead}
 	for _, name := range slices.Sorted(maps.Keys(ports)) {
 		text = strings.ReplaceAll(text, ":"+strconv.Itoa(ports[name]), ":{{."+name+"}}")
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	authv3pb "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 )
 
 // Answer is how an origin server answers one request.
@@ -89,6 +91,9 @@ type recording struct {
 	scripts [2][]Answer
 	seen    []*record
 	counts  [2]int
+
+	verdicts []Verdict
+	asked    []*authv3pb.CheckRequest
 }
 
 type record struct {
@@ -100,6 +105,7 @@ type record struct {
 // origins are two HTTP/1.1 servers on loopback that record requests.
 type origins struct {
 	listeners [2]net.Listener
+	authz     *authorizer
 	mu        sync.Mutex
 	cur       *recording
 	conns     map[net.Conn]struct{}
@@ -118,7 +124,9 @@ func startOrigins() (*origins, error) {
 	for i := range o.listeners {
 		o.wg.Go(func() { o.accept(i) })
 	}
-	return o, nil
+	var err error
+	o.authz, err = startAuthorizer(o)
+	return o, err
 }
 
 func (o *origins) port(i int) int { return o.listeners[i].Addr().(*net.TCPAddr).Port }
@@ -128,6 +136,9 @@ func (o *origins) close() {
 		l.Close()
 	}
 	o.hangUp()
+	if o.authz != nil {
+		o.authz.s.Stop()
+	}
 	o.wg.Wait()
 }
 
@@ -141,8 +152,8 @@ func (o *origins) hangUp() {
 }
 
 // begin makes scripts the ones of all requests from now on.
-func (o *origins) begin(scripts [2][]Answer) *recording {
-	rec := &recording{scripts: scripts}
+func (o *origins) begin(scripts [2][]Answer, verdicts []Verdict) *recording {
+	rec := &recording{scripts: scripts, verdicts: verdicts}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.cur = rec

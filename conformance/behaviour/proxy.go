@@ -127,7 +127,7 @@ func (in *Instance) place(dir string) error {
 		ports[i], in.release[i] = port, release
 	}
 	in.places = Places{
-		Port: ports[0], Origin: in.origins.port(0), Origin2: in.origins.port(1),
+		Port: ports[0], Origin: in.origins.port(0), Origin2: in.origins.port(1), Authz: in.origins.authz.l.Addr().(*net.TCPAddr).Port,
 		Dead: ports[1], Log: filepath.Join(dir, "access.log"),
 	}
 	var err error
@@ -160,7 +160,11 @@ func (in *Instance) ready() error {
 		}
 		c, err := net.DialTimeout("tcp4", fmt.Sprintf("127.0.0.1:%d", in.places.Port), time.Second)
 		if err == nil {
-			return c.Close()
+			err = c.Close()
+			if in.suite.asks() {
+				time.Sleep(100 * time.Millisecond) // it may be asked about this connection
+			}
+			return err
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -237,13 +241,16 @@ func (in *Instance) run(c *Case, log bool) (Seen, error) {
 		chunks[i] = Chunk{Pause: ch.Pause, Data: data}
 		sent.WriteString(data)
 	}
-	rec := in.origins.begin(c.Origins)
+	rec := in.origins.begin(c.Origins, c.Verdicts)
 	client, err := exchange(in.places.Port, chunks, c.Client, in.suite.Show)
 	if err != nil {
 		return Seen{}, fmt.Errorf("%w; output:\n%s", err, in.output.String())
 	}
 	time.Sleep(c.Client.Settle)
 	seen := Seen{Upstream: in.places.mask(rec.canonical(sent.String())), Client: in.places.mask(client)}
+	if in.suite.asks() {
+		seen.Authz = in.places.mask(rec.questions(sent.String()))
+	}
 	if log && in.suite.logs() {
 		text, err := in.log(c.Client.Responses, 2*time.Second)
 		if err != nil {
