@@ -46,14 +46,16 @@ type builtChain struct {
 }
 
 // chainKey decides whether a chain can be kept: same content but for routes,
-// same place, same extension configurations, and broken by the same.
+// same place, same extension configurations of network filters, and broken by
+// the same.
 type chainKey struct {
 	listener, direction string
 	frame               xdsresource.Digest
 	broken, ecds        string
 }
 
-// builtHCM is a connection manager whose route table may be replaced.
+// builtHCM is a connection manager whose route table and discovered HTTP filters
+// may be replaced.
 type builtHCM struct {
 	manager *hcm.Manager
 	routes  *hcm.Routes
@@ -61,10 +63,13 @@ type builtHCM struct {
 	rdsName string
 	// filter is its index in the chain.
 	filter int
-	// diags are those of the table.
-	diags []Diagnostic
-	// table is the digest of the route configuration in force.
+	// diags are those of the table, filterDiags those of the filters without
+	// overrides.
+	diags, filterDiags []Diagnostic
+	// table is the digest of the route configuration in force, ecds stands for
+	// the discovered configurations of HTTP filters.
 	table xdsresource.Digest
+	ecds  string
 }
 
 // builder compiles one set of resources, reusing what the previous snapshot has.
@@ -204,28 +209,33 @@ func (b *builder) chain(bl *builtListener, old map[chainKey]*builtChain, fc *xds
 	return c
 }
 
+// ecdsDigests stands for what network filters get by discovery.
 func (b *builder) ecdsDigests(fc *xdsresource.FilterChain) string {
 	out := ""
-	add := func(own *xdsresource.TypedConfig, d *xdsresource.ExtensionConfigSource) {
-		if d == nil {
-			return
-		}
-		if tc := resolveDiscovery(b.res, own, d); tc != nil {
-			out += fmt.Sprintf("%x;", tc.Digest)
-		} else {
-			out += "-;"
-		}
-	}
 	for i := range fc.Filters {
-		f := &fc.Filters[i]
-		add(&f.TypedConfig, f.ConfigDiscovery)
-		if f.HCM != nil {
-			for k := range f.HCM.HTTPFilters {
-				add(&f.HCM.HTTPFilters[k].TypedConfig, f.HCM.HTTPFilters[k].ConfigDiscovery)
-			}
+		if f := &fc.Filters[i]; f.ConfigDiscovery != nil {
+			out += discovered(b.res, &f.TypedConfig, f.ConfigDiscovery)
 		}
 	}
 	return out
+}
+
+// httpDigests is ecdsDigests for HTTP filters.
+func (b *builder) httpDigests(specs []xdsresource.HTTPFilter) string {
+	out := ""
+	for i := range specs {
+		if f := &specs[i]; f.ConfigDiscovery != nil {
+			out += discovered(b.res, &f.TypedConfig, f.ConfigDiscovery)
+		}
+	}
+	return out
+}
+
+func discovered(res *Resources, own *xdsresource.TypedConfig, d *xdsresource.ExtensionConfigSource) string {
+	if tc := resolveDiscovery(res, own, d); tc != nil {
+		return fmt.Sprintf("%x;", tc.Digest)
+	}
+	return "-;"
 }
 
 func (b *builder) compileChain(bl *builtListener, fc *xdsresource.FilterChain) *builtChain {
@@ -274,7 +284,7 @@ func (b *builder) compileChain(bl *builtListener, fc *xdsresource.FilterChain) *
 			}
 			lc.Terminal = t
 		default:
-			b.networkFilter(lc, bl.spec.Direction, f, path, broken)
+			b.networkFilter(lc, where, bl.spec.Direction, f, path, broken)
 			if len(lc.Network) > len(bc.network) {
 				bc.network = append(bc.network, f.Name)
 			}
@@ -290,12 +300,15 @@ func (b *builder) compileChain(bl *builtListener, fc *xdsresource.FilterChain) *
 	return bc
 }
 
-func (b *builder) networkFilter(lc *listener.Chain, direction string, f *xdsresource.NetworkFilter, path string, broken func(path, why string)) {
+func (b *builder) networkFilter(lc *listener.Chain, where, direction string, f *xdsresource.NetworkFilter, path string, broken func(path, why string)) {
 	tc := resolveDiscovery(b.res, &f.TypedConfig, f.ConfigDiscovery)
 	switch {
 	case tc == nil:
 		broken(path, "its configuration (ECDS) has not arrived")
 		b.diags[len(b.diags)-1].late = true
+		return
+	case tc.Unknown != "" && tc.FailOpen:
+		b.diag(where, path, "warning", "not executable and left out, as its failure policy FAIL_OPEN says: "+tc.Unknown)
 		return
 	case tc.Unknown != "":
 		broken(path, tc.Unknown)
@@ -330,7 +343,6 @@ func (b *builder) tcpProxy(where string, spec *xdsresource.TCPProxy) (filters.Te
 func (b *builder) hcm(where string, ls *xdsresource.Listener, spec *xdsresource.HTTPConnectionManager) (*builtHCM, error) {
 	sc := b.s.stats.Scope("envoy_http_", stats.Label{Name: "envoy_http_conn_manager_prefix", Value: spec.StatPrefix})
 	cb := &chainBuilder{b: b, where: where, at: b.at + ".typed_config", direction: ls.Direction, specs: spec.HTTPFilters}
-	cb.resolve(b.res)
 	for i := range spec.HTTPFilters {
 		if r := spec.HTTPFilters[i].Router; r != nil {
 			cb.terminal = router.New(r, b.s.routerDeps(sc, b.accessLogs(where, r.UpstreamLogs)))
@@ -339,12 +351,11 @@ func (b *builder) hcm(where string, ls *xdsresource.Listener, spec *xdsresource.
 	if cb.terminal == nil {
 		return nil, errors.New("http_filters: no terminal filter (envoy.filters.http.router must be the last)")
 	}
-	def, err := cb.chain(nil)
+	h := &builtHCM{routes: &hcm.Routes{}, chains: cb, rdsName: spec.RDSName}
+	def, err := b.setFilters(h)
 	if err != nil {
 		return nil, err
 	}
-	cb.base = cb.renew()
-	h := &builtHCM{routes: &hcm.Routes{}, chains: cb, rdsName: spec.RDSName}
 	rc := spec.RouteConfig
 	if rc == nil {
 		rc = b.res.Routes[spec.RDSName]
@@ -355,6 +366,27 @@ func (b *builder) hcm(where string, ls *xdsresource.Listener, spec *xdsresource.
 		Refusals: b.s.refusals, Stats: sc, Logger: b.s.log,
 	})
 	return h, err
+}
+
+// setFilters resolves what h's filters get by discovery and compiles the chain
+// without overrides. The table must be set after it.
+func (b *builder) setFilters(h *builtHCM) ([]filters.HTTPFilter, error) {
+	mark := len(b.diags)
+	defer func() {
+		h.filterDiags = append([]Diagnostic(nil), b.diags[mark:]...)
+		b.diags = b.diags[:mark]
+	}()
+	cb := h.chains
+	cb.b = b
+	cb.resolve(b.res)
+	old := append(cb.base, cb.renew()...)
+	def, err := cb.chain(nil)
+	cb.base = cb.renew()
+	if len(old) > 0 {
+		b.s.later(func() { b.s.filters.release(old, b.s.log) })
+	}
+	h.ecds = b.httpDigests(cb.specs)
+	return def, err
 }
 
 // setTable compiles rc for h and installs it. What is to be said about it goes
@@ -384,7 +416,8 @@ func (b *builder) setTable(h *builtHCM, where string, rc *xdsresource.RouteConfi
 }
 
 // refreshRoutes recompiles the tables of kept chains whose routes changed,
-// inline or by RDS: connections stay, and their next stream gets the new table.
+// inline or by RDS, or whose HTTP filters did, by ECDS: connections stay, and
+// their next stream gets the new table and filters.
 func (b *builder) refreshRoutes(snap *Snapshot) {
 	for _, name := range sortedKeys(snap.Listeners) {
 		bl := snap.Listeners[name]
@@ -394,10 +427,15 @@ func (b *builder) refreshRoutes(snap *Snapshot) {
 				if h.rdsName == "" {
 					rc = bl.specs[i].Filters[h.filter].HCM.RouteConfig
 				}
-				if rc != nil && rc.Digest != h.table {
+				renewed := h.ecds != b.httpDigests(h.chains.specs)
+				if renewed {
+					def, _ := b.setFilters(h) // never fails: what can't be executed refuses requests
+					h.routes.SetDefaultChain(def)
+				}
+				if renewed || rc != nil && rc.Digest != h.table {
 					b.setTable(h, "listener "+name+": filter chain "+c.chain.Name, rc)
 				}
-				b.diags = append(b.diags, h.diags...)
+				b.diags = append(append(b.diags, h.filterDiags...), h.diags...)
 			}
 		}
 	}

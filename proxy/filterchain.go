@@ -111,7 +111,7 @@ func resolveDiscovery(res *Resources, own *xdsresource.TypedConfig, d *xdsresour
 	}
 	if len(d.TypeURLs) > 0 && !slices.Contains(d.TypeURLs, ext.TypeURL) && !slices.Contains(d.TypeURLs, ext.Wrapper) {
 		refused := ext.TypedConfig
-		refused.Config, refused.Unknown = nil, "its type "+ext.TypeURL+" is not among the type_urls that the filter allows"
+		refused.Config, refused.FailOpen, refused.Unknown = nil, false, "its type "+ext.TypeURL+" is not among the type_urls that the filter allows"
 		return &refused
 	}
 	return &ext.TypedConfig
@@ -212,6 +212,9 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) filters.HTTPFilte
 			cb.b.diag(cb.where, "http_filters["+spec.Name+"]", "warning", "optional filter is left out: "+why)
 			return nil
 		}
+		if tc.Unknown != "" && tc.FailOpen {
+			return cb.leaveOut(spec.Name, why)
+		}
 		cb.b.diag(cb.where, "http_filters["+spec.Name+"]", "error", "not executable, requests are answered 403: "+why)
 		return refuse{spec.Name}
 	}
@@ -227,6 +230,9 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) filters.HTTPFilte
 		}
 		return fac.Compile(cb.b.s.env(spec.Name, cb.direction), tc.Config, override)
 	})
+	if err != nil && tc.FailOpen && override == nil {
+		return cb.leaveOut(spec.Name, err.Error())
+	}
 	if err != nil {
 		cb.b.diag(cb.where, "http_filters["+spec.Name+"]", "error", "not executable, requests are answered 403: "+err.Error())
 		cb.b.s.log.Error("http filter can't be compiled; its requests are refused", "where", path, "error", err)
@@ -234,6 +240,12 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) filters.HTTPFilte
 	}
 	cb.refs = append(cb.refs, ref)
 	return ref.filter
+}
+
+// leaveOut is what a plugin's failStrategy FAIL_OPEN asks for.
+func (cb *chainBuilder) leaveOut(name, why string) filters.HTTPFilter {
+	cb.b.diag(cb.where, "http_filters["+name+"]", "warning", "not executable and left out, as its failure policy FAIL_OPEN says: "+why)
+	return nil
 }
 
 // refuse answers 403 in place of a filter that can't be executed: what it would

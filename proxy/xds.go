@@ -36,7 +36,8 @@ func (s *Server) XDSTypes(dec *xdsresource.Decoder) []xdsclient.ResourceType {
 // executable refuses an extension configuration of a known type that can't be
 // executed: a NACK leaves the former one in force, and without one the filter
 // answers for itself. Unknown types are a matter of the filter that names them,
-// which may be optional.
+// which may be optional. A plugin that fails open is refused only if there is a
+// former one: that is safer than none.
 func (s *Server) executable(v any) error {
 	e, ok := v.(*xdsresource.ExtensionConfig)
 	if !ok {
@@ -47,10 +48,26 @@ func (s *Server) executable(v any) error {
 			return nil
 		}
 	}
+	if e.FailOpen {
+		if s.holds(e.Resource.Name) {
+			return errors.New(e.Unknown)
+		}
+		return nil
+	}
 	if r := s.opt.Registry; r.HTTP(e.TypeURL) == nil && r.Network(e.TypeURL) == nil && r.Listener(e.TypeURL) == nil {
 		return nil
 	}
 	return errors.New(e.Unknown)
+}
+
+// holds tells whether an executable extension configuration is in force.
+func (s *Server) holds(name string) bool {
+	snap := s.snapshot.Load()
+	if snap == nil {
+		return false
+	}
+	e := snap.Resources.Extensions[name]
+	return e != nil && e.Unknown == ""
 }
 
 // onEndpoints is the fast path of EDS.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -40,5 +41,47 @@ func TestReferencesAreWhatAResourceNeedsFromTheControlPlane(t *testing.T) {
 				t.Errorf("got %v, want %v", got, c.want)
 			}
 		})
+	}
+}
+
+// A NACK leaves the former configuration in force. One that fails open and has
+// no former one must not be refused: its filter would answer 500 for want of any.
+func TestABrokenExtensionIsRefusedIfThatIsSafer(t *testing.T) {
+	s, err := New(Options{Registry: builtin.Registry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	dec := xdsresource.NewDecoder(builtin.Registry(), xdsresource.Options{})
+	plugin := func(filter, policy, config string) *xdsresource.ExtensionConfig {
+		v, err := dec.FromYAML(xdsresource.ExtensionConfigType, fmt.Appendf(nil, `{name: p, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm,
+config: {failure_policy: %s, vm_config: {code: {local: {filename: /go-native/%s}}}, configuration: {"@type": type.googleapis.com/google.protobuf.StringValue, value: '%s'}}}}`, policy, filter, config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v.(*xdsresource.ExtensionConfig)
+	}
+	const good = `{"rules": [{"name": "mail", "info_types": ["EMAIL_ADDRESS"], "action": "REPORT"}]}`
+	for _, former := range []bool{false, true} {
+		if former {
+			if err := s.Apply(&Resources{Extensions: map[string]*xdsresource.ExtensionConfig{"p": plugin("dlp", "FAIL_OPEN", good)}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, c := range []struct {
+			filter, policy, config string
+			refused                bool
+		}{
+			{"dlp", "FAIL_CLOSED", good, false},
+			{"dlp", "FAIL_OPEN", good, false},
+			{"dlp", "FAIL_CLOSED", `{"x": 1}`, true},
+			{"dlp", "FAIL_OPEN", `{"x": 1}`, former},
+			{"nosuch", "FAIL_CLOSED", good, false}, // accepted: its filter answers 403
+			{"nosuch", "FAIL_OPEN", good, former},
+		} {
+			if err := s.executable(plugin(c.filter, c.policy, c.config)); (err != nil) != c.refused {
+				t.Errorf("%s, %s, %s, with a former one %t: %v", c.filter, c.policy, c.config, former, err)
+			}
+		}
 	}
 }

@@ -81,7 +81,12 @@ type answer struct {
 
 // try sends a request; headers are "name: value".
 func (c *client) try(method, url string, headers ...string) (answer, error) {
-	req, err := http.NewRequestWithContext(context.Background(), method, url, nil)
+	return c.send(method, url, "", headers...)
+}
+
+// send is try with a body.
+func (c *client) send(method, url, body string, headers ...string) (answer, error) {
+	req, err := http.NewRequestWithContext(context.Background(), method, url, strings.NewReader(body))
 	if err != nil {
 		return answer{}, err
 	}

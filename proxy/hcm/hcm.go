@@ -32,13 +32,21 @@ type AccessLogger interface {
 
 // Routes holds the route table that new streams use: a fixed one for an inline
 // route_config, one that RDS updates otherwise. A nil table answers 404.
-type Routes struct{ p atomic.Pointer[routing.Table] }
+type Routes struct {
+	p atomic.Pointer[routing.Table]
+	// unrouted is what SetDefaultChain installed.
+	unrouted atomic.Pointer[[]filters.HTTPFilter]
+}
 
 // Table returns the current table, nil if none has arrived.
 func (r *Routes) Table() *routing.Table { return r.p.Load() }
 
 // Set installs t for streams that start from now on.
 func (r *Routes) Set(t *routing.Table) { r.p.Store(t) }
+
+// SetDefaultChain replaces Config.DefaultChain for streams that start from now
+// on. chain must not be modified afterwards.
+func (r *Routes) SetDefaultChain(chain []filters.HTTPFilter) { r.unrouted.Store(&chain) }
 
 // Config is what a Manager is compiled from.
 type Config struct {

@@ -186,7 +186,11 @@ func (st *stream) selectRoute() {
 	}
 	s.SelectRoute(nil)
 	s.Info.RouteName, s.Info.RouteMetadata = "", nil
-	s.SetChain(st.m.cfg.DefaultChain)
+	if c := st.m.cfg.Routes.unrouted.Load(); c != nil {
+		s.SetChain(*c)
+	} else {
+		s.SetChain(st.m.cfg.DefaultChain)
+	}
 	st.m.st.noRoute.Inc()
 }
 

@@ -157,6 +157,11 @@ func TestHTTPFilterWrappersAreRemoved(t *testing.T) {
 			"envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig", "", "is not supported",
 		},
 		{"native Wasm", fmt.Sprintf(native, "/go-native/echo"), "fairlead.echo.v1.Config", `json=true {"a":1}`, ""},
+		{
+			"native Wasm without pluginConfig, as istiod sends it",
+			`"@type": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm, config: {configuration: {}, vm_config: {code: {local: {filename: /go-native/echo}}}}`,
+			"fairlead.echo.v1.Config", `json=true {}`, "",
+		},
 		{"native Wasm with a bad name", fmt.Sprintf(native, "/go-native/../x"), "", "", "is not the name of a native filter"},
 		{"unknown native Wasm", fmt.Sprintf(native, "/go-native/nope"), "fairlead.nope.v1.Config", "", "type type.googleapis.com/fairlead.nope.v1.Config is not supported"},
 		{"real Wasm", fmt.Sprintf(native, "/plugin.wasm"), "", "", "Wasm modules are not run"},
@@ -182,6 +187,22 @@ func TestHTTPFilterWrappersAreRemoved(t *testing.T) {
 				t.Errorf("Wrapper = %q", f.Wrapper)
 			}
 		})
+	}
+}
+
+func TestTheFailureStrategyOfANativePluginIsKept(t *testing.T) {
+	for policy, open := range map[string]bool{
+		"": false, "failure_policy: FAIL_CLOSED,": false, "failure_policy: FAIL_RELOAD,": false, "failure_policy: FAIL_OPEN,": true,
+		"fail_open: true,": true, "fail_open: true, failure_policy: FAIL_CLOSED,": false,
+	} {
+		for name, unknown := range map[string]bool{"echo": false, "nope": true} {
+			f := decode[*xdsresource.Listener](t, xdsresource.ListenerType, listenerWith(rds, fmt.Sprintf(
+				`{name: f, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm, config: {%s vm_config: {code: {local: {filename: /go-native/%s}}}}}},`, policy, name))).
+				FilterChains[0].Filters[0].HCM.HTTPFilters[0]
+			if f.FailOpen != open || (f.Unknown != "") != unknown {
+				t.Errorf("%q, filter %s: FailOpen %t, Unknown %q", policy, name, f.FailOpen, f.Unknown)
+			}
+		}
 	}
 }
 

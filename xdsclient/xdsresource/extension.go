@@ -117,42 +117,58 @@ func typedStruct(a *anypb.Any) (string, *structpb.Struct, error) {
 	return typeURL, v, nil
 }
 
-// unwrap removes the wrappers of a filter configuration. wrapper is the type
-// URL of a Wasm plugin that stands for a native filter, else "".
-func unwrap(a *anypb.Any) (out filters.Any, wrapper string, err error) {
+// wrapping says what a configuration came in: nothing, unless it is a Wasm
+// plugin that stands for a native filter.
+type wrapping struct {
+	// typeURL is the plugin's type URL.
+	typeURL  string
+	failOpen bool
+}
+
+// unwrap removes the wrappers of a filter configuration.
+func unwrap(a *anypb.Any) (out filters.Any, w wrapping, err error) {
 	out = filters.Any{TypeURL: a.GetTypeUrl(), Value: a.GetValue()}
 	if a, err = unwrapStruct(a); err != nil {
-		return out, "", err
+		return out, w, err
 	}
 	out = filters.Any{TypeURL: a.GetTypeUrl(), Value: a.GetValue()}
 	typeURL, v, err := typedStruct(a)
 	if err != nil {
-		return out, "", err
+		return out, w, err
 	}
 	if typeURL != "" {
 		out.TypeURL, out.JSON = typeURL, true
 		out.Value, err = v.MarshalJSON()
-		return out, "", err
+		return out, w, err
 	}
 	var plugin *wasmv3pb.PluginConfig
 	switch {
 	case isType(a, (*httpwasmv3pb.Wasm)(nil)):
-		var w httpwasmv3pb.Wasm
-		err = proto.Unmarshal(a.GetValue(), &w)
-		plugin = w.GetConfig()
+		var m httpwasmv3pb.Wasm
+		err = proto.Unmarshal(a.GetValue(), &m)
+		plugin = m.GetConfig()
 	case isType(a, (*networkwasmv3pb.Wasm)(nil)):
-		var w networkwasmv3pb.Wasm
-		err = proto.Unmarshal(a.GetValue(), &w)
-		plugin = w.GetConfig()
+		var m networkwasmv3pb.Wasm
+		err = proto.Unmarshal(a.GetValue(), &m)
+		plugin = m.GetConfig()
 	default:
-		return out, "", nil
+		return out, w, nil
 	}
 	if err != nil {
-		return out, "", err
+		return out, w, err
 	}
-	wrapper = out.TypeURL
+	w = wrapping{out.TypeURL, failOpen(plugin)}
 	out, err = native(plugin, out)
-	return out, wrapper, err
+	return out, w, err
+}
+
+// failOpen tells whether requests pass without a plugin that can't be run.
+// FAIL_RELOAD is about virtual machines: without one, nothing is to be reloaded.
+func failOpen(p *wasmv3pb.PluginConfig) bool {
+	if p.GetFailurePolicy() == wasmv3pb.FailurePolicy_UNSPECIFIED {
+		return p.GetFailOpen() //nolint:staticcheck // still valid, and what older control planes send
+	}
+	return p.GetFailurePolicy() == wasmv3pb.FailurePolicy_FAIL_OPEN
 }
 
 // native returns the native filter that plugin stands for.
@@ -168,7 +184,7 @@ func native(plugin *wasmv3pb.PluginConfig, out filters.Any) (filters.Any, error)
 	out = filters.Any{TypeURL: typePrefix + "fairlead." + name + ".v1.Config", Value: []byte("{}"), JSON: true}
 	c := plugin.GetConfiguration()
 	switch {
-	case c == nil:
+	case c.GetTypeUrl() == "" && len(c.GetValue()) == 0: // istiod sends an empty one if there is no pluginConfig
 	case isType(c, (*wrapperspb.StringValue)(nil)):
 		var v wrapperspb.StringValue
 		if err := proto.Unmarshal(c.GetValue(), &v); err != nil {
@@ -274,8 +290,8 @@ func (s *scope) plugin(name string, a *anypb.Any, kind pluginKind) TypedConfig {
 
 func (s *scope) decodePlugin(a *anypb.Any, kind pluginKind) *plugged {
 	p := &plugged{}
-	in, wrapper, err := unwrap(a)
-	p.TypeURL, p.Wrapper = in.TypeURL, wrapper
+	in, w, err := unwrap(a)
+	p.TypeURL, p.Wrapper, p.FailOpen = in.TypeURL, w.typeURL, w.failOpen
 	if err != nil {
 		p.Unknown = err.Error()
 		return p

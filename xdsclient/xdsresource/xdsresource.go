@@ -35,8 +35,13 @@ type TypedConfig struct {
 	Wrapper string
 	// Unknown is set when no factory knows TypeURL or its configuration could
 	// not be decoded: the reason. The chain that holds it must fail closed
-	// unless the extension is marked optional.
+	// unless the extension is marked optional, or FailOpen is set.
 	Unknown string
+	// FailOpen is set if the configuration arrived as a Wasm plugin whose
+	// failure_policy is FAIL_OPEN (an Istio resource's failStrategy): if the
+	// filter can't be built, it is left out. How a running filter fails is said
+	// by its own configuration.
+	FailOpen bool
 }
 
 // ConfigSource says where a named resource comes from.
