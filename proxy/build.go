@@ -3,6 +3,8 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
@@ -211,24 +213,24 @@ func (b *builder) chain(bl *builtListener, old map[chainKey]*builtChain, fc *xds
 
 // ecdsDigests stands for what network filters get by discovery.
 func (b *builder) ecdsDigests(fc *xdsresource.FilterChain) string {
-	out := ""
+	var out strings.Builder
 	for i := range fc.Filters {
 		if f := &fc.Filters[i]; f.ConfigDiscovery != nil {
-			out += discovered(b.res, &f.TypedConfig, f.ConfigDiscovery)
+			out.WriteString(discovered(b.res, &f.TypedConfig, f.ConfigDiscovery))
 		}
 	}
-	return out
+	return out.String()
 }
 
 // httpDigests is ecdsDigests for HTTP filters.
 func (b *builder) httpDigests(specs []xdsresource.HTTPFilter) string {
-	out := ""
+	var out strings.Builder
 	for i := range specs {
 		if f := &specs[i]; f.ConfigDiscovery != nil {
-			out += discovered(b.res, &f.TypedConfig, f.ConfigDiscovery)
+			out.WriteString(discovered(b.res, &f.TypedConfig, f.ConfigDiscovery))
 		}
 	}
-	return out
+	return out.String()
 }
 
 func discovered(res *Resources, own *xdsresource.TypedConfig, d *xdsresource.ExtensionConfigSource) string {
@@ -379,7 +381,7 @@ func (b *builder) setFilters(h *builtHCM) ([]filters.HTTPFilter, error) {
 	cb := h.chains
 	cb.b = b
 	cb.resolve(b.res)
-	old := append(cb.base, cb.renew()...)
+	old := slices.Concat(cb.base, cb.renew())
 	def, err := cb.chain(nil)
 	cb.base = cb.renew()
 	if len(old) > 0 {

@@ -166,7 +166,7 @@ func unwrap(a *anypb.Any) (out filters.Any, w wrapping, err error) {
 // FAIL_RELOAD is about virtual machines: without one, nothing is to be reloaded.
 func failOpen(p *wasmv3pb.PluginConfig) bool {
 	if p.GetFailurePolicy() == wasmv3pb.FailurePolicy_UNSPECIFIED {
-		return p.GetFailOpen() //nolint:staticcheck // still valid, and what older control planes send
+		return p.GetFailOpen()
 	}
 	return p.GetFailurePolicy() == wasmv3pb.FailurePolicy_FAIL_OPEN
 }
