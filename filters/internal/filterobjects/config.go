@@ -3,7 +3,6 @@ package filterobjects
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	corev3pb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	set_filter_statev3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
@@ -47,6 +46,7 @@ func Decode(ms []*set_filter_statev3pb.FilterStateValue, path string) ([]Value, 
 
 func decode(m *set_filter_statev3pb.FilterStateValue) (Value, error) {
 	v := Value{Key: m.GetObjectKey(), SkipIfEmpty: m.GetSkipIfEmpty(), ReadOnly: m.GetReadOnly()}
+	v.Identity = v.Key == PeerPrincipal || v.Key == LocalPrincipal
 	if v.Key == "" {
 		return v, errors.New("object_key: must not be empty")
 	}
@@ -74,7 +74,6 @@ func decode(m *set_filter_statev3pb.FilterStateValue) (Value, error) {
 	if v.Format, err = format.Compile(src); err != nil {
 		return v, fmt.Errorf("format_string: %w", err)
 	}
-	v.Single = strings.HasPrefix(src, "%") && strings.HasSuffix(src, "%") && strings.Count(src, "%") == 2
 	if m.GetFormatString().GetOmitEmptyValues() {
 		v.Format = v.Format.OmitEmpty()
 	}

@@ -43,9 +43,10 @@ type Value struct {
 	Key    string
 	Kind   Kind
 	Format *format.String
-	// Single is set if Format is one operator: an absent value is then empty
-	// instead of "-".
-	Single                bool
+	// Identity is set for keys that policies take for who somebody is: absent
+	// values are empty instead of "-", and nothing empty is set.
+	Identity bool
+	// SkipIfEmpty leaves the object as it is if the text is empty.
 	SkipIfEmpty, ReadOnly bool
 	Sharing               streaminfo.Sharing
 }
@@ -59,8 +60,9 @@ func (r ReadOnly) Serialize() string { return string(r) }
 // Field reports that a string has no fields.
 func (ReadOnly) Field(string) (string, bool) { return "", false }
 
-// Apply sets the values in order on fs. An empty value is never set: an absent
-// principal must stay absent.
+// Apply sets the values in order on fs, as Envoy does: an absent value is "-",
+// and an empty one is set unless it is to be skipped. But an absent principal
+// stays absent.
 func Apply(values []Value, fs *streaminfo.FilterState, c *format.Context) {
 	for i := range values {
 		values[i].apply(fs, c)
@@ -73,12 +75,12 @@ func (v *Value) apply(fs *streaminfo.FilterState, c *format.Context) {
 	}
 	var buf [256]byte
 	var b []byte
-	if v.Single {
+	if v.Identity {
 		b = v.Format.AppendHeader(buf[:0], c)
 	} else {
 		b = v.Format.Append(buf[:0], c)
 	}
-	if len(b) == 0 {
+	if len(b) == 0 && (v.SkipIfEmpty || v.Identity) {
 		return
 	}
 	text := string(b)

@@ -32,7 +32,15 @@ func TestApply(t *testing.T) {
 		{"an address is kept in canonical form", `{"objectKey":"envoy.filters.listener.original_dst.local_ip","formatString":{"textFormatSource":{"inlineString":"%REQ(:AUTHORITY)%"}}}`, OriginalDstLocal, "10.0.0.1:80"},
 		{"a host name is no address", `{"objectKey":"envoy.filters.listener.original_dst.local_ip","formatString":{"textFormatSource":{"inlineString":"host:80"}}}`, OriginalDstLocal, "<absent>"},
 		{"text of any key with its factory", `{"objectKey":"k",` + text + `"%REQ(x)%"}}}`, "k", "v"},
-		{"an absent value sets nothing", `{"objectKey":"k",` + text + `"%REQ(absent)%"}}}`, "k", "<absent>"},
+		{"an absent value is a dash", `{"objectKey":"k",` + text + `"%REQ(absent)%"}}}`, "k", "-"},
+		{"a dash is not empty", `{"objectKey":"k","skipIfEmpty":true,` + text + `"%REQ(absent)%"}}}`, "k", "-"},
+		{"an empty value is set", `{"objectKey":"k",` + text + `"%REQ(empty)%"}}}`, "k", ""},
+		{"an empty value is skipped", `{"objectKey":"k","skipIfEmpty":true,` + text + `"%REQ(empty)%"}}}`, "k", "<absent>"},
+		{"an absent value can be empty", `{"objectKey":"k","factoryKey":"envoy.string","formatString":{"omitEmptyValues":true,"textFormatSource":{"inlineString":"%REQ(absent)%"}}}`, "k", ""},
+		{"an absent value can be skipped", `{"objectKey":"k","factoryKey":"envoy.string","skipIfEmpty":true,"formatString":{"omitEmptyValues":true,"textFormatSource":{"inlineString":"%REQ(absent)%"}}}`, "k", "<absent>"},
+		{"an absent address sets nothing", `{"objectKey":"envoy.filters.listener.original_dst.local_ip","formatString":{"textFormatSource":{"inlineString":"%REQ(absent)%"}}}`, OriginalDstLocal, "<absent>"},
+		{"an absent principal sets nothing", `{"objectKey":"io.istio.peer_principal",` + text + `"%DOWNSTREAM_PEER_URI_SAN%"}}}`, PeerPrincipal, "<absent>"},
+		{"an empty principal sets nothing", `{"objectKey":"io.istio.local_principal",` + text + `"%REQ(empty)%"}}}`, LocalPrincipal, "<absent>"},
 		{"an absent part of a longer text is a dash", `{"objectKey":"k",` + text + `"a/%REQ(absent)%"}}}`, "k", "a/-"},
 		{"an absent part can be empty", `{"objectKey":"k","factoryKey":"envoy.string","formatString":{"omitEmptyValues":true,"textFormatSource":{"inlineString":"a/%REQ(absent)%"}}}`, "k", "a/"},
 		{"a literal", `{"objectKey":"k",` + text + `"lit"}}}`, "k", "lit"},
@@ -41,6 +49,7 @@ func TestApply(t *testing.T) {
 			h := &message.Header{}
 			h.Add(message.Authority, "10.0.0.1:80")
 			h.Add("x", "v")
+			h.Add("empty", "")
 			info := &streaminfo.Info{Conn: &streaminfo.Conn{}}
 			Apply(value(t, tc.config), &info.FilterState, &format.Context{Info: info, Request: h})
 			got := "<absent>"
