@@ -241,15 +241,31 @@ func (s *Store) Certificate(c *xdsresource.Certificate) (*Certificate, error) {
 			return &Certificate{name: chain, slot: s.fileCertificate(&xdsresource.Certificate{ChainFile: chain, KeyFile: key})}, nil
 		}
 	}
+	if err := fromControlPlane(name, &c.SDSSource); err != nil {
+		return nil, err
+	}
 	return &Certificate{name: name, slot: s.named(name)}, nil
 }
 
+// agentServer is the cluster that istiod's configuration names for the secrets
+// which pilot-agent serves. The ones below are made in this process instead.
+const agentServer = "sds-grpc"
+
 func resolvable(name string, src *xdsresource.ConfigSource) error {
-	if src.Path != "" {
+	switch {
+	case src.Path != "":
 		return fmt.Errorf("secret %q: SDS from the file %s is not supported; name certificate files directly", name, src.Path)
-	}
-	if strings.HasPrefix(name, "sds://") {
+	case strings.HasPrefix(name, "sds://"), src.Cluster != "" && src.Cluster != agentServer:
 		return fmt.Errorf("secret %q: SDS servers other than the control plane are not supported", name)
+	}
+	return nil
+}
+
+// fromControlPlane refuses a secret that nobody would bring: one that an agent
+// would have to serve under another name than those it has.
+func fromControlPlane(name string, src *xdsresource.ConfigSource) error {
+	if src.Cluster != "" {
+		return fmt.Errorf("secret %q: the cluster %s, an agent's SDS server, has no such secret: name it with ads", name, src.Cluster)
 	}
 	return nil
 }
@@ -262,6 +278,11 @@ func (s *Store) Trust(v *xdsresource.Validation) (*Trust, error) {
 		return nil, err
 	}
 	t := &Trust{own: own}
+	if v.SDSName != "" {
+		if err := resolvable(v.SDSName, &v.SDSSource); err != nil {
+			return nil, err
+		}
+	}
 	switch name := v.SDSName; {
 	case name == "" && v.TrustedCAFile != "":
 		t.slot = s.fileRoots(v.TrustedCAFile)
@@ -278,7 +299,7 @@ func (s *Store) Trust(v *xdsresource.Validation) (*Trust, error) {
 	case !v.SDSSource.ADS && strings.HasPrefix(name, fileRoot):
 		t.slot = s.fileRoots(strings.TrimPrefix(name, fileRoot))
 	default:
-		if err := resolvable(name, &v.SDSSource); err != nil {
+		if err := fromControlPlane(name, &v.SDSSource); err != nil {
 			return nil, err
 		}
 		t.slot = s.named(name)

@@ -286,6 +286,8 @@ func TestSaysWhatIsWrongWithInlineMaterial(t *testing.T) {
 		"sds:// name": {SDSName: "sds://x"},
 		"SDS file":    {SDSName: "x", SDSSource: xdsresource.ConfigSource{Path: "/x"}},
 		"file-cert":   {SDSName: "file-cert:/only"},
+		"SDS server":  {SDSName: "default", SDSSource: xdsresource.ConfigSource{Cluster: "vault"}},
+		"agent's":     {SDSName: "other", SDSSource: xdsresource.ConfigSource{Cluster: "sds-grpc"}},
 	} {
 		if _, err := s.Certificate(c); err == nil {
 			t.Errorf("%s: no error", name)
@@ -295,6 +297,8 @@ func TestSaysWhatIsWrongWithInlineMaterial(t *testing.T) {
 		"broken CA":  {TrustedCA: []byte("x")},
 		"broken CRL": {TrustedCA: ca.RootsPEM(), CRL: []byte("x")},
 		"SDS file":   {SDSName: "x", SDSSource: xdsresource.ConfigSource{Path: "/x"}},
+		"SDS server": {SDSName: "ROOTCA", SDSSource: xdsresource.ConfigSource{Cluster: "vault"}},
+		"agent's":    {SDSName: "other", SDSSource: xdsresource.ConfigSource{Cluster: "sds-grpc"}},
 	} {
 		if _, err := s.Trust(v); err == nil {
 			t.Errorf("%s: no error", name)
