@@ -234,6 +234,9 @@ func (p *parser) settings(c *Config) error {
 			c.warn("%s: there is no DNS server in this proxy", k)
 		}
 	}
+	if e.boolean("ISTIO_MULTIROOT_MESH") {
+		c.warn("ISTIO_MULTIROOT_MESH: further roots (PCDS) are not subscribed to; peers are verified with those of istiod's CA")
+	}
 	if e.str("OUTPUT_CERTS", "") != "" {
 		c.warn("OUTPUT_CERTS: certificates are kept in memory only")
 	}

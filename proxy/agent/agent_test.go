@@ -202,7 +202,10 @@ func TestVariations(t *testing.T) {
 		}},
 		"unreadable values": {env: []string{"SECRET_TTL=soon", "ENVOY_STATUS_PORT=x"}, check: func(c *Config) bool { return len(c.Warnings) == 2 && c.Ports.Status == 15021 }},
 		"canonical cluster": {env: []string{`PROXY_CONFIG={"tracingServiceName":"CANONICAL_NAME_AND_NAMESPACE"}`}, check: func(c *Config) bool { return c.Node.Cluster == "waypoint.app" }},
-		"DNS":               {env: []string{"ISTIO_META_DNS_CAPTURE=true"}, check: func(c *Config) bool { return len(c.Warnings) == 1 }},
+		"further roots": {env: []string{"ISTIO_MULTIROOT_MESH=true"}, check: func(c *Config) bool {
+			return len(c.Warnings) == 1 && strings.Contains(c.Warnings[0], "PCDS")
+		}},
+		"DNS": {env: []string{"ISTIO_META_DNS_CAPTURE=true"}, check: func(c *Config) bool { return len(c.Warnings) == 1 }},
 	} {
 		files := c.files
 		if files == nil {
