@@ -35,6 +35,8 @@ type builtListener struct {
 	specs []*xdsresource.FilterChain
 	// diags are those of the listener's own parts, not of its chains.
 	diags []Diagnostic
+	// ecds are the extension configurations of its listener filters.
+	ecds string
 }
 
 // builtChain is a compiled filter chain with what it depends on.
@@ -121,10 +123,10 @@ func (b *builder) listener(spec *xdsresource.Listener) *builtListener {
 			old[c.key] = c
 		}
 	}
-	bl := &builtListener{spec: spec}
+	bl := &builtListener{spec: spec, ecds: b.listenerECDS(spec)}
 	sc := b.s.stats.Scope("envoy_listener_", stats.Label{Name: "envoy_listener_address", Value: statAddress(spec)})
 	bl.config = listener.Config{Spec: spec, Stats: sc, Refusals: b.s.refusals, Logger: b.s.log, DrainTime: b.s.opt.DrainTime}
-	if prev != nil && prev.spec.Digest == spec.Digest {
+	if prev != nil && prev.spec.Digest == spec.Digest && prev.ecds == bl.ecds {
 		bl.config.ListenerFilters, bl.config.AccessLogs, bl.diags = prev.config.ListenerFilters, prev.config.AccessLogs, prev.diags
 		b.diags = append(b.diags, bl.diags...)
 	} else {
@@ -167,16 +169,22 @@ func (b *builder) listenerFilter(bl *builtListener, where string, f *xdsresource
 		b.diag(where, path, "error", "not executable, connections are closed: "+why)
 		bl.config.ListenerFilters = append(bl.config.ListenerFilters, listener.ListenerFilter{Filter: closeListener{why}, Disabled: f.Disabled})
 	}
-	if f.Unknown != "" {
-		fail(f.Unknown)
+	tc := resolveDiscovery(b.res, &f.TypedConfig, f.ConfigDiscovery, asListener)
+	if tc == nil {
+		fail("its configuration (ECDS) has not arrived")
+		b.diags[len(b.diags)-1].late = true
 		return
 	}
-	fac := b.s.opt.Registry.Listener(f.TypeURL)
+	if tc.Unknown != "" {
+		fail(tc.Unknown)
+		return
+	}
+	fac := b.s.opt.Registry.Listener(tc.TypeURL)
 	if fac == nil {
-		fail("no listener filter is registered for " + f.TypeURL)
+		fail("no listener filter is registered for " + tc.TypeURL)
 		return
 	}
-	lf, err := fac.Compile(b.s.env(f.Name, bl.spec.Direction), f.Config)
+	lf, err := fac.Compile(b.s.env(f.Name, bl.spec.Direction), tc.Config)
 	if err != nil {
 		fail(err.Error())
 		return
@@ -233,8 +241,19 @@ func (b *builder) httpDigests(specs []xdsresource.HTTPFilter) string {
 	return out.String()
 }
 
+// listenerECDS is ecdsDigests for listener filters.
+func (b *builder) listenerECDS(l *xdsresource.Listener) string {
+	var out strings.Builder
+	for i := range l.ListenerFilters {
+		if f := &l.ListenerFilters[i]; f.ConfigDiscovery != nil {
+			out.WriteString(discovered(b.res, &f.TypedConfig, f.ConfigDiscovery))
+		}
+	}
+	return out.String()
+}
+
 func discovered(res *Resources, own *xdsresource.TypedConfig, d *xdsresource.ExtensionConfigSource) string {
-	if tc := resolveDiscovery(res, own, d); tc != nil {
+	if tc := resolveDiscovery(res, own, d, asHTTP); tc != nil { // any form has the digest
 		return fmt.Sprintf("%x;", tc.Digest)
 	}
 	return "-;"
@@ -303,7 +322,7 @@ func (b *builder) compileChain(bl *builtListener, fc *xdsresource.FilterChain) *
 }
 
 func (b *builder) networkFilter(lc *listener.Chain, where, direction string, f *xdsresource.NetworkFilter, path string, broken func(path, why string)) {
-	tc := resolveDiscovery(b.res, &f.TypedConfig, f.ConfigDiscovery)
+	tc := resolveDiscovery(b.res, &f.TypedConfig, f.ConfigDiscovery, asNetwork)
 	switch {
 	case tc == nil:
 		broken(path, "its configuration (ECDS) has not arrived")

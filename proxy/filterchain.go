@@ -94,14 +94,22 @@ func (cb *chainBuilder) renew() []*filterRef {
 func (cb *chainBuilder) resolve(res *Resources) {
 	cb.resolved = make([]*xdsresource.TypedConfig, len(cb.specs))
 	for i := range cb.specs {
-		cb.resolved[i] = resolveDiscovery(res, &cb.specs[i].TypedConfig, cb.specs[i].ConfigDiscovery)
+		cb.resolved[i] = resolveDiscovery(res, &cb.specs[i].TypedConfig, cb.specs[i].ConfigDiscovery, asHTTP)
 	}
 }
 
+// The forms of an extension configuration, whose type may be known as several
+// kinds of filter.
+func asHTTP(e *xdsresource.ExtensionConfig) *xdsresource.TypedConfig     { return &e.TypedConfig }
+func asNetwork(e *xdsresource.ExtensionConfig) *xdsresource.TypedConfig  { return e.Network }
+func asListener(e *xdsresource.ExtensionConfig) *xdsresource.TypedConfig { return e.Listener }
+
 // resolveDiscovery returns what a filter is configured with: its own
 // typed_config, the ECDS resource of its name, or the default; nil if none has
-// arrived.
-func resolveDiscovery(res *Resources, own *xdsresource.TypedConfig, d *xdsresource.ExtensionConfigSource) *xdsresource.TypedConfig {
+// arrived. as picks the form of the resource.
+func resolveDiscovery(
+	res *Resources, own *xdsresource.TypedConfig, d *xdsresource.ExtensionConfigSource, as func(*xdsresource.ExtensionConfig) *xdsresource.TypedConfig,
+) *xdsresource.TypedConfig {
 	if d == nil {
 		return own
 	}
@@ -114,7 +122,10 @@ func resolveDiscovery(res *Resources, own *xdsresource.TypedConfig, d *xdsresour
 		refused.Config, refused.FailOpen, refused.Unknown = nil, false, "its type "+ext.TypeURL+" is not among the type_urls that the filter allows"
 		return &refused
 	}
-	return &ext.TypedConfig
+	if tc := as(ext); tc != nil {
+		return tc
+	}
+	return &ext.TypedConfig // of another kind: there is no factory for it
 }
 
 // chain implements routing.Options.Chain. It never fails: what can't be executed

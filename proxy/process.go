@@ -147,13 +147,23 @@ func (p *Process) dynamic(cfg *bootstrap.Config) error {
 	xc := xdsclient.Config{
 		Target:    target,
 		Transport: xdsclient.Transport{Metadata: map[string]string{}},
-		Node:      xdsclient.Node{ID: cfg.Node.ID, Cluster: cfg.Node.Cluster, UserAgent: "fairlead", UserAgentVersion: p.opt.Version, Metadata: cfg.Node.Metadata},
+		Node: xdsclient.Node{
+			ID: cfg.Node.ID, Cluster: cfg.Node.Cluster, UserAgent: "fairlead", UserAgentVersion: p.opt.Version, Metadata: cfg.Node.Metadata,
+			Region: cfg.Locality.Region, Zone: cfg.Locality.Zone, SubZone: cfg.Locality.SubZone,
+		},
 	}
 	for _, kv := range cfg.ADS.Metadata {
 		xc.Transport.Metadata[kv[0]] = kv[1]
 	}
 	if cfg.ADS.Target != "" && !cfg.ADS.Plaintext {
 		xc.Transport.TLS = &xdsclient.TLS{RootsPEM: cfg.ADS.RootCAs}
+		if cfg.ADS.CertChain != nil {
+			crt, err := tls.X509KeyPair(cfg.ADS.CertChain, cfg.ADS.PrivateKey)
+			if err != nil {
+				return fmt.Errorf("dynamic_resources.ads_config: ssl_credentials: cert_chain and private_key: %w", err)
+			}
+			xc.Transport.TLS.ClientCertificate = func() *tls.Certificate { return &crt }
+		}
 	}
 	if spec != nil {
 		client, err := tlscontext.NewClient(spec, p.server.secrets)

@@ -277,9 +277,9 @@ func claim(taken map[netip.AddrPort]string, spec *xdsresource.Listener) error {
 }
 
 // unchanged tells whether nothing that a listener serves differs: the same
-// content and the very same chains.
+// content, with what its filters are configured by, and the very same chains.
 func unchanged(a, b *builtListener) bool {
-	if a == nil || a.spec.Digest != b.spec.Digest || len(a.chains) != len(b.chains) {
+	if a == nil || a.spec.Digest != b.spec.Digest || a.ecds != b.ecds || len(a.chains) != len(b.chains) {
 		return false
 	}
 	for i := range a.chains {

@@ -303,6 +303,41 @@ func routes(body, override string) string {
 	return fmt.Sprintf(`{name: rt, virtual_hosts: [{name: v, domains: ["*"], routes: [{match: {prefix: /}, direct_response: {status: 200, body: {inline_string: %q}}, typed_per_filter_config: {%s}}]}]}`, body, override)
 }
 
+func TestTheConfigurationOfAListenerFilterArrivesLater(t *testing.T) {
+	w := newWorld(t)
+	port := freePort(t)
+	listen := func() {
+		w.listen("l", port, `listener_filters: [{name: ext, config_discovery: {config_source: {ads: {}}, type_urls: [type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol]}}],`,
+			chainYAML("c", "{}", "", direct("ok")))
+		w.mustApply()
+	}
+	listen()
+	if status, _ := request(t, port, "/"); status != 0 || !w.diagnosed("error", "ext") {
+		t.Errorf("without its filter's configuration: %d, %v", status, w.Snapshot().Diagnostics)
+	}
+	for _, c := range []struct {
+		config string
+		status int
+	}{
+		{"allow_requests_without_proxy_protocol: true", 200},
+		{"allow_requests_without_proxy_protocol: false", 0},
+		{"allow_requests_without_proxy_protocol: true", 200},
+	} {
+		w.res.Extensions["ext"] = decode[*xdsresource.ExtensionConfig](t, xdsresource.ExtensionConfigType,
+			`{name: ext, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol, `+c.config+`}}`)
+		listen()
+		if status, _ := request(t, port, "/"); status != c.status {
+			t.Errorf("%s: %d, want %d; %v", c.config, status, c.status, w.Snapshot().Diagnostics)
+		}
+	}
+	w.res.Extensions["ext"] = decode[*xdsresource.ExtensionConfig](t, xdsresource.ExtensionConfigType,
+		`{name: ext, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}}`)
+	listen()
+	if status, _ := request(t, port, "/"); status != 0 || !w.diagnosed("error", "ext") {
+		t.Errorf("with a type that is not allowed: %d", status)
+	}
+}
+
 func TestRoutesAndExtensionsArriveLater(t *testing.T) {
 	w := newWorld(t)
 	port := freePort(t)

@@ -1,6 +1,8 @@
 package proxy_test
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,7 +12,13 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/fairlead-mesh/fairlead/filters/builtin"
+	"github.com/fairlead-mesh/fairlead/internal/identity"
 	"github.com/fairlead-mesh/fairlead/internal/xdstest"
+	"github.com/fairlead-mesh/fairlead/proxy"
 )
 
 // staticYAML takes listeners and clusters from the file and only what these
@@ -103,5 +111,47 @@ func TestEndpointsOfAStaticClusterMakeTheProxyReady(t *testing.T) {
 	startProxy(t, doc, nil)
 	if s, body := request(t, port, "/"); s != 200 || body != "app" {
 		t.Errorf("%d %q", s, body)
+	}
+}
+
+const googleYAML = `
+node: {id: edge, cluster: edge, locality: {region: r, zone: z, sub_zone: s}}
+dynamic_resources:
+  lds_config: {ads: {}}
+  ads_config:
+    api_type: DELTA_GRPC
+    grpc_services:
+    - google_grpc:
+        target_uri: "localhost:%s"
+        stat_prefix: x
+        channel_credentials: {ssl_credentials: {root_certs: {inline_string: %q}%s}}
+`
+
+func TestAControlPlaneThatWantsACertificateAndTheLocality(t *testing.T) {
+	ca, err := identity.NewDevCA("cluster.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	crt, err := ca.Issue(identity.Leaf{DNSNames: []string{"localhost"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca.RootsPEM())
+	cp := xdstest.New(t, xdstest.Options{GRPC: []grpc.ServerOption{grpc.Creds(credentials.NewTLS(&tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*crt}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: roots,
+	}))}})
+	chain, key := pair(t, ca, identity.Leaf{DNSNames: []string{"edge"}})
+	doc := func(own string) string { return fmt.Sprintf(googleYAML, portOf(cp), ca.RootsPEM(), own) }
+	startProxy(t, doc(fmt.Sprintf(", cert_chain: {inline_string: %q}, private_key: {inline_string: %q}", chain, key)), nil)
+	rs := cp.Requests()
+	if len(rs) == 0 {
+		t.Fatal("no request arrived")
+	}
+	if l := rs[0].GetNode().GetLocality(); l.GetRegion() != "r" || l.GetZone() != "z" || l.GetSubZone() != "s" {
+		t.Errorf("locality %v", l)
+	}
+	if _, err := proxy.FromBootstrap([]byte(doc(`, cert_chain: {inline_string: x}, private_key: {inline_string: y}`)), proxy.ProcessOptions{Registry: builtin.Registry()}); err == nil || !strings.Contains(err.Error(), "cert_chain and private_key") {
+		t.Errorf("with a broken certificate: %v", err)
 	}
 }

@@ -119,6 +119,11 @@ func references(v any) []xdsclient.Key {
 	case *xdsresource.Cluster:
 		r.cluster(v)
 	case *xdsresource.Listener:
+		for i := range v.ListenerFilters {
+			if f := &v.ListenerFilters[i]; f.ConfigDiscovery != nil {
+				r.add(f.ConfigDiscovery.Source, xdsresource.ExtensionConfigType, f.Name)
+			}
+		}
 		for _, fc := range v.FilterChains {
 			r.chain(fc)
 		}

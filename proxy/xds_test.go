@@ -20,6 +20,11 @@ func TestReferencesAreWhatAResourceNeedsFromTheControlPlane(t *testing.T) {
 		{"endpoints by their own name", xdsresource.ClusterType, `{name: c, type: EDS, eds_cluster_config: {eds_config: {ads: {}}, service_name: s}}`, []xdsclient.Key{{TypeURL: xdsresource.EndpointsType, Name: "s"}}},
 		{"a static cluster needs nothing", xdsresource.ClusterType, `{name: c, type: STATIC}`, nil},
 		{
+			"extensions of a listener", xdsresource.ListenerType, `{name: l, internal_listener: {}, filter_chains: [{}], listener_filters: [
+			{name: e, config_discovery: {config_source: {ads: {}}, type_urls: [type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector]}}]}`,
+			[]xdsclient.Key{{TypeURL: xdsresource.ExtensionConfigType, Name: "e"}},
+		},
+		{
 			"secrets of the agent are not asked from the control plane", xdsresource.ClusterType, `{name: c, type: STATIC, transport_socket: {name: tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, common_tls_context: {
 			tls_certificate_sds_secret_configs: [{name: default, sds_config: {api_config_source: {api_type: GRPC, transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: sds-grpc}}]}}}, {name: "kubernetes://x", sds_config: {ads: {}}}]}}}}`,
 			[]xdsclient.Key{{TypeURL: xdsresource.SecretType, Name: "kubernetes://x"}},

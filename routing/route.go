@@ -23,7 +23,8 @@ type Route struct {
 	request, response []*Mutations
 	retry             *xdsresource.RetryPolicy
 	mirrors           []xdsresource.Mirror
-	metadataMatch     map[string]any
+	// bufferLimit is negative if neither route nor virtual host has one.
+	bufferLimit int
 	// secure marks the redirect of require_tls.
 	secure bool
 }
@@ -59,9 +60,9 @@ func (r *Route) Retry() *xdsresource.RetryPolicy { return r.retry }
 // host.
 func (r *Route) Mirrors() []xdsresource.Mirror { return r.mirrors }
 
-// MetadataMatch returns metadata_match of the route, overlaid by that of the
-// weighted cluster.
-func (r *Route) MetadataMatch() map[string]any { return r.metadataMatch }
+// BufferLimit bounds in bytes what may be kept of a request for retries and
+// mirrors; false means that route and virtual host leave it to the listener.
+func (r *Route) BufferLimit() (int, bool) { return r.bufferLimit, r.bufferLimit >= 0 }
 
 // levels orders the header edits. Envoy runs the most specific first, so that
 // the least specific wins, or the other way round with

@@ -5,7 +5,7 @@ package routing
 import (
 	"errors"
 	"fmt"
-	"maps"
+	"math"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
@@ -130,7 +130,6 @@ func (c *compiler) route(vh *xdsresource.VirtualHost, spec *xdsresource.Route, i
 	r := &Route{Config: spec, VirtualHost: vh, name: spec.Name}
 	if a != nil {
 		r.cluster, r.clusterHeader = a.Cluster, a.ClusterHeader
-		r.metadataMatch = a.MetadataMatch
 	}
 	if err := c.finish(r, l, nil); err != nil {
 		c.fail(vh, what, err)
@@ -154,7 +153,6 @@ func (c *compiler) weighted(e *entry, vh *xdsresource.VirtualHost, spec *xdsreso
 		l.request[0], l.response[0] = CompileMutations(&w.RequestHeaders), CompileMutations(&w.ResponseHeaders)
 		r := &Route{
 			Config: spec, VirtualHost: vh, Weighted: w, name: spec.Name, cluster: w.Name, clusterHeader: w.ClusterHeader,
-			metadataMatch: mergeMatch(a.MetadataMatch, w.MetadataMatch),
 		}
 		if err := c.finish(r, l, w.Overrides); err != nil {
 			c.fail(vh, "route "+spec.Name+": weighted cluster "+w.Name, err)
@@ -172,6 +170,7 @@ func (c *compiler) weighted(e *entry, vh *xdsresource.VirtualHost, spec *xdsreso
 // executed, r answers by itself.
 func (c *compiler) finish(r *Route, l levels, weighted xdsresource.Overrides) error {
 	r.levels(l, c.rc.MostSpecificHeaderMutationsWins)
+	r.bufferLimit = bufferLimit(&r.Config.BufferLimit, &r.VirtualHost.BufferLimit)
 	r.retry, r.mirrors = r.VirtualHost.RetryPolicy, r.VirtualHost.RequestMirrors
 	if a := r.Config.Action; a != nil {
 		if a.Retry != nil {
@@ -196,6 +195,18 @@ func (c *compiler) finish(r *Route, l levels, weighted xdsresource.Overrides) er
 	return nil
 }
 
+// bufferLimit picks the limit as Envoy does: request_body_buffer_limit before
+// the older field, wherever it stands; then the route's before the virtual
+// host's. It is negative if none is set.
+func bufferLimit(route, vh *xdsresource.BufferLimit) int {
+	for _, n := range [...]*uint64{route.Body, vh.Body, route.PerRequest, vh.PerRequest} {
+		if n != nil {
+			return int(min(*n, math.MaxInt))
+		}
+	}
+	return -1
+}
+
 // secureRedirect returns the route that redirects to https. As in Envoy, it
 // carries no per-route configuration.
 func (c *compiler) secureRedirect(vh *xdsresource.VirtualHost) *Route {
@@ -210,19 +221,6 @@ func (c *compiler) secureRedirect(vh *xdsresource.VirtualHost) *Route {
 	}
 	r.chain = chain
 	return r
-}
-
-func mergeMatch(base, over map[string]any) map[string]any {
-	if len(base) == 0 {
-		return over
-	}
-	if len(over) == 0 {
-		return base
-	}
-	m := make(map[string]any, len(base)+len(over))
-	maps.Copy(m, base)
-	maps.Copy(m, over)
-	return m
 }
 
 // withTerminal returns chain with its last filter, the router, replaced, so

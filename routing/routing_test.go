@@ -165,8 +165,7 @@ func TestRoutesInheritFromTheVirtualHost(t *testing.T) {
 		Routes: []*xdsresource.Route{
 			{Match: prefix("/own"), Action: &xdsresource.RouteAction{Cluster: "c", Retry: own, Mirrors: []xdsresource.Mirror{{Cluster: "m2"}}}},
 			{Match: prefix("/"), Action: &xdsresource.RouteAction{
-				MetadataMatch: map[string]any{"a": "1", "b": "1"},
-				Weighted:      []xdsresource.WeightedCluster{{Name: "w", Weight: 1, MetadataMatch: map[string]any{"b": "2"}}},
+				Weighted: []xdsresource.WeightedCluster{{Name: "w", Weight: 1}},
 			}},
 		},
 	}, xdsresource.RouteConfiguration{})
@@ -177,9 +176,6 @@ func TestRoutesInheritFromTheVirtualHost(t *testing.T) {
 	r, _ = get(t, table, "/")
 	if r.Retry() != vhRetry || r.Mirrors()[0].Cluster != "m1" {
 		t.Error("the virtual host's policies are not used")
-	}
-	if got := fmt.Sprint(r.MetadataMatch()); got != "map[a:1 b:2]" {
-		t.Error(got)
 	}
 }
 

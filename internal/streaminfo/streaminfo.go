@@ -45,7 +45,9 @@ type Conn struct {
 	ListenerMetadata, FilterChainMetadata *Metadata
 	// ListenerDirection is its traffic_direction: "inbound", "outbound" or "".
 	ListenerDirection string
-	Start             time.Time
+	// BufferLimit is its per_connection_buffer_limit_bytes, 0 for the default.
+	BufferLimit uint32
+	Start       time.Time
 	// TerminationDetails is %CONNECTION_TERMINATION_DETAILS%, for example
 	// "rbac_access_denied_matched_policy[none]"; "" if there is none.
 	TerminationDetails string

@@ -70,8 +70,6 @@ type Admin struct {
 type ADS struct {
 	// Cluster names one of Config.Clusters.
 	Cluster string
-	// Authority overrides :authority if not empty.
-	Authority string
 	// Target is a gRPC target.
 	Target string
 	// Plaintext is true for local_credentials, or none, with Target.

@@ -41,7 +41,7 @@ func (p *parser) ads(at string, c *corev3pb.ApiConfigSource) *ADS {
 	}
 	switch t := g.GetTargetSpecifier().(type) {
 	case *corev3pb.GrpcService_EnvoyGrpc_:
-		out.Cluster, out.Authority = t.EnvoyGrpc.GetClusterName(), t.EnvoyGrpc.GetAuthority()
+		out.Cluster = t.EnvoyGrpc.GetClusterName()
 		if p.cfg.Cluster(out.Cluster) == nil {
 			p.failf(at+".envoy_grpc.cluster_name", "there is no static cluster %q", out.Cluster)
 		}

@@ -77,8 +77,8 @@ type Listener struct {
 }
 
 type listenerStats struct {
-	cxTotal, noChain, filterTimeout, filterError, overflow, sslError *stats.Counter
-	cxActive                                                         *stats.Gauge
+	cxTotal, noChain, filterTimeout, filterError, sslError *stats.Counter
+	cxActive                                               *stats.Gauge
 }
 
 type compiled struct {
@@ -140,7 +140,7 @@ func (l *Listener) Update(cfg Config) error {
 		l.st = listenerStats{
 			cxTotal: sc.Counter("downstream_cx_total"), noChain: sc.Counter("no_filter_chain_match"),
 			filterTimeout: sc.Counter("downstream_pre_cx_timeout"), filterError: sc.Counter("downstream_listener_filter_error"),
-			overflow: sc.Counter("downstream_cx_overflow"), sslError: sc.Counter("ssl_connection_error"), cxActive: sc.Gauge("downstream_cx_active"),
+			sslError: sc.Counter("ssl_connection_error"), cxActive: sc.Gauge("downstream_cx_active"),
 		}
 	}
 	old := l.current.Swap(&compiled{cfg, sel})
@@ -254,11 +254,6 @@ func (l *Listener) accept(s *netio.Listener) {
 			return
 		}
 		cur := l.current.Load()
-		if n := cur.cfg.Spec.MaxConnections; n > 0 && uint64(l.active.Load()) >= n {
-			l.st.overflow.Inc()
-			c.Reset()
-			continue
-		}
 		info := &streaminfo.Conn{ID: NextConnectionID(), Local: c.LocalAddr(), Remote: c.RemoteAddr(), DirectRemote: c.RemoteAddr()}
 		go l.serve(cur, c, info, func() {})
 	}
@@ -304,7 +299,7 @@ func (l *Listener) serve(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done 
 // it was refused, and has ended.
 func (l *Listener) enter(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done func()) *connection {
 	spec := cur.cfg.Spec
-	ci.ListenerName, ci.ListenerMetadata, ci.ListenerDirection = l.name, &spec.Metadata, spec.Direction
+	ci.ListenerName, ci.ListenerMetadata, ci.ListenerDirection, ci.BufferLimit = l.name, &spec.Metadata, spec.Direction, spec.PerConnectionBufferLimit
 	ci.Start = time.Now()
 	l.active.Add(1)
 	l.st.cxTotal.Inc()

@@ -112,22 +112,40 @@ func TestBodiesAreReplayedOnRetry(t *testing.T) {
 }
 
 func TestABodyOverTheLimitIsSentOnce(t *testing.T) {
-	big := strings.Repeat("x", 100)
-	var got atomic.Value
-	o := &origin{handle: func(x *exchange) answer { got.Store(x.body()); return answer{status: 503} }}
-	w := newWorld(t, o)
-	c := clusterOf("c", "10.0.0.1:80")
-	c.PerConnectionBufferLimit, c.Digest = 150, xdsresource.Digest{6}
-	w.apply(c)
-	w.retry(xdsresource.RetryPolicy{On: xdsresource.Retry5xx, NumRetries: 3, BaseInterval: time.Millisecond})
-	b := newSlowBody()
-	s := newStream(message.Method, "POST")
-	s.Body = b
-	go func() { b.c <- big; b.c <- big; close(b.c) }()
-	if r := w.do(s); r.status != 503 || got.Load() != big+big || o.attempts() != 1 {
-		t.Errorf("%d after %d attempts, %d bytes", r.status, o.attempts(), len(got.Load().(string)))
+	small, large := uint64(150), uint64(5000)
+	for _, c := range []struct {
+		name        string
+		listener    uint32
+		route, host xdsresource.BufferLimit
+		attempts    int
+	}{
+		{name: "the default is large", attempts: 4},
+		{name: "the listener's limit", listener: 150, attempts: 1},
+		{name: "the route's body limit", route: xdsresource.BufferLimit{Body: &small}, attempts: 1},
+		{name: "the route's request limit", route: xdsresource.BufferLimit{PerRequest: &small}, attempts: 1},
+		{name: "the host's body limit", host: xdsresource.BufferLimit{Body: &small}, attempts: 1},
+		{name: "the route's body limit before the listener's", listener: 150, route: xdsresource.BufferLimit{Body: &large}, attempts: 4},
+		{name: "the host's body limit before the route's request limit", route: xdsresource.BufferLimit{PerRequest: &large}, host: xdsresource.BufferLimit{Body: &small}, attempts: 1},
+		{name: "the route's body limit before the host's", route: xdsresource.BufferLimit{Body: &large}, host: xdsresource.BufferLimit{Body: &small}, attempts: 4},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			big := strings.Repeat("x", 100)
+			var got atomic.Value
+			o := &origin{handle: func(x *exchange) answer { got.Store(x.body()); return answer{status: 503} }}
+			w := newWorld(t, o)
+			w.retry(xdsresource.RetryPolicy{On: xdsresource.Retry5xx, NumRetries: 3, BaseInterval: time.Millisecond})
+			w.route().BufferLimit, w.vhost().BufferLimit = c.route, c.host
+			b := newSlowBody()
+			s := newStream(message.Method, "POST")
+			s.Info.Conn.BufferLimit = c.listener
+			s.Body = b
+			go func() { b.c <- big; b.c <- big; close(b.c) }()
+			if r := w.do(s); r.status != 503 || got.Load() != big+big || o.attempts() != c.attempts {
+				t.Errorf("%d after %d attempts, %d bytes", r.status, o.attempts(), len(got.Load().(string)))
+			}
+			w.idle()
+		})
 	}
-	w.idle()
 }
 
 func TestAnEarlyAnswerEndsTheUpload(t *testing.T) {

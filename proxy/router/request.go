@@ -89,7 +89,7 @@ func (rq *request) begin(s *filters.Stream, r *routing.Route, c *upstream.Cluste
 	rq.t = timeoutsOf(s, rq.action, policy, envoy, rq.f.cfg.RespectExpectedRqTimeout)
 	rq.retry.init(policy, &s.Request, envoy)
 	rq.kind = kindOf(s, rq.action)
-	rq.pick = upstream.PickContext{Conn: s.Info.Conn, Info: &s.Info, Stream: s, High: rq.high, MetadataMatch: r.MetadataMatch()}
+	rq.pick = upstream.PickContext{Conn: s.Info.Conn, Info: &s.Info, Stream: s, High: rq.high}
 	if len(rq.action.HashPolicy) > 0 {
 		rq.pick.Hash, rq.pick.HasHash, rq.cookie = r.Hash(s)
 	}

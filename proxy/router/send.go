@@ -117,6 +117,18 @@ func (p *pump) reset() {
 	p.to, p.keep, p.lost, p.buf, p.started, p.running, p.complete, p.trailers, p.done = nil, false, false, buf, false, false, false, nil, nil
 }
 
+// bufferLimit bounds what is kept of the body, in bytes: the limit of the
+// route, else the listener's, else Envoy's default.
+func (rq *request) bufferLimit() int {
+	if n, ok := rq.route.BufferLimit(); ok {
+		return n
+	}
+	if c := rq.s.Info.Conn; c != nil && c.BufferLimit > 0 {
+		return int(c.BufferLimit)
+	}
+	return 1 << 20
+}
+
 // attach replays what was collected to st and makes it the target.
 func (p *pump) attach(st *upstream.Stream) error {
 	start, err := p.target(st)
@@ -203,7 +215,7 @@ func (p *pump) run() {
 func (p *pump) pass(chunk []byte, last bool, body message.Body) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.keep && len(p.buf)+len(chunk) > p.rq.c.BufferLimit() {
+	if p.keep && len(p.buf)+len(chunk) > p.rq.bufferLimit() {
 		// Too large to be sent again: this attempt goes on, there is no other.
 		p.keep, p.lost, p.buf = false, true, nil
 		p.rq.c.Count(upstream.EventAbandoned)

@@ -142,7 +142,7 @@ func (s *session) run() {
 // why.
 func (s *session) upstream() netio.Conn {
 	f, info := s.f, s.info
-	name, match := f.route(info)
+	name := f.route(info)
 	if s.cluster = f.d.Clusters.Cluster(name); s.cluster == nil {
 		f.cxNoRoute.Inc()
 		f.log.Warn("tcp_proxy: no such cluster", "cluster", name, "listener", info.Conn.ListenerName, "chain", info.Conn.FilterChainName)
@@ -151,7 +151,7 @@ func (s *session) upstream() netio.Conn {
 	}
 	u := &info.Upstream
 	u.Cluster, u.ClusterRaw, u.ClusterMetadata = s.cluster.StatName(), s.cluster.Name(), &s.cluster.Spec().Metadata
-	far, err := s.connect(match)
+	far, err := s.connect()
 	if err != nil {
 		f.log.Debug("tcp_proxy: no connection", "cluster", name, "flags", info.Flags.String(), "error", err)
 		return nil
@@ -172,31 +172,28 @@ func (s *session) connected() {
 const clusterKey = "envoy.tcp_proxy.cluster"
 
 // route chooses the cluster: one named by a filter, the only one, or by weight.
-func (f *Filter) route(info *streaminfo.Info) (name string, match map[string]any) {
+func (f *Filter) route(info *streaminfo.Info) string {
 	if n := info.FilterState.GetString(clusterKey); n != "" {
-		return n, f.cfg.MetadataMatch
+		return n
 	}
 	if f.cfg.Cluster != "" {
-		return f.cfg.Cluster, f.cfg.MetadataMatch
+		return f.cfg.Cluster
 	}
 	x := rand.Uint64N(f.total)
 	for i := range f.cfg.Weighted {
 		w := &f.cfg.Weighted[i]
 		if x < uint64(w.Weight) {
-			if w.MetadataMatch != nil {
-				return w.Name, w.MetadataMatch
-			}
-			return w.Name, f.cfg.MetadataMatch
+			return w.Name
 		}
 		x -= uint64(w.Weight)
 	}
-	return "", nil // not reached: x is less than the sum
+	return "" // not reached: x is less than the sum
 }
 
 // connect makes up to max_connect_attempts.
-func (s *session) connect(match map[string]any) (netio.Conn, error) {
+func (s *session) connect() (netio.Conn, error) {
 	info := s.info
-	p := upstream.PickContext{Conn: info.Conn, Info: info, MetadataMatch: match}
+	p := upstream.PickContext{Conn: info.Conn, Info: info}
 	p.Hash, p.HasHash = s.f.hash(info)
 	o := upstream.ConnectOptions{Conn: info.Conn, Info: info, FilterState: &info.FilterState}
 	o.SNI = info.FilterState.GetString("envoy.network.upstream_server_name")

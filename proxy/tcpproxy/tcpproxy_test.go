@@ -281,14 +281,14 @@ func TestWeightsDivideConnections(t *testing.T) {
 	}
 	n, info := map[string]int{}, &streaminfo.Info{Conn: &streaminfo.Conn{}}
 	for range 20000 {
-		name, _ := f.(*Filter).route(info)
+		name := f.(*Filter).route(info)
 		n[name]++
 	}
 	if a := float64(n["a"]) / 20000; a < 0.73 || a > 0.77 || n["a"]+n["b"] != 20000 {
 		t.Errorf("%v", n)
 	}
 	info.FilterState.Set("envoy.tcp_proxy.cluster", streaminfo.String("z"), streaminfo.SharingNone)
-	if name, _ := f.(*Filter).route(info); name != "z" {
+	if name := f.(*Filter).route(info); name != "z" {
 		t.Errorf("a cluster named by a filter is ignored: %s", name)
 	}
 }

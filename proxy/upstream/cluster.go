@@ -25,7 +25,7 @@ type Cluster struct {
 	tls      []socketTLS
 
 	set  atomic.Pointer[hostSet]
-	drop atomic.Pointer[[]xdsresource.DropOverload]
+	drop atomic.Pointer[[]float64]
 
 	// mu serialises changes of the host set.
 	mu         sync.Mutex
@@ -64,14 +64,6 @@ func (c *Cluster) StatName() string {
 		return c.spec.AltStatName
 	}
 	return c.spec.Name
-}
-
-// BufferLimit bounds what is kept of a request for retries, in bytes.
-func (c *Cluster) BufferLimit() int {
-	if c.spec.PerConnectionBufferLimit == 0 {
-		return 1 << 20
-	}
-	return int(c.spec.PerConnectionBufferLimit)
 }
 
 func (c *Cluster) stats() *clusterStats {
@@ -183,10 +175,10 @@ func (c *Cluster) Dropped() (dropped, all bool) {
 	if ds == nil {
 		return false, false
 	}
-	for _, d := range *ds {
-		if rand.Float64() < d.Fraction {
+	for _, share := range *ds {
+		if rand.Float64() < share {
 			c.stats().rqDropOverload.Inc()
-			return true, d.Fraction >= 1
+			return true, share >= 1
 		}
 	}
 	return false, false
@@ -244,7 +236,7 @@ func (c *Cluster) update(a *xdsresource.ClusterLoadAssignment) {
 			gone = append(gone, h)
 		}
 	}
-	var drop *[]xdsresource.DropOverload
+	var drop *[]float64
 	if len(a.DropOverloads) > 0 {
 		drop = &a.DropOverloads
 	}

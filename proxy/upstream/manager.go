@@ -202,11 +202,6 @@ func (m *Manager) newCluster(spec *xdsresource.Cluster) *Cluster {
 	}
 	c.set.Store(&hostSet{})
 	c.compileSockets()
-	if spec.LB.Subset && spec.Broken == "" {
-		s := *spec
-		s.Broken = "lb_subset_config is not supported"
-		c.spec = &s
-	}
 	return c
 }
 

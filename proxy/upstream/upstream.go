@@ -61,10 +61,7 @@ type PickContext struct {
 	// SkipPriorities is a bit mask of priorities that earlier attempts used
 	// (retry_priority previous_priorities).
 	SkipPriorities uint64
-	// MetadataMatch is the route's metadata_match (subset LB). Clusters with
-	// subsets are broken, so it has no effect.
-	MetadataMatch map[string]any
-	Conn          *streaminfo.Conn
+	Conn           *streaminfo.Conn
 	// Info is the record of the stream or TCP connection, may be nil; ORIGINAL_DST
 	// reads its metadata and filter state.
 	Info *streaminfo.Info

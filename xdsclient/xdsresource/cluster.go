@@ -61,19 +61,15 @@ type Cluster struct {
 	OriginalDst OriginalDst
 	DNS         DNS
 
-	Metadata Metadata
-	// PerConnectionBufferLimit is 1 MiB by default.
-	PerConnectionBufferLimit uint32
-	TCPKeepalive             *TCPKeepalive
+	Metadata     Metadata
+	TCPKeepalive *TCPKeepalive
 	// BindSource is upstream_bind_config's source address.
 	BindSource      netip.AddrPort
-	Filters         []TypedConfig
 	CleanupInterval time.Duration
 	// Broken, if not empty, is why the cluster can't be used: requests to it
 	// answer 503 with that in the log.
-	Broken                    string
-	MaxRequestsPerConnection  uint32
-	IgnoreHealthOnHostRemoval bool
+	Broken                   string
+	MaxRequestsPerConnection uint32
 }
 
 // TCPKeepalive is upstream_connection_options.tcp_keepalive; 0 means default.
@@ -99,7 +95,6 @@ type LB struct {
 	SlowStartAggression, SlowStartMinWeight float64
 	// OverrideHost header and metadata keys (stateful session, InferencePool).
 	OverrideHostHeader string
-	Subset             bool
 }
 
 // UpstreamHTTP is which HTTP version a cluster speaks.
@@ -127,12 +122,11 @@ type HTTPProtocol struct {
 }
 
 // CircuitBreaker is one priority's thresholds. Envoy's defaults: 1024, 1024,
-// 1024, 3 retries, no pool limit; 4294967295 is "no limit".
+// 1024, 3 retries; 4294967295 is "no limit".
 type CircuitBreaker struct {
-	MaxConnections, MaxPendingRequests, MaxRequests, MaxRetries, MaxConnectionPools uint32
+	MaxConnections, MaxPendingRequests, MaxRequests, MaxRetries uint32
 	// RetryBudget, if not nil, replaces MaxRetries.
-	RetryBudget    *RetryBudget
-	TrackRemaining bool
+	RetryBudget *RetryBudget
 }
 
 // RetryBudget limits retries to a share of active requests.
@@ -169,11 +163,8 @@ type DNS struct {
 	Family      DNSFamily
 	RefreshRate time.Duration // 5 s by default
 	Jitter      time.Duration
-	RespectTTL  bool
-	// CacheName names the shared cache of dynamic_forward_proxy.
-	CacheName                   string
-	AllowInsecureClusterOptions bool
-	Port                        uint32
+	// Port is what dynamic_forward_proxy connects to if the authority has none.
+	Port uint32
 }
 
 // DNSFamily is dns_lookup_family.
@@ -191,7 +182,6 @@ const (
 // TransportSocketMatch picks a socket by endpoint metadata
 // (envoy.transport_socket_match); an empty Match matches every endpoint.
 type TransportSocketMatch struct {
-	Name   string
 	Match  map[string]any
 	Socket TransportSocket
 }
@@ -207,7 +197,6 @@ type TransportSocket struct {
 	ProxyProtocol int
 	// Unknown, if not empty, is why the socket can't be used: connections fail.
 	Unknown string
-	Digest  Digest
 }
 
 // InternalUpstream is internal_upstream: what crosses an internal hop.
@@ -229,14 +218,8 @@ type ClusterLoadAssignment struct {
 	Localities []LocalityEndpoints
 	// OverprovisioningFactor is a percentage, 140 by default.
 	OverprovisioningFactor uint32
-	// DropOverloads are shares in [0, 1] by category.
-	DropOverloads []DropOverload
-}
-
-// DropOverload drops a share of requests.
-type DropOverload struct {
-	Category string
-	Fraction float64
+	// DropOverloads are shares of requests to drop, in [0, 1].
+	DropOverloads []float64
 }
 
 // LocalityEndpoints are the endpoints of one locality and priority.
@@ -351,7 +334,6 @@ type UpstreamTLS struct {
 	AutoHostSNI, AutoSNISANValidation bool
 	AllowRenegotiation                bool
 	MaxSessionKeys                    uint32
-	Digest                            Digest
 }
 
 // DownstreamTLS is DownstreamTlsContext, or a socket that can't be executed.
@@ -360,7 +342,6 @@ type DownstreamTLS struct {
 	RequireClientCert          bool
 	RequireSNI                 bool
 	DisableStatelessResumption bool
-	Digest                     Digest
 	// ProxyProtocol etc. are not downstream sockets here. Unknown, if not
 	// empty, is why handshakes must fail.
 	Unknown string

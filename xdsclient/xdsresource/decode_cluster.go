@@ -2,6 +2,7 @@ package xdsresource
 
 import (
 	"math/bits"
+	"slices"
 	"time"
 
 	clusterv3pb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -24,13 +25,11 @@ func (s *scope) cluster(m *clusterv3pb.Cluster) *Cluster {
 	mark := len(s.closed)
 	s.classify(m)
 	c := &Cluster{
-		Resource:                  Resource{Name: m.GetName()},
-		AltStatName:               m.GetAltStatName(),
-		ConnectTimeout:            s.duration("connect_timeout", m.GetConnectTimeout(), defaultConnectTimeout),
-		Metadata:                  s.metadata(m.GetMetadata()),
-		PerConnectionBufferLimit:  u32(m.GetPerConnectionBufferLimitBytes(), defaultBufferLimit),
-		CleanupInterval:           s.duration("cleanup_interval", m.GetCleanupInterval(), defaultCleanupInterval),
-		IgnoreHealthOnHostRemoval: m.GetIgnoreHealthOnHostRemoval(),
+		Resource:        Resource{Name: m.GetName()},
+		AltStatName:     m.GetAltStatName(),
+		ConnectTimeout:  s.duration("connect_timeout", m.GetConnectTimeout(), defaultConnectTimeout),
+		Metadata:        s.metadata(m.GetMetadata()),
+		CleanupInterval: s.duration("cleanup_interval", m.GetCleanupInterval(), defaultCleanupInterval),
 	}
 	s.discoveryType(c, m)
 	s.endpoints(c, m)
@@ -54,13 +53,30 @@ func (s *scope) cluster(m *clusterv3pb.Cluster) *Cluster {
 	if a := m.GetUpstreamBindConfig().GetSourceAddress(); a != nil {
 		c.BindSource = s.addrPort("upstream_bind_config.source_address", a, "")
 	}
-	c.Filters = mapEach(m.GetFilters(), func(i int, f *clusterv3pb.Filter) TypedConfig {
-		s.pushIndex("filters", i)
-		defer s.pop()
-		return s.plugin(f.GetName(), f.GetTypedConfig(), networkPlugin)
-	})
+	s.upstreamFilters(m)
 	c.Broken = s.takeClosed(mark)
 	return c
+}
+
+// telemetryFilters are Istio's upstream network filters. They exchange what the
+// peer is with it; here it is looked up.
+var telemetryFilters = []string{
+	"envoy.tcp.metadataexchange.config.MetadataExchange",
+	"envoy.extensions.network_filters.peer_metadata.UpstreamConfig",
+}
+
+// upstreamFilters refuses filters of upstream connections, which could be there
+// to protect something, unless they only serve telemetry.
+func (s *scope) upstreamFilters(m *clusterv3pb.Cluster) {
+	for i, f := range m.GetFilters() {
+		s.pushIndex("filters", i)
+		if t := ExtensionType(f.GetTypedConfig()); slices.Contains(telemetryFilters, t) {
+			s.ignore("", "metadata is not exchanged with upstream peers; endpoints are looked up")
+		} else {
+			s.unsupported("", "upstream network filter %q (%s) is not supported", f.GetName(), t)
+		}
+		s.pop()
+	}
 }
 
 func (s *scope) discoveryType(c *Cluster, m *clusterv3pb.Cluster) {
@@ -86,8 +102,6 @@ func (s *scope) discoveryType(c *Cluster, m *clusterv3pb.Cluster) {
 		if s.unpackStruct(t.ClusterType.GetTypedConfig(), &d) {
 			s.classify(&d)
 			c.Discovery = DiscoveryDynamicForwardProxy
-			c.DNS.CacheName = d.GetDnsCacheConfig().GetName()
-			c.DNS.AllowInsecureClusterOptions = d.GetAllowInsecureClusterOptions()
 		} else {
 			s.unsupported("", "cluster type %q is not supported", t.ClusterType.GetName())
 		}
@@ -103,7 +117,7 @@ func (s *scope) endpoints(c *Cluster, m *clusterv3pb.Cluster) {
 			s.errorf("eds_cluster_config", "is missing, but type is EDS")
 		}
 		c.EDSServiceName = m.GetEdsClusterConfig().GetServiceName()
-		c.EDSSource = s.configSource("eds_cluster_config.eds_config", m.GetEdsClusterConfig().GetEdsConfig())
+		c.EDSSource = s.onlyADS("eds_cluster_config.eds_config", m.GetEdsClusterConfig().GetEdsConfig())
 		return
 	case DiscoveryOriginalDst, DiscoveryDynamicForwardProxy:
 		if la != nil {
@@ -155,7 +169,6 @@ func (s *scope) originalDst(c *Cluster, m *clusterv3pb.Cluster) {
 
 func (s *scope) dns(c *Cluster, m *clusterv3pb.Cluster) {
 	family := m.GetDnsLookupFamily()
-	c.DNS.RespectTTL = m.GetRespectDnsTtl()
 	c.DNS.RefreshRate = s.duration("dns_refresh_rate", m.GetDnsRefreshRate(), defaultDNSRefresh)
 	c.DNS.Jitter = s.duration("dns_jitter", m.GetDnsJitter(), 0)
 	if c.Discovery == DiscoveryDynamicForwardProxy {
@@ -183,7 +196,7 @@ func (s *scope) dns(c *Cluster, m *clusterv3pb.Cluster) {
 }
 
 func (s *scope) breakers(m *clusterv3pb.CircuitBreakers) [2]CircuitBreaker {
-	def := CircuitBreaker{MaxConnections: 1024, MaxPendingRequests: 1024, MaxRequests: 1024, MaxRetries: 3, MaxConnectionPools: noLimit}
+	def := CircuitBreaker{MaxConnections: 1024, MaxPendingRequests: 1024, MaxRequests: 1024, MaxRetries: 3}
 	out := [2]CircuitBreaker{def, def}
 	for i, t := range m.GetThresholds() {
 		s.pushIndex("circuit_breakers.thresholds", i)
@@ -192,8 +205,6 @@ func (s *scope) breakers(m *clusterv3pb.CircuitBreakers) [2]CircuitBreaker {
 			MaxPendingRequests: u32(t.GetMaxPendingRequests(), def.MaxPendingRequests),
 			MaxRequests:        u32(t.GetMaxRequests(), def.MaxRequests),
 			MaxRetries:         u32(t.GetMaxRetries(), def.MaxRetries),
-			MaxConnectionPools: u32(t.GetMaxConnectionPools(), def.MaxConnectionPools),
-			TrackRemaining:     t.GetTrackRemaining(),
 		}
 		if r := t.GetRetryBudget(); r != nil {
 			b.RetryBudget = &RetryBudget{Percent: percent(r.GetBudgetPercent(), 20), MinRetryConcurrency: u32(r.GetMinRetryConcurrency(), 3)}
@@ -210,8 +221,6 @@ func (s *scope) breakers(m *clusterv3pb.CircuitBreakers) [2]CircuitBreaker {
 	}
 	return out
 }
-
-const noLimit = 1<<32 - 1
 
 func (s *scope) outlier(m *clusterv3pb.OutlierDetection) *OutlierDetection {
 	o := &OutlierDetection{
@@ -255,7 +264,7 @@ func (s *scope) upstreamSockets(c *Cluster, m *clusterv3pb.Cluster) {
 		defer s.pop()
 		s.push("transport_socket")
 		defer s.pop()
-		return TransportSocketMatch{Name: tm.GetName(), Match: structMap(tm.GetMatch()), Socket: s.upstreamSocket(tm.GetTransportSocket())}
+		return TransportSocketMatch{Match: structMap(tm.GetMatch()), Socket: s.upstreamSocket(tm.GetTransportSocket())}
 	})
 }
 

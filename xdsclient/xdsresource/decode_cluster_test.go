@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	encpem "encoding/pem"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +22,7 @@ func cluster(t *testing.T, doc string) *xdsresource.Cluster {
 
 func TestClusterDefaultsAreEnvoys(t *testing.T) {
 	c := cluster(t, `{name: c, outlier_detection: {}}`)
-	if c.ConnectTimeout != 5*time.Second || c.PerConnectionBufferLimit != 1<<20 || c.DNS.RefreshRate != 5*time.Second ||
+	if c.ConnectTimeout != 5*time.Second || c.DNS.RefreshRate != 5*time.Second ||
 		c.HTTP.IdleTimeout != time.Hour || c.HTTP.Version != xdsresource.UpstreamHTTP1 || c.Assignment == nil || c.TransportSocket.TLS != nil {
 		t.Errorf("cluster %+v", c)
 	}
@@ -29,7 +30,7 @@ func TestClusterDefaultsAreEnvoys(t *testing.T) {
 		lb.RingMin != 1024 || lb.RingMax != 8<<20 || lb.MaglevTableSize != 65537 {
 		t.Errorf("lb %+v", lb)
 	}
-	want := xdsresource.CircuitBreaker{MaxConnections: 1024, MaxPendingRequests: 1024, MaxRequests: 1024, MaxRetries: 3, MaxConnectionPools: 1<<32 - 1}
+	want := xdsresource.CircuitBreaker{MaxConnections: 1024, MaxPendingRequests: 1024, MaxRequests: 1024, MaxRetries: 3}
 	if c.Breakers[0] != want || c.Breakers[1] != want {
 		t.Errorf("breakers %+v", c.Breakers)
 	}
@@ -82,7 +83,7 @@ func TestClusterPoliciesAndProtocols(t *testing.T) {
 			"dynamic forward proxy", `lb_policy: CLUSTER_PROVIDED, cluster_type: {name: dfp, typed_config: {
 "@type": type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig, dns_cache_config: {name: n, dns_lookup_family: V4_ONLY}}}`,
 			func(c *xdsresource.Cluster) bool {
-				return c.Discovery == xdsresource.DiscoveryDynamicForwardProxy && c.DNS.CacheName == "n" && c.DNS.Family == xdsresource.DNSV4Only && c.DNS.Port == 80
+				return c.Discovery == xdsresource.DiscoveryDynamicForwardProxy && c.DNS.Family == xdsresource.DNSV4Only && c.DNS.Port == 80
 			},
 		},
 		{
@@ -117,12 +118,27 @@ func TestInvalidClustersAreRejected(t *testing.T) {
 	}
 }
 
+func TestFieldsOfAClusterWithoutEffectAreReported(t *testing.T) {
+	c := cluster(t, `{name: c, per_connection_buffer_limit_bytes: 5, filters: [
+{name: istio.metadata_exchange, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange, value: {protocol: x}}},
+{name: hbone, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/envoy.extensions.network_filters.peer_metadata.UpstreamConfig}}]}`)
+	var got []string
+	for _, ig := range c.Ignored {
+		got = append(got, ig.Path)
+	}
+	if want := []string{"per_connection_buffer_limit_bytes", "filters[0]"}; c.Broken != "" || !slices.Equal(got, want) {
+		t.Errorf("ignored %q, want %q; broken %q", got, want, c.Broken)
+	}
+}
+
 func TestUnsupportedClustersAreBroken(t *testing.T) {
 	for _, tc := range []struct{ name, doc, want string }{
 		{"subsets", `lb_subset_config: {fallback_policy: ANY_ENDPOINT}`, "lb_subset_config: "},
 		{"custom type", `cluster_type: {name: acme.redis}`, "acme.redis"},
 		{"HTTP/3", `typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {
 "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http3_protocol_options: {}}}}`, "http3_protocol_options: "},
+		{"an upstream filter", `filters: [{name: guard, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC, stat_prefix: x}}]`, `filters[0]: upstream network filter "guard" (envoy.extensions.filters.network.rbac.v3.RBAC)`},
+		{"endpoints from a file", `type: EDS, eds_cluster_config: {eds_config: {path_config_source: {path: /eds.yaml}}}`, "eds_cluster_config.eds_config: only ads and self"},
 		{"unknown policies only", `load_balancing_policy: {policies: [{typed_extension_config: {name: x, typed_config: {"@type": type.googleapis.com/acme.LB}}}]}`, "none of the policies"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

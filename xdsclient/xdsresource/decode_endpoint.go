@@ -18,7 +18,7 @@ func (s *scope) assignment(m *endpointv3pb.ClusterLoadAssignment, onlyIP bool) *
 		OverprovisioningFactor: u32(m.GetPolicy().GetOverprovisioningFactor(), defaultOverprovisioning),
 	}
 	for _, d := range m.GetPolicy().GetDropOverloads() {
-		a.DropOverloads = append(a.DropOverloads, DropOverload{Category: d.GetCategory(), Fraction: fraction(d.GetDropPercentage())})
+		a.DropOverloads = append(a.DropOverloads, fraction(d.GetDropPercentage()))
 	}
 	a.Localities = make([]LocalityEndpoints, 0, len(m.GetEndpoints()))
 	for i, l := range m.GetEndpoints() {

@@ -14,16 +14,14 @@ import (
 
 // Envoy's defaults.
 const (
-	defaultMaxHeaders          = 100
-	defaultMaxHeadersKB        = 60
-	defaultHTTPIdleTimeout     = time.Hour
-	defaultStreamIdleTimeout   = 5 * time.Minute
-	defaultDrainTimeout        = 5 * time.Second
-	defaultDelayedCloseTimeout = time.Second
-	defaultStreamWindow        = 256 << 10
-	defaultConnWindow          = 1 << 20
-	defaultMaxFrameSize        = 16 << 10
-	defaultKeepaliveTimeout    = 0
+	defaultMaxHeaders        = 100
+	defaultMaxHeadersKB      = 60
+	defaultHTTPIdleTimeout   = time.Hour
+	defaultStreamIdleTimeout = 5 * time.Minute
+	defaultStreamWindow      = 256 << 10
+	defaultConnWindow        = 1 << 20
+	defaultMaxFrameSize      = 16 << 10
+	defaultKeepaliveTimeout  = 0
 )
 
 func (s *scope) connectionManager(m *hcmv3pb.HttpConnectionManager) *HTTPConnectionManager {
@@ -33,8 +31,6 @@ func (s *scope) connectionManager(m *hcmv3pb.HttpConnectionManager) *HTTPConnect
 		AccessLogs:                   s.accessLogs("access_log", m.GetAccessLog()),
 		StreamIdleTimeout:            s.duration("stream_idle_timeout", m.GetStreamIdleTimeout(), defaultStreamIdleTimeout),
 		RequestTimeout:               s.duration("request_timeout", m.GetRequestTimeout(), 0),
-		DrainTimeout:                 s.duration("drain_timeout", m.GetDrainTimeout(), defaultDrainTimeout),
-		DelayedCloseTimeout:          s.duration("delayed_close_timeout", m.GetDelayedCloseTimeout(), defaultDelayedCloseTimeout),
 		MaxStreamDuration:            s.duration("common_http_protocol_options.max_stream_duration", m.GetCommonHttpProtocolOptions().GetMaxStreamDuration(), 0),
 		ServerName:                   m.GetServerName(),
 		UseRemoteAddress:             m.GetUseRemoteAddress().GetValue(),
@@ -80,9 +76,7 @@ func (s *scope) connectionManager(m *hcmv3pb.HttpConnectionManager) *HTTPConnect
 		s.pop()
 	}
 	if m.GetTracing() != nil {
-		s.push("tracing")
-		h.Tracing = s.tracing(m.GetTracing())
-		s.pop()
+		h.Tracing = tracing(m.GetTracing())
 	}
 	return h
 }
@@ -159,7 +153,7 @@ func (s *scope) hcmRoutes(h *HTTPConnectionManager, m *hcmv3pb.HttpConnectionMan
 	switch r := m.GetRouteSpecifier().(type) {
 	case *hcmv3pb.HttpConnectionManager_Rds:
 		h.RDSName = r.Rds.GetRouteConfigName()
-		h.RDSSource = s.configSource("rds.config_source", r.Rds.GetConfigSource())
+		h.RDSSource = s.onlyADS("rds.config_source", r.Rds.GetConfigSource())
 		if h.RDSName == "" {
 			s.errorf("rds.route_config_name", "is empty")
 		}
@@ -231,7 +225,6 @@ func (s *scope) router(m *routerv3pb.Router) *Router {
 	}
 	return &Router{
 		SuppressEnvoyHeaders:     m.GetSuppressEnvoyHeaders(),
-		StartChildSpan:           m.GetStartChildSpan(),
 		RespectExpectedRqTimeout: m.GetRespectExpectedRqTimeout(),
 		StrictCheckHeaders:       m.GetStrictCheckHeaders(),
 		UpstreamLogs:             s.accessLogs("upstream_log", m.GetUpstreamLog()),

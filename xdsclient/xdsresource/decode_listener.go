@@ -30,11 +30,9 @@ func (s *scope) listener(m *listenerv3pb.Listener) *Listener {
 		BindToPort:               boolean(m.GetBindToPort(), true),
 		StatPrefix:               m.GetStatPrefix(),
 		ListenerFiltersTimeout:   s.duration("listener_filters_timeout", m.GetListenerFiltersTimeout(), defaultListenerFiltersTimeout),
-		ContinueOnTimeout:        m.GetContinueOnListenerFiltersTimeout(),
 		PerConnectionBufferLimit: u32(m.GetPerConnectionBufferLimitBytes(), defaultBufferLimit),
 		Metadata:                 s.metadata(m.GetMetadata()),
 		TCPBacklog:               int(m.GetTcpBacklogSize().GetValue()),
-		DrainTypeModifyOnly:      m.GetDrainType() == listenerv3pb.Listener_MODIFY_ONLY,
 	}
 	if v1 := m.GetDeprecatedV1(); v1 != nil {
 		l.BindToPort = boolean(v1.GetBindToPort(), l.BindToPort)

@@ -58,7 +58,6 @@ func (s *scope) tcpProxy(m *tcpproxyv3pb.TcpProxy) *TCPProxy {
 		MaxConnectionDuration: s.duration("max_downstream_connection_duration", m.GetMaxDownstreamConnectionDuration(), 0),
 		AccessLogs:            s.accessLogs("access_log", m.GetAccessLog()),
 		MaxConnectAttempts:    u32(m.GetMaxConnectAttempts(), 1),
-		MetadataMatch:         subsetMatch(m.GetMetadataMatch()),
 		AccessLogFlushInterval: s.duration("access_log_flush_interval",
 			m.GetAccessLogFlushInterval(), 0),
 		FlushOnConnected: m.GetFlushAccessLogOnConnected(),
@@ -71,7 +70,7 @@ func (s *scope) tcpProxy(m *tcpproxyv3pb.TcpProxy) *TCPProxy {
 	for i, c := range m.GetWeightedClusters().GetClusters() {
 		s.pushIndex("weighted_clusters.clusters", i)
 		t.Weighted = append(t.Weighted, WeightedTCPCluster{
-			Name: c.GetName(), Weight: c.GetWeight(), MetadataMatch: subsetMatch(c.GetMetadataMatch()),
+			Name: c.GetName(), Weight: c.GetWeight(),
 		})
 		s.pop()
 		total += uint64(c.GetWeight())
@@ -101,11 +100,10 @@ func (s *scope) tcpProxy(m *tcpproxyv3pb.TcpProxy) *TCPProxy {
 
 func (s *scope) tunneling(m *tcpproxyv3pb.TcpProxy_TunnelingConfig) *Tunneling {
 	t := &Tunneling{
-		Hostname:                  s.format("hostname", m.GetHostname()),
-		UsePost:                   m.GetUsePost(),
-		Headers:                   s.headersToAdd("headers_to_add", m.GetHeadersToAdd()),
-		PropagateResponseHeaders:  m.GetPropagateResponseHeaders(),
-		PropagateResponseTrailers: m.GetPropagateResponseTrailers(),
+		Hostname:                 s.format("hostname", m.GetHostname()),
+		UsePost:                  m.GetUsePost(),
+		Headers:                  s.headersToAdd("headers_to_add", m.GetHeadersToAdd()),
+		PropagateResponseHeaders: m.GetPropagateResponseHeaders(),
 	}
 	if m.GetPostPath() != "" {
 		if !m.GetUsePost() {

@@ -8,6 +8,7 @@ import (
 
 	routev3pb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/fairlead-mesh/fairlead/internal/matcher"
 )
@@ -23,20 +24,17 @@ func (s *scope) routeConfiguration(m *routev3pb.RouteConfiguration) *RouteConfig
 		ResponseHeaders:                 s.headerMutations("response_headers", m.GetResponseHeadersToAdd(), m.GetResponseHeadersToRemove()),
 		MostSpecificHeaderMutationsWins: m.GetMostSpecificHeaderMutationsWins(),
 		InternalOnlyHeaders:             lowered(m.GetInternalOnlyHeaders()),
-		ValidateClusters:                m.GetValidateClusters().GetValue(),
 		SkipClusterValidation:           m.GetValidateClusters() != nil && !m.GetValidateClusters().GetValue(),
-		MaxDirectResponseBody:           u32(m.GetMaxDirectResponseBodySizeBytes(), defaultMaxDirectBody),
 		IgnorePortInHost:                m.GetIgnorePortInHostMatching(),
 		Overrides:                       s.overrides(m.GetTypedPerFilterConfig()),
-		Metadata:                        s.metadata(m.GetMetadata()),
-		VHDS:                            m.GetVhds() != nil,
 	}
 	mirrors := s.mirrors(m.GetRequestMirrorPolicies())
 	broken := s.takeClosed(mark)
+	s.maxDirectBody = u32(m.GetMaxDirectResponseBodySizeBytes(), defaultMaxDirectBody)
 	domains := map[string]string{}
 	for i, vh := range m.GetVirtualHosts() {
 		s.pushIndex("virtual_hosts", i)
-		v := s.virtualHost(vh, rc)
+		v := s.virtualHost(vh)
 		for _, d := range v.Domains {
 			if other, dup := domains[d]; dup {
 				s.errorf("domains", "only unique values for domains are permitted; %q is one of virtual host %q, too", d, other)
@@ -57,7 +55,7 @@ func lowered(in []string) []string {
 	return mapEach(in, func(_ int, s string) string { return strings.ToLower(s) })
 }
 
-func (s *scope) virtualHost(m *routev3pb.VirtualHost, rc *RouteConfiguration) *VirtualHost {
+func (s *scope) virtualHost(m *routev3pb.VirtualHost) *VirtualHost {
 	mark := len(s.closed)
 	s.classify(m)
 	v := &VirtualHost{
@@ -71,6 +69,7 @@ func (s *scope) virtualHost(m *routev3pb.VirtualHost, rc *RouteConfiguration) *V
 		IncludeIsTimeoutRetryHeader:   m.GetIncludeIsTimeoutRetryHeader(),
 		RequestMirrors:                s.mirrors(m.GetRequestMirrorPolicies()),
 		Metadata:                      s.metadata(m.GetMetadata()),
+		BufferLimit:                   bufferLimit(m),
 	}
 	switch m.GetRequireTls() {
 	case routev3pb.VirtualHost_NONE:
@@ -88,7 +87,7 @@ func (s *scope) virtualHost(m *routev3pb.VirtualHost, rc *RouteConfiguration) *V
 	v.Routes = mapEach(m.GetRoutes(), func(i int, r *routev3pb.Route) *Route {
 		s.pushIndex("routes", i)
 		defer s.pop()
-		return s.route(r, rc)
+		return s.route(r)
 	})
 	v.breakBecause(broken)
 	return v
@@ -113,27 +112,38 @@ func (r *Route) breakBecause(reason string) {
 	r.Action, r.Redirect, r.Direct, r.NonForwarding = nil, nil, nil, false
 }
 
-func (s *scope) route(m *routev3pb.Route, rc *RouteConfiguration) *Route {
+// bufferLimit reads the two fields that virtual hosts and routes have.
+func bufferLimit(m interface {
+	GetRequestBodyBufferLimit() *wrapperspb.UInt64Value
+	GetPerRequestBufferLimitBytes() *wrapperspb.UInt32Value
+},
+) BufferLimit {
+	var l BufferLimit
+	if v := m.GetRequestBodyBufferLimit(); v != nil {
+		n := v.GetValue()
+		l.Body = &n
+	}
+	if v := m.GetPerRequestBufferLimitBytes(); v != nil {
+		n := uint64(v.GetValue())
+		l.PerRequest = &n
+	}
+	return l
+}
+
+func (s *scope) route(m *routev3pb.Route) *Route {
 	mark := len(s.closed)
 	s.classify(m)
 	r := &Route{
-		Name:               m.GetName(),
-		RequestHeaders:     s.headerMutations("request_headers", m.GetRequestHeadersToAdd(), m.GetRequestHeadersToRemove()),
-		ResponseHeaders:    s.headerMutations("response_headers", m.GetResponseHeadersToAdd(), m.GetResponseHeadersToRemove()),
-		Overrides:          s.overrides(m.GetTypedPerFilterConfig()),
-		Metadata:           s.metadata(m.GetMetadata()),
-		Decorator:          m.GetDecorator().GetOperation(),
-		DecoratorPropagate: boolean(m.GetDecorator().GetPropagate(), true),
-		StatPrefix:         m.GetStatPrefix(),
+		Name:            m.GetName(),
+		RequestHeaders:  s.headerMutations("request_headers", m.GetRequestHeadersToAdd(), m.GetRequestHeadersToRemove()),
+		ResponseHeaders: s.headerMutations("response_headers", m.GetResponseHeadersToAdd(), m.GetResponseHeadersToRemove()),
+		Overrides:       s.overrides(m.GetTypedPerFilterConfig()),
+		Metadata:        s.metadata(m.GetMetadata()),
+		BufferLimit:     bufferLimit(m),
 	}
 	s.push("match")
 	r.Match = s.routeMatch(m.GetMatch())
 	s.pop()
-	if m.GetTracing() != nil {
-		s.push("tracing")
-		r.Tracing = s.routeTracing(m.GetTracing())
-		s.pop()
-	}
 	switch a := m.GetAction().(type) {
 	case *routev3pb.Route_Route:
 		s.push("route")
@@ -145,7 +155,7 @@ func (s *scope) route(m *routev3pb.Route, rc *RouteConfiguration) *Route {
 		s.pop()
 	case *routev3pb.Route_DirectResponse:
 		s.push("direct_response")
-		r.Direct = s.directResponse(a.DirectResponse, rc.MaxDirectResponseBody)
+		r.Direct = s.directResponse(a.DirectResponse)
 		s.pop()
 	case *routev3pb.Route_NonForwardingAction:
 		r.NonForwarding = true
@@ -274,10 +284,10 @@ func (s *scope) redirect(m *routev3pb.RedirectAction) *Redirect {
 	return r
 }
 
-func (s *scope) directResponse(m *routev3pb.DirectResponseAction, limit uint32) *DirectResponse {
+func (s *scope) directResponse(m *routev3pb.DirectResponseAction) *DirectResponse {
 	d := &DirectResponse{Status: int(m.GetStatus()), Body: s.data("body", m.GetBody())}
-	if uint64(len(d.Body)) > uint64(limit) {
-		s.errorf("body", "response body size is %d bytes; maximum is %d", len(d.Body), limit)
+	if uint64(len(d.Body)) > uint64(s.maxDirectBody) {
+		s.errorf("body", "response body size is %d bytes; maximum is %d", len(d.Body), s.maxDirectBody)
 	}
 	if f := m.GetBodyFormat(); f != nil {
 		s.push("body_format")

@@ -17,7 +17,6 @@ const defaultRouteTimeout = 15 * time.Second
 
 func (s *scope) routeAction(m *routev3pb.RouteAction, r *Route) *RouteAction {
 	a := &RouteAction{
-		MetadataMatch:        subsetMatch(m.GetMetadataMatch()),
 		PrefixRewrite:        m.GetPrefixRewrite(),
 		RegexRewrite:         s.regexRewrite("regex_rewrite", m.GetRegexRewrite()),
 		AppendXForwardedHost: m.GetAppendXForwardedHost(),
@@ -49,7 +48,7 @@ func (s *scope) routeAction(m *routev3pb.RouteAction, r *Route) *RouteAction {
 		defer s.pop()
 		out := Upgrade{
 			Type: strings.ToLower(u.GetUpgradeType()), Enabled: boolean(u.GetEnabled(), true),
-			Connect: u.GetConnectConfig() != nil, AllowPost: u.GetConnectConfig().GetAllowPost(),
+			Connect: u.GetConnectConfig() != nil,
 		}
 		if out.Connect && out.Type != "connect" {
 			s.errorf("connect_config", "non-CONNECT upgrade type %q has it", u.GetUpgradeType())
@@ -74,6 +73,7 @@ func (s *scope) routeCluster(a *RouteAction, m *routev3pb.RouteAction) {
 
 func (s *scope) weightedClusters(a *RouteAction, m *routev3pb.WeightedCluster) {
 	a.WeightedRandomHeader = strings.ToLower(m.GetHeaderName())
+	var total uint64
 	for i, c := range m.GetClusters() {
 		s.pushIndex("clusters", i)
 		if (c.GetName() == "") == (c.GetClusterHeader() == "") {
@@ -87,15 +87,14 @@ func (s *scope) weightedClusters(a *RouteAction, m *routev3pb.WeightedCluster) {
 			ResponseHeaders: s.headerMutations("response_headers", c.GetResponseHeadersToAdd(), c.GetResponseHeadersToRemove()),
 			Overrides:       s.overrides(c.GetTypedPerFilterConfig()),
 			HostRewrite:     c.GetHostRewriteLiteral(),
-			MetadataMatch:   subsetMatch(c.GetMetadataMatch()),
 		})
-		a.TotalWeight += uint64(c.GetWeight().GetValue())
+		total += uint64(c.GetWeight().GetValue())
 		s.pop()
 	}
 	switch {
-	case a.TotalWeight == 0:
+	case total == 0:
 		s.errorf("", "the sum of weights must be greater than 0")
-	case a.TotalWeight > math.MaxUint32:
+	case total > math.MaxUint32:
 		s.errorf("", "the sum of weights must be at most %d", uint32(math.MaxUint32))
 	}
 }

@@ -3,6 +3,7 @@ package xdsresource_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -108,8 +109,7 @@ func TestListenerDefaultsAreEnvoys(t *testing.T) {
 	}
 	h := l.FilterChains[0].Filters[0].HCM
 	s := h.Server
-	if h.StreamIdleTimeout != 5*time.Minute || h.RequestTimeout != 0 || h.DrainTimeout != 5*time.Second ||
-		h.DelayedCloseTimeout != time.Second || !h.GenerateRequestID || h.UseRemoteAddress || h.NormalizePath ||
+	if h.StreamIdleTimeout != 5*time.Minute || h.RequestTimeout != 0 || !h.GenerateRequestID || h.UseRemoteAddress || h.NormalizePath ||
 		h.ServerName != "envoy" || !h.UseRequestIDForTraceSampling || !h.PackTraceReason {
 		t.Errorf("hcm %+v", h)
 	}
@@ -253,6 +253,7 @@ func TestUnsupportedPartsOfAListenerCloseTheChain(t *testing.T) {
 		{"scoped routes", `scoped_routes: {name: s, scope_key_builder: {fragments: [{header_value_extractor: {name: h}}]}, rds_config_source: {ads: {}}, scoped_rds: {scoped_rds_config_source: {ads: {}}}}`, "scoped_routes: "},
 		{"original IP detection", rds + `, original_ip_detection_extensions: [{name: x, typed_config: {"@type": type.googleapis.com/google.protobuf.Empty}}]`, "original_ip_detection_extensions: "},
 		{"a broken range", rds + `, internal_address_config: {cidr_ranges: [{address_prefix: 10.0.0.0, prefix_len: 99}]}`, "internal_address_config.cidr_ranges[0].prefix_len"},
+		{"routes from a file", `rds: {route_config_name: r, config_source: {path: /rds.yaml}}`, "rds.config_source: only ads and self"},
 		{"XFCC as JSON", rds + `, set_current_client_cert_details: {format: JSON}`, "set_current_client_cert_details.format: "},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -266,6 +267,24 @@ func TestUnsupportedPartsOfAListenerCloseTheChain(t *testing.T) {
 		`{name: l, internal_listener: {}, filter_chains: [{name: a, use_proxy_proto: true}, {name: b, filter_chain_match: {destination_port: 1}}]}`)
 	if l.FilterChains[0].Broken == "" || l.FilterChains[1].Broken != "" {
 		t.Errorf("broken: %q, %q", l.FilterChains[0].Broken, l.FilterChains[1].Broken)
+	}
+}
+
+func TestSourcesAndMetadataWithoutEffectAreReported(t *testing.T) {
+	l := decode[*xdsresource.Listener](t, xdsresource.ListenerType, listenerWith(`route_config: {name: r, metadata: {filter_metadata: {a: {b: c}}}, virtual_hosts: []}`,
+		`{name: f, config_discovery: {config_source: {ads: {}}, apply_default_config_without_warming: true, default_config: {"@type": type.googleapis.com/fairlead.echo.v1.Config}, type_urls: [type.googleapis.com/fairlead.echo.v1.Config]}},`))
+	const at = "filter_chains[0].filters[0].typed_config."
+	var got []string
+	for _, ig := range l.Ignored {
+		got = append(got, ig.Path)
+	}
+	if want := []string{at + "http_filters[0].config_discovery.apply_default_config_without_warming", at + "route_config.metadata"}; !slices.Equal(slices.Sorted(slices.Values(got)), want) {
+		t.Errorf("ignored %q, want %q", got, want)
+	}
+	l = decode[*xdsresource.Listener](t, xdsresource.ListenerType, `{name: l, internal_listener: {}, filter_chains: [{name: a}], listener_filters: [
+{name: f, config_discovery: {config_source: {api_config_source: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: c}}]}}, type_urls: [type.googleapis.com/fairlead.echo.v1.Config]}}]}`)
+	if want := "listener_filters[0].config_discovery.config_source: only ads and self"; !strings.Contains(l.FilterChains[0].Broken, want) {
+		t.Errorf("Broken = %q", l.FilterChains[0].Broken)
 	}
 }
 

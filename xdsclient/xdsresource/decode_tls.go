@@ -37,7 +37,7 @@ func (s *scope) downstreamSocket(ts *corev3pb.TransportSocket) *DownstreamTLS {
 	if isRawBuffer(ts, a) {
 		return nil
 	}
-	t := &DownstreamTLS{Digest: hash(a.GetTypeUrl(), a.GetValue())}
+	t := &DownstreamTLS{}
 	var m tlsv3pb.DownstreamTlsContext
 	s.push("typed_config")
 	defer s.pop()
@@ -89,7 +89,6 @@ func (s *scope) upstreamSocketAt(ts *corev3pb.TransportSocket, depth int) Transp
 	case s.unpack(a, &u):
 		s.classify(&u)
 		out.TLS = s.upstreamTLS(&u)
-		out.TLS.Digest = hash(a.GetTypeUrl(), a.GetValue())
 	case s.unpack(a, &in):
 		s.classify(&in)
 		s.push("transport_socket")
@@ -117,7 +116,6 @@ func (s *scope) upstreamSocketAt(ts *corev3pb.TransportSocket, depth int) Transp
 	if reason := s.takeClosed(mark); reason != "" && out.Unknown == "" {
 		out.Unknown = reason
 	}
-	out.Digest = hash(a.GetTypeUrl(), a.GetValue())
 	return out
 }
 

@@ -315,9 +315,8 @@ func (s *scope) discovery(name string, c *corev3pb.ExtensionConfigSource, kind p
 	s.push("config_discovery")
 	defer s.pop()
 	out := &ExtensionConfigSource{
-		Source:                     s.configSource("config_source", c.GetConfigSource()),
-		TypeURLs:                   c.GetTypeUrls(),
-		ApplyDefaultWithoutWarming: c.GetApplyDefaultConfigWithoutWarming(),
+		Source:   s.onlyADS("config_source", c.GetConfigSource()),
+		TypeURLs: c.GetTypeUrls(),
 	}
 	if c.GetDefaultConfig() != nil {
 		t := s.plugin(name, c.GetDefaultConfig(), kind)

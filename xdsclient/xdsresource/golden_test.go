@@ -134,9 +134,6 @@ func (f *found) visit(v any) {
 		for i := range v.Matches {
 			f.add(&v.Resource, v.Matches[i].Socket.Unknown)
 		}
-		for i := range v.Filters {
-			f.typed(&v.Filters[i])
-		}
 	case *xdsresource.ClusterLoadAssignment:
 		f.add(&v.Resource, "")
 	case *xdsresource.Secret:

@@ -26,25 +26,20 @@ type Listener struct {
 	Direction       string
 	StatPrefix      string
 	ListenerFilters []ListenerFilter
-	// ListenerFiltersTimeout is 15 s by default, 0 disables it;
-	// ContinueOnTimeout lets the connection pass when it expires.
+	// ListenerFiltersTimeout is 15 s by default, 0 disables it.
 	ListenerFiltersTimeout time.Duration
-	ContinueOnTimeout      bool
 	// FilterChainMatcher, if not nil, picks a chain by name and replaces
 	// FilterChain.Match.
 	FilterChainMatcher *matcher.Tree
 	FilterChains       []*FilterChain
 	DefaultFilterChain *FilterChain
-	// PerConnectionBufferLimit is 1 MiB by default.
+	// PerConnectionBufferLimit is 1 MiB by default. It bounds what is kept of a
+	// request for retries and mirrors, unless its route says otherwise.
 	PerConnectionBufferLimit uint32
 	AccessLogs               []*AccessLog
 	Metadata                 Metadata
 	// TCPBacklog is 0 for the system's default.
 	TCPBacklog int
-	// MaxConnections is 0 for no limit.
-	MaxConnections uint64
-	// DrainTypeModifyOnly is drain_type MODIFY_ONLY.
-	DrainTypeModifyOnly bool
 }
 
 // ListenerFilter is one listener filter with its predicate.
@@ -120,10 +115,10 @@ type NetworkFilter struct {
 
 // ExtensionConfigSource is config_discovery (ECDS).
 type ExtensionConfigSource struct {
-	Source                     ConfigSource
-	TypeURLs                   []string
-	Default                    *TypedConfig
-	ApplyDefaultWithoutWarming bool
+	Source   ConfigSource
+	TypeURLs []string
+	// Default applies when the configuration has not arrived in time.
+	Default *TypedConfig
 }
 
 // ExtensionConfig is an ECDS resource (envoy.config.core.v3.TypedExtensionConfig).
@@ -203,9 +198,8 @@ type HTTPConnectionManager struct {
 
 	Server transport.ServerConfig
 	// Timeouts: 0 is off. StreamIdleTimeout is 5 min by default,
-	// RequestTimeout and RequestHeadersTimeout off, DrainTimeout 5 s,
-	// DelayedCloseTimeout 1 s, MaxStreamDuration off.
-	StreamIdleTimeout, RequestTimeout, DrainTimeout, DelayedCloseTimeout, MaxStreamDuration time.Duration
+	// RequestTimeout and MaxStreamDuration off.
+	StreamIdleTimeout, RequestTimeout, MaxStreamDuration time.Duration
 
 	ServerName                   string
 	ServerHeader                 ServerHeaderTransformation
@@ -249,8 +243,7 @@ type Upgrade struct {
 	Type    string
 	Enabled bool
 	// Connect is set when the route terminates CONNECT (connect_config).
-	Connect   bool
-	AllowPost bool
+	Connect bool
 }
 
 // HTTPFilter is one entry of http_filters. Router is set for the terminal
@@ -265,7 +258,6 @@ type HTTPFilter struct {
 // Router is envoy.extensions.filters.http.router.v3.Router.
 type Router struct {
 	SuppressEnvoyHeaders     bool
-	StartChildSpan           bool
 	RespectExpectedRqTimeout bool
 	// StrictCheckHeaders answers 400 for invalid x-envoy-* headers.
 	StrictCheckHeaders []string
@@ -291,23 +283,10 @@ type LocalReplyMapper struct {
 	Headers     []HeaderMutation
 }
 
-// Tracing is the HCM's tracing block. Percentages are 0 to 100.
+// Tracing is the HCM's tracing block: nothing is exported, but the decision to
+// sample is made and passed on. Percentages are 0 to 100.
 type Tracing struct {
 	ClientSampling, RandomSampling, OverallSampling float64
-	// Provider is nil if nothing is exported.
-	Provider          *TypedConfig
-	SpawnUpstreamSpan bool
-	Tags              []TracingTag
-}
-
-// TracingTag is one custom tag.
-type TracingTag struct {
-	Tag string
-	// Value renders the tag; literals and environment values are constants.
-	Value *format.String
-	// RequestHeader, MetadataNS/Path and Default serve the other kinds.
-	RequestHeader, Default, MetadataKind, MetadataNS string
-	MetadataPath                                     []string
 }
 
 // TCPProxy is the tcp_proxy network filter.
@@ -325,7 +304,6 @@ type TCPProxy struct {
 	Tunneling          *Tunneling
 	HashSourceIP       bool
 	HashFilterStateKey string
-	MetadataMatch      map[string]any
 	// AccessLogFlushInterval is 0 for "at the end only".
 	AccessLogFlushInterval time.Duration
 	FlushOnConnected       bool
@@ -333,18 +311,17 @@ type TCPProxy struct {
 
 // WeightedTCPCluster is one weighted cluster of tcp_proxy.
 type WeightedTCPCluster struct {
-	Name          string
-	Weight        uint32
-	MetadataMatch map[string]any
+	Name   string
+	Weight uint32
 }
 
 // Tunneling is tunneling_config: CONNECT to Hostname.
 type Tunneling struct {
-	Hostname                                            *format.String
-	UsePost                                             bool
-	PostPath                                            *format.String
-	Headers                                             []HeaderMutation
-	PropagateResponseHeaders, PropagateResponseTrailers bool
+	Hostname                 *format.String
+	UsePost                  bool
+	PostPath                 *format.String
+	Headers                  []HeaderMutation
+	PropagateResponseHeaders bool
 }
 
 // AccessLog is one access logger with its filter. Exactly one of File and

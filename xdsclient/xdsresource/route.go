@@ -14,14 +14,10 @@ type RouteConfiguration struct {
 	RequestHeaders, ResponseHeaders HeaderMutations
 	MostSpecificHeaderMutationsWins bool
 	InternalOnlyHeaders             []string
-	ValidateClusters                bool
 	// SkipClusterValidation is an explicit validate_clusters: false.
 	SkipClusterValidation bool
-	MaxDirectResponseBody uint32
 	IgnorePortInHost      bool
 	Overrides             Overrides
-	Metadata              Metadata
-	VHDS                  bool
 }
 
 // Overrides are typed_per_filter_config entries by filter name.
@@ -46,7 +42,14 @@ type VirtualHost struct {
 	IncludeIsTimeoutRetryHeader                        bool
 	RequestMirrors                                     []Mirror
 	Metadata                                           Metadata
+	BufferLimit                                        BufferLimit
 }
+
+// BufferLimit bounds in bytes what is kept of a request for retries and
+// mirrors: Body (request_body_buffer_limit) before PerRequest
+// (per_request_buffer_limit_bytes), each the route's before the virtual host's;
+// if none is set the listener's PerConnectionBufferLimit.
+type BufferLimit struct{ Body, PerRequest *uint64 }
 
 // TLSRequirement is require_tls.
 type TLSRequirement uint8
@@ -75,12 +78,7 @@ type Route struct {
 	RequestHeaders, ResponseHeaders HeaderMutations
 	Overrides                       Overrides
 	Metadata                        Metadata
-	// Decorator is the operation name for traces; DecoratorPropagate says
-	// whether x-envoy-decorator-operation is sent.
-	Decorator          string
-	DecoratorPropagate bool
-	Tracing            *Tracing
-	StatPrefix         string
+	BufferLimit                     BufferLimit
 }
 
 // PathKind is how a route matches the path.
@@ -123,13 +121,10 @@ type RouteAction struct {
 	Cluster       string
 	ClusterHeader string
 	Weighted      []WeightedCluster
-	// TotalWeight is the sum of weights.
-	TotalWeight uint64
 	// WeightedRandomHeader is random_value_header's equivalent header_name.
 	WeightedRandomHeader string
 	// ClusterNotFoundStatus is 503 by default.
 	ClusterNotFoundStatus int
-	MetadataMatch         map[string]any
 
 	PrefixRewrite        string
 	RegexRewrite         *RegexRewrite
@@ -163,7 +158,6 @@ type WeightedCluster struct {
 	RequestHeaders, ResponseHeaders HeaderMutations
 	Overrides                       Overrides
 	HostRewrite                     string
-	MetadataMatch                   map[string]any
 }
 
 // HostRewrite is one of the host rewrite options; at most one is set.

@@ -26,6 +26,10 @@ type scope struct {
 	ignored filters.Decoding
 	seen    map[string]bool
 
+	// maxDirectBody is max_direct_response_body_size_bytes of the route
+	// configuration that is decoded.
+	maxDirectBody uint32
+
 	// logs and plugins hold what was decoded, by content: a waypoint has the
 	// same access logs and filters in each of its filter chains.
 	logs    map[Digest]*AccessLog
@@ -131,18 +135,6 @@ func (s *scope) takeClosed(mark int) string {
 	reason := strings.Join(s.closed[mark:], "; ")
 	s.closed = s.closed[:mark]
 	return reason
-}
-
-// isolate runs f and turns its errors into a reason to fail closed.
-func (s *scope) isolate(f func()) string {
-	errs := len(s.errs)
-	return s.close(func() {
-		f()
-		for _, err := range s.errs[errs:] {
-			s.closed = append(s.closed, err.Error())
-		}
-		s.errs = s.errs[:errs]
-	})
 }
 
 // close runs f and returns what was unsupported in it, with paths relative to

@@ -8,8 +8,7 @@ const (
 var clusterTable = []message{
 	{
 		name: "envoy.config.cluster.v3.Cluster", root: true,
-		supported: `transport_socket_matches name alt_stat_name type cluster_type eds_cluster_config connect_timeout
-			per_connection_buffer_limit_bytes lb_policy load_assignment max_requests_per_connection circuit_breakers
+		supported: `transport_socket_matches name alt_stat_name type cluster_type eds_cluster_config connect_timeout lb_policy load_assignment max_requests_per_connection circuit_breakers
 			upstream_http_protocol_options common_http_protocol_options http_protocol_options http2_protocol_options
 			typed_extension_protocol_options dns_refresh_rate dns_jitter dns_lookup_family
 			outlier_detection cleanup_interval upstream_bind_config ring_hash_lb_config maglev_lb_config
@@ -24,19 +23,20 @@ var clusterTable = []message{
 			"wait_for_warm_on_init":         "clusters serve as soon as they have endpoints",
 		},
 		ignored: notes{
-			"stats_matcher": "statistics can't be selected for a cluster",
+			"stats_matcher":                                "statistics can't be selected for a cluster",
+			"per_connection_buffer_limit_bytes":            "buffers of upstream connections have a size of their own; the listener's limit bounds retries",
 			"per_connection_buffer_high_watermark_timeout": "connections with full buffers wait for their peer; idle timeouts apply",
-			"respect_dns_ttl?":                          "names are resolved again at dns_refresh_rate",
-			"health_checks":                             noHealth,
-			"dns_failure_refresh_rate":                  "a failed resolution is retried at dns_refresh_rate",
-			"dns_resolvers":                             goResolver,
-			"use_tcp_for_dns_lookups?":                  goResolver,
-			"dns_resolution_config":                     goResolver,
-			"close_connections_on_host_health_failure?": "connections to an unhealthy endpoint end with their requests",
-			"lrs_server":                                "load is not reported",
-			"lrs_report_endpoint_metrics":               "load is not reported",
-			"preconnect_policy":                         "connections are made when they are needed",
-			"queuing_policies":                          "requests wait in the order of their arrival",
+			"respect_dns_ttl?":                             "names are resolved again at dns_refresh_rate",
+			"health_checks":                                noHealth,
+			"dns_failure_refresh_rate":                     "a failed resolution is retried at dns_refresh_rate",
+			"dns_resolvers":                                goResolver,
+			"use_tcp_for_dns_lookups?":                     goResolver,
+			"dns_resolution_config":                        goResolver,
+			"close_connections_on_host_health_failure?":    "connections to an unhealthy endpoint end with their requests",
+			"lrs_server":                                   "load is not reported",
+			"lrs_report_endpoint_metrics":                  "load is not reported",
+			"preconnect_policy":                            "connections are made when they are needed",
+			"queuing_policies":                             "requests wait in the order of their arrival",
 		},
 		closed: notes{
 			"transport_socket_matcher":                   "use transport_socket_matches",
@@ -45,7 +45,10 @@ var clusterTable = []message{
 			"connection_pool_per_downstream_connection?": "connections are shared",
 		},
 	},
-	{name: "envoy.config.cluster.v3.Cluster.TransportSocketMatch", supported: `name match transport_socket`},
+	{
+		name: "envoy.config.cluster.v3.Cluster.TransportSocketMatch", supported: `match transport_socket`,
+		moot: notes{"name": "matches are not counted"},
+	},
 	{name: "envoy.config.cluster.v3.Cluster.CustomClusterType", supported: `name typed_config`},
 	{name: "envoy.config.cluster.v3.Cluster.EdsClusterConfig", supported: `eds_config service_name`},
 	{name: "envoy.config.cluster.v3.Cluster.SlowStartConfig", supported: `slow_start_window aggression min_weight_percent`},
@@ -178,8 +181,11 @@ var clusterTable = []message{
 	},
 	{
 		name:      "envoy.extensions.common.dynamic_forward_proxy.v3.DnsCacheConfig",
-		supported: `name dns_lookup_family dns_refresh_rate`,
-		moot:      notes{"typed_dns_resolver_config": goResolver},
+		supported: `dns_lookup_family dns_refresh_rate`,
+		moot: notes{
+			"typed_dns_resolver_config": goResolver,
+			"name":                      "each cluster has a cache of its own",
+		},
 		ignored: notes{
 			"dns_min_refresh_rate":            "names are resolved again at dns_refresh_rate",
 			"host_ttl":                        "unused names are forgotten by default",
@@ -240,7 +246,10 @@ var endpointTable = []message{
 			"weighted_priority_health?": "the health of a priority is the share of healthy endpoints",
 		},
 	},
-	{name: "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy.DropOverload", supported: `category drop_percentage`},
+	{
+		name: "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy.DropOverload", supported: `drop_percentage`,
+		moot: notes{"category": "a row of load reports, which are not sent"},
+	},
 	{
 		name:      "envoy.config.endpoint.v3.LocalityLbEndpoints",
 		supported: `locality lb_endpoints load_balancer_endpoints load_balancing_weight priority`,

@@ -66,7 +66,9 @@ var tlsTable = []message{
 	},
 	{
 		name:      "envoy.extensions.transport_sockets.tls.v3.PrivateKeyProvider",
-		supported: `provider_name typed_config fallback`,
+		supported: `fallback`,
+		moot:      notes{"typed_config": "belongs to the provider"},
+		ignored:   notes{"provider_name": "the key itself is used, which fallback allows"},
 	},
 	{
 		name: "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext", strict: true,
@@ -183,12 +185,15 @@ var coreTable = []message{
 		ignored: notes{"retry_policy": "a stream is opened again with its own back-off"},
 	},
 	{
-		name: "envoy.config.core.v3.GrpcService.EnvoyGrpc", supported: `cluster_name authority`,
+		name: "envoy.config.core.v3.GrpcService.EnvoyGrpc", supported: `cluster_name`,
 		moot: notes{
 			"max_receive_message_length": "messages of any size are accepted",
 			"skip_envoy_headers":         "no such headers are sent",
 		},
-		ignored: notes{"retry_policy": "a stream is opened again with its own back-off"},
+		ignored: notes{
+			"retry_policy": "a stream is opened again with its own back-off",
+			"authority":    "streams carry the name that TLS verifies, or the target's",
+		},
 	},
 	{
 		name: "envoy.config.core.v3.GrpcService.GoogleGrpc", supported: `target_uri channel_credentials`,
@@ -217,7 +222,8 @@ var coreTable = []message{
 	{name: "envoy.config.core.v3.GrpcService.GoogleGrpc.GoogleLocalCredentials"},
 	{
 		name:      "envoy.config.core.v3.ExtensionConfigSource",
-		supported: `config_source default_config apply_default_config_without_warming type_urls`,
+		supported: `config_source default_config type_urls`,
+		ignored:   notes{"apply_default_config_without_warming?": "the default applies when the configuration has not arrived in time"},
 	},
 	{name: "envoy.config.core.v3.TypedExtensionConfig", supported: `name typed_config`},
 	{

@@ -63,7 +63,7 @@ var listenerTable = []message{
 	{name: "envoy.config.listener.v3.ListenerFilterChainMatchPredicate.MatchSet", strict: true, supported: `rules`},
 	{
 		name: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", root: true,
-		supported: `stat_prefix cluster weighted_clusters metadata_match idle_timeout access_log max_connect_attempts
+		supported: `stat_prefix cluster weighted_clusters idle_timeout access_log max_connect_attempts
 			hash_policy tunneling_config max_downstream_connection_duration access_log_flush_interval
 			flush_access_log_on_connected access_log_options`,
 		ignored: notes{
@@ -77,10 +77,14 @@ var listenerTable = []message{
 			"max_early_data_bytes":                                 "the upstream connection is made at once",
 			"check_drain_close?":                                   "connections of a draining listener are closed when its drain time is over",
 		},
+		moot:   notes{"metadata_match": noSubsets},
 		closed: notes{"on_demand": "on-demand cluster discovery is not supported"},
 	},
 	{name: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster", supported: `clusters`},
-	{name: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight", supported: `name weight metadata_match`},
+	{
+		name: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight", supported: `name weight`,
+		moot: notes{"metadata_match": noSubsets},
+	},
 	{
 		name:      "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TunnelingConfig",
 		supported: `hostname use_post headers_to_add propagate_response_headers post_path formatters`,

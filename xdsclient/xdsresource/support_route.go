@@ -1,6 +1,7 @@
 package xdsresource
 
 const (
+	noSubsets    = "subset load balancing is all it is for, and that is not supported"
 	noRateLimits = "descriptors of routes are not executed; the rate limit filters have their own"
 	noHedging    = "requests are not hedged"
 	legacyCORS   = "superseded by typed_per_filter_config"
@@ -13,7 +14,8 @@ var routeTable = []message{
 		supported: `name virtual_hosts internal_only_headers response_headers_to_add response_headers_to_remove
 			request_headers_to_add request_headers_to_remove most_specific_header_mutations_wins
 			max_direct_response_body_size_bytes request_mirror_policies ignore_port_in_host_matching
-			typed_per_filter_config metadata`,
+			typed_per_filter_config`,
+		ignored: notes{"metadata": "no operator, attribute or matcher asks for it"},
 		moot: notes{
 			"validate_clusters":         "a route to a missing cluster is reported, and answers its cluster_not_found_response_code",
 			"cluster_specifier_plugins": "routes that name one answer 500",
@@ -30,14 +32,12 @@ var routeTable = []message{
 		supported: `name domains routes require_tls request_headers_to_add request_headers_to_remove
 			response_headers_to_add response_headers_to_remove typed_per_filter_config include_request_attempt_count
 			include_attempt_count_in_response retry_policy include_is_timeout_retry_header request_mirror_policies
-			metadata`,
+			metadata per_request_buffer_limit_bytes request_body_buffer_limit`,
 		ignored: notes{
-			"virtual_clusters":               "virtual clusters are not counted",
-			"rate_limits":                    noRateLimits,
-			"cors":                           legacyCORS,
-			"hedge_policy":                   noHedging,
-			"per_request_buffer_limit_bytes": "retries buffer up to the cluster's per_connection_buffer_limit_bytes",
-			"request_body_buffer_limit":      "retries buffer up to the cluster's per_connection_buffer_limit_bytes",
+			"virtual_clusters": "virtual clusters are not counted",
+			"rate_limits":      noRateLimits,
+			"cors":             legacyCORS,
+			"hedge_policy":     noHedging,
 		},
 		closed: notes{
 			"matcher":                   "matcher trees over routes are not supported",
@@ -48,15 +48,12 @@ var routeTable = []message{
 	{
 		name: "envoy.config.route.v3.Route", root: true,
 		supported: `name match route redirect direct_response non_forwarding_action metadata typed_per_filter_config
-			request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove`,
-		moot: notes{
-			"decorator": "names spans, which are not exported",
-			"tracing":   "part of spans, which are not exported",
-		},
+			request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove
+			per_request_buffer_limit_bytes request_body_buffer_limit`,
+		moot: notes{"decorator": "names spans, which are not exported"},
 		ignored: notes{
-			"per_request_buffer_limit_bytes": "retries buffer up to the cluster's per_connection_buffer_limit_bytes",
-			"request_body_buffer_limit":      "retries buffer up to the cluster's per_connection_buffer_limit_bytes",
-			"stat_prefix":                    "routes are not counted one by one",
+			"tracing":     "the connection manager's percentages decide what is sampled; no spans are exported",
+			"stat_prefix": "routes are not counted one by one",
 		},
 		closed: notes{
 			"filter_action":    "is not supported",
@@ -73,12 +70,15 @@ var routeTable = []message{
 	{name: "envoy.config.route.v3.RouteMatch.TlsContextMatchOptions", strict: true, supported: `presented validated`},
 	{
 		name: "envoy.config.route.v3.RouteAction",
-		supported: `cluster cluster_header weighted_clusters cluster_not_found_response_code metadata_match
+		supported: `cluster cluster_header weighted_clusters cluster_not_found_response_code
 			prefix_rewrite regex_rewrite path_rewrite_policy path_rewrite host_rewrite_literal auto_host_rewrite
 			host_rewrite_header host_rewrite_path_regex append_x_forwarded_host timeout idle_timeout retry_policy
 			request_mirror_policies priority hash_policy max_grpc_timeout grpc_timeout_offset upgrade_configs
 			max_stream_duration`,
-		moot: notes{"internal_redirect_action": "deprecated by Envoy; its default is what happens"},
+		moot: notes{
+			"internal_redirect_action": "deprecated by Envoy; its default is what happens",
+			"metadata_match":           noSubsets,
+		},
 		ignored: notes{
 			"flush_timeout":            "idle_timeout applies to flushing, too",
 			"early_data_policy":        "TLS early data is not accepted",
@@ -137,8 +137,9 @@ var routeTable = []message{
 	},
 	{
 		name: "envoy.config.route.v3.WeightedCluster.ClusterWeight",
-		supported: `name cluster_header weight metadata_match request_headers_to_add request_headers_to_remove
+		supported: `name cluster_header weight request_headers_to_add request_headers_to_remove
 			response_headers_to_add response_headers_to_remove typed_per_filter_config host_rewrite_literal`,
+		moot: notes{"metadata_match": noSubsets},
 	},
 	{
 		name: "envoy.config.route.v3.RetryPolicy",

@@ -130,12 +130,6 @@ func structMap(v *structpb.Struct) map[string]any {
 	return v.AsMap()
 }
 
-// subsetMatch returns metadata_match's envoy.lb namespace, which is what
-// Envoy's subset balancer and nothing else reads.
-func subsetMatch(m *corev3pb.Metadata) map[string]any {
-	return structMap(m.GetFilterMetadata()["envoy.lb"])
-}
-
 // configSource converts cs; Envoy's self means: the same source.
 func (s *scope) configSource(field string, cs *corev3pb.ConfigSource) ConfigSource {
 	s.push(field)
@@ -152,6 +146,16 @@ func (s *scope) configSource(field string, cs *corev3pb.ConfigSource) ConfigSour
 		s.push("api_config_source")
 		out.Cluster = s.apiCluster(c.ApiConfigSource)
 		s.pop()
+	}
+	return out
+}
+
+// onlyADS is configSource for resources that are subscribed to over ADS alone:
+// another source closes the nearest part, which would wait for it forever.
+func (s *scope) onlyADS(field string, cs *corev3pb.ConfigSource) ConfigSource {
+	out := s.configSource(field, cs)
+	if out.Path != "" || out.Cluster != "" {
+		s.unsupported(field, "only ads and self are supported")
 	}
 	return out
 }

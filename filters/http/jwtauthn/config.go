@@ -38,7 +38,7 @@ type Config struct {
 
 // Provider is one issuer of tokens.
 type Provider struct {
-	Name, Issuer      string
+	Issuer            string
 	Audiences         []string // without scheme and trailing slash
 	Subjects          *matcher.String
 	RequireExpiration bool
@@ -144,7 +144,7 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 	b := &builder{c: c, index: map[string]int{}}
 	for _, name := range slices.Sorted(maps.Keys(m.GetProviders())) {
 		path := "providers[" + name + "]"
-		p, err := decodeProvider(name, m.GetProviders()[name], path, d)
+		p, err := decodeProvider(m.GetProviders()[name], path, d)
 		if err != nil {
 			return nil, fmt.Errorf("%s.%w", path, err)
 		}
@@ -190,9 +190,9 @@ func (Factory) DecodeOverride(a filters.Any, _ *filters.Decoding) (filters.Confi
 	return &Override{Disabled: m.GetDisabled(), Name: m.GetRequirementName()}, nil
 }
 
-func decodeProvider(name string, m *jwt_authnv3pb.JwtProvider, path string, d *filters.Decoding) (*Provider, error) {
+func decodeProvider(m *jwt_authnv3pb.JwtProvider, path string, d *filters.Decoding) (*Provider, error) {
 	p := &Provider{
-		Name: name, Issuer: m.GetIssuer(), RequireExpiration: m.GetRequireExpiration(), Skew: 60 * time.Second, Forward: m.GetForward(),
+		Issuer: m.GetIssuer(), RequireExpiration: m.GetRequireExpiration(), Skew: 60 * time.Second, Forward: m.GetForward(),
 		Params: m.GetFromParams(), Cookies: m.GetFromCookies(), PayloadHeader: strings.ToLower(m.GetForwardPayloadHeader()), PadPayloadHeader: m.GetPadForwardPayloadHeader(),
 		PayloadKey: m.GetPayloadInMetadata(), HeaderKey: m.GetHeaderInMetadata(), FailedStatusKey: m.GetFailedStatusInMetadata(),
 		SpaceDelimited: m.GetNormalizePayloadInMetadata().GetSpaceDelimitedClaims(), ClearRouteCache: m.GetClearRouteCache(),
