@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -296,6 +297,79 @@ func TestAnExternalAuthorizer(t *testing.T) {
 		t.Errorf("a path that isn't checked: %+v", a)
 	}
 	saw(t, s.web2, 2)
+}
+
+// field is a field of bytes of a protobuf message.
+func field(number byte, parts ...string) string {
+	s := strings.Join(parts, "")
+	return string([]byte{number<<3 | 2, byte(len(s))}) + s
+}
+
+// headerOption is a HeaderValueOption.
+func headerOption(name, value string) string { return field(1, field(1, name), field(2, value)) }
+
+func TestAnExternalAuthorizerOverGRPC(t *testing.T) {
+	s := begin(t, "extauthzgrpc")
+	const v1 = "http://web-v1.app.svc.cluster.local"
+	var down atomic.Bool
+	s.web2.reset(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("content-type", "application/grpc")
+		w.Header().Set("trailer", "grpc-status")
+		if down.Load() {
+			w.Header().Set("grpc-status", "14")
+			return
+		}
+		asked := s.web2.requests()
+		q := asked[len(asked)-1].Body
+		answer := field(1, "\x08\x07") + field(2, field(1, "\x08\xa1\x03"), field(2, headerOption("x-why", "no token")), field(3, "ask for a token")) // 7; 417
+		if strings.Contains(q, field(1, "x-token")+field(2, "good")) && strings.Contains(q, "hello") {
+			answer = field(3, field(2, headerOption("x-checked", "yes")))
+		}
+		_, _ = io.WriteString(w, string([]byte{0, 0, 0, 0, byte(len(answer))})+answer)
+		w.Header().Set("grpc-status", "0")
+	})
+	post := func(path, token string) (int, string, http.Header) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, v1+path, strings.NewReader("hello"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("x-token", token)
+		req.Header.Set("x-checked", "forged")
+		resp, err := s.shop.http.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(b), resp.Header
+	}
+	if status, body, h := post("/checked/1", "bad"); status != 417 || body != "ask for a token" || h.Get("x-why") != "no token" {
+		t.Errorf("%d %q %v", status, body, h)
+	}
+	saw(t, s.web1, 0)
+	if status, body, _ := post("/checked/2", "good"); status != 200 {
+		t.Errorf("%d %q", status, body)
+	}
+	if r := saw(t, s.web1, 1)[0]; r.Header.Get("x-checked") != "yes" || r.Body != "hello" {
+		t.Errorf("the application saw %+v", r)
+	}
+	for _, q := range saw(t, s.web2, 2) {
+		if q.Proto != "HTTP/2.0" || q.Target != "/envoy.service.auth.v3.Authorization/Check" || !strings.Contains(q.Body, "spiffe://cluster.local/ns/client/sa/shop") {
+			t.Errorf("the authorizer saw %+v", q)
+		}
+	}
+	down.Store(true)
+	if status, body, _ := post("/checked/3", "good"); status != 403 {
+		t.Errorf("without a decision: %d %q", status, body)
+	}
+	if status, body, _ := post("/free", "bad"); status != 200 {
+		t.Errorf("a path that isn't checked: %d %q", status, body)
+	}
+	saw(t, s.web2, 3)
 }
 
 func TestTelemetryNamesBothEnds(t *testing.T) {
