@@ -30,7 +30,7 @@ func (f *filter) check(s *filters.Stream, next filters.Next) (*filters.Response,
 		buf, partial, err := f.buffer(s)
 		if err != nil {
 			if errors.Is(err, errTooLarge) {
-				return s.LocalReply(413, "Payload Too Large", "request_payload_too_large", 0), nil
+				return s.Deny(413, "Payload Too Large", "request_payload_too_large", 0, f.decision("body_too_large", nil)), nil
 			}
 			return nil, err
 		}
@@ -53,13 +53,13 @@ func (f *filter) check(s *filters.Stream, next filters.Next) (*filters.Response,
 	case authcheck.Denied:
 		f.denied.Inc()
 		f.of(s).denied.Inc()
-		return f.deny(s, a, 403, "ext_authz_denied"), nil
+		return f.deny(s, a, 403, "denied", nil), nil
 	case authcheck.Failed:
 	}
 	f.failed.Inc()
 	f.of(s).failed.Inc()
 	if !f.c.AllowOnError {
-		return f.deny(s, a, f.c.StatusOnError, "ext_authz_error"), nil
+		return f.deny(s, a, f.c.StatusOnError, "error", err), nil
 	}
 	f.failedAllowed.Inc()
 	f.of(s).failedAllowed.Inc()
@@ -74,7 +74,7 @@ func (f *filter) check(s *filters.Stream, next filters.Next) (*filters.Response,
 func (f *filter) refuseInvalid(s *filters.Stream) *filters.Response {
 	f.invalid.Inc()
 	f.of(s).invalid.Inc()
-	return s.LocalReply(500, "", "ext_authz_invalid", streaminfo.UnauthorizedExternalService)
+	return s.Deny(500, "", "ext_authz_invalid", streaminfo.UnauthorizedExternalService, f.decision("invalid", nil))
 }
 
 // ask calls the service. The error says that there is no decision.
@@ -159,7 +159,7 @@ func (f *filter) routesBy(a *authcheck.Answer) bool {
 
 // deny answers the client as the service wants, or with status if it names none
 // that can be sent.
-func (f *filter) deny(s *filters.Stream, a *authcheck.Answer, status int, details string) *filters.Response {
+func (f *filter) deny(s *filters.Stream, a *authcheck.Answer, status int, reason string, err error) *filters.Response {
 	if a.Status >= 200 && a.Status <= 599 {
 		status = a.Status
 	}
@@ -167,7 +167,7 @@ func (f *filter) deny(s *filters.Stream, a *authcheck.Answer, status int, detail
 	if n := f.c.MaxDeniedBody; n > 0 && len(body) > n {
 		body = body[:n]
 	}
-	r := s.LocalReply(status, body, details, streaminfo.UnauthorizedExternalService)
+	r := s.Deny(status, body, "ext_authz_"+reason, streaminfo.UnauthorizedExternalService, f.decision(reason, err))
 	grpc := s.Info.IsGRPC
 	ct := r.Header.Get("content-type")
 	a.EditRefusal(&r.Header)
@@ -175,6 +175,21 @@ func (f *filter) deny(s *filters.Stream, a *authcheck.Answer, status int, detail
 		r.Header.Set("content-type", ct)
 	}
 	return r
+}
+
+// decision is what is told about a refusal; err, if not nil, says why there is
+// none of the service.
+func (f *filter) decision(reason string, err error) streaminfo.Decision {
+	d := streaminfo.Decision{Filter: "ext_authz", Reason: reason}
+	if f.http != nil {
+		d.Policy = f.http.Cluster
+	} else {
+		d.Policy = f.grpc.Cluster
+	}
+	if err != nil {
+		d.Why = err.Error
+	}
+	return d
 }
 
 // buffer reads the request body up to the limit and puts it back in front of

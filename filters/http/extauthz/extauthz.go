@@ -127,7 +127,7 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 	if p := f.c.EnabledPPM; f.concerns != nil && !f.concerns(authz.Input{Info: &s.Info, Request: &s.Request}) || p < 1_000_000 && rand.Uint32N(1_000_000) >= p {
 		f.disabled.Inc()
 		if f.c.DenyDisabled {
-			return s.LocalReply(f.c.StatusOnError, "", "ext_authz_error", streaminfo.UnauthorizedExternalService), nil
+			return s.Deny(f.c.StatusOnError, "", "ext_authz_error", streaminfo.UnauthorizedExternalService, f.decision("disabled", nil)), nil
 		}
 		return next.Do(s)
 	}

@@ -183,8 +183,12 @@ func TestErrors(t *testing.T) {
 	open := strings.Replace(httpSvc, `"httpService"`, `"failureModeAllow":true,"failureModeAllowHeaderAdd":true,"httpService"`, 1)
 	own := strings.Replace(httpSvc, `"httpService"`, `"statusOnError":{"code":"ServiceUnavailable"},"httpService"`, 1)
 	for name, v := range map[string]*service{"no answer": {err: errors.New("timeout")}, "500": {status: 500}, "101": {status: 101}} {
-		if s, r, _ := run(t, compile(t, httpSvc, "", v), nil); r.Status() != 403 || s.Info.Details != "ext_authz_error" {
+		s, r, _ := run(t, compile(t, httpSvc, "", v), nil)
+		if r.Status() != 403 || s.Info.Details != "ext_authz_error" {
 			t.Errorf("%s: %d", name, r.Status())
+		}
+		if d := s.Info.Decision; d == nil || d.Filter != "ext_authz" || d.Policy != "authz" || d.Reason != "error" || d.Why == nil || d.Why() == "" {
+			t.Errorf("%s: told is %+v", name, d)
 		}
 		if _, r, _ := run(t, compile(t, own, "", v), nil); r.Status() != 503 {
 			t.Errorf("%s with a status of its own: %d", name, r.Status())

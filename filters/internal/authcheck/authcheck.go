@@ -85,7 +85,7 @@ func (v *Service) Check(ctx context.Context, u filters.Upstreams, question []byt
 		if !ok {
 			text = r.Header.Get("grpc-message")
 		}
-		return nil, fmt.Errorf("ext_authz: the service answered gRPC status %q: %.200s", status, text)
+		return nil, fmt.Errorf("ext_authz: the service answered gRPC status %q: %.200q", status, text)
 	}
 	b := r.Body
 	if len(b) < FrameSize || b[0] != 0 || uint64(binary.BigEndian.Uint32(b[1:])) != uint64(len(b)-FrameSize) {

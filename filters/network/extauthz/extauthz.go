@@ -80,7 +80,7 @@ func (f *filter) OnNewConnection(c *filters.Connection) error {
 	for k, v := range a.Metadata {
 		c.Info.Metadata.Set(metadataNamespace, k, v)
 	}
-	details := "ext_authz_error"
+	reason := "error"
 	switch a.Kind {
 	case authcheck.OK:
 		f.ok.Inc()
@@ -88,7 +88,7 @@ func (f *filter) OnNewConnection(c *filters.Connection) error {
 		return nil
 	case authcheck.Denied:
 		f.denied.Inc()
-		details = "ext_authz_denied"
+		reason = "denied"
 	case authcheck.Failed:
 		f.failed.Inc()
 		if f.c.AllowOnError {
@@ -97,7 +97,11 @@ func (f *filter) OnNewConnection(c *filters.Connection) error {
 		}
 	}
 	f.closed.Inc()
-	return &filters.Denied{Details: details, Flag: streaminfo.UnauthorizedExternalService}
+	d := &streaminfo.Decision{Filter: "ext_authz", Policy: f.c.Service.Cluster, Reason: reason}
+	if err != nil {
+		d.Why = err.Error
+	}
+	return &filters.Denied{Details: "ext_authz_" + reason, Flag: streaminfo.UnauthorizedExternalService, Decision: d}
 }
 
 // metricName writes a stat prefix as Envoy's Prometheus output does.
