@@ -90,3 +90,21 @@ config: {failure_policy: %s, vm_config: {code: {local: {filename: /go-native/%s}
 		}
 	}
 }
+
+func TestADiscoveredTypeOfSeveralKindsIsOfTheKindOfItsPlace(t *testing.T) {
+	http, network := xdsresource.TypedConfig{TypeURL: "t", Config: 1}, xdsresource.TypedConfig{TypeURL: "t", Config: 2}
+	res := &Resources{Extensions: map[string]*xdsresource.ExtensionConfig{"e": {TypedConfig: http, Network: &network}}}
+	own := &xdsresource.TypedConfig{Name: "e"}
+	for name, c := range map[string]struct {
+		as   func(*xdsresource.ExtensionConfig) *xdsresource.TypedConfig
+		want any
+	}{
+		"HTTP": {asHTTP, 1}, "network": {asNetwork, 2},
+		"listener, as which it is not known": {asListener, 1},
+	} {
+		tc := resolveDiscovery(res, own, &xdsresource.ExtensionConfigSource{TypeURLs: []string{"t"}}, c.as)
+		if tc == nil || tc.Config != c.want {
+			t.Errorf("%s: %+v", name, tc)
+		}
+	}
+}
