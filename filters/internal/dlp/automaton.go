@@ -80,8 +80,8 @@ const maxStates = 1 << 16
 type automaton struct {
 	class  [256]uint8
 	stride uint32
-	hits   uint32 // first state with output, times stride
-	start  uint32
+	hits   uint32   // first state with output, times stride
+	start  uint32   // after a line break
 	next   []uint32 // state*stride+class → state*stride
 	depth  []uint8  // by state: length of the longest pattern prefix that ends here
 	out    [][]uint32
@@ -93,37 +93,37 @@ type pos struct {
 	i uint8
 }
 
+// leadSize tells the sets that stand for a boundary: a pattern whose first set
+// has more bytes than that begins behind it.
+const leadSize = 180
+
+// behind returns 1 if p begins with a boundary, else 0.
+func behind(p []set) int { return btoi(p[0].len() > leadSize) }
+
 // newAutomaton builds the table by subset construction: byte sets may overlap,
 // so that failure links alone would not do.
 func newAutomaton(pats [][]set) (*automaton, error) {
 	a := &automaton{}
 	reps := a.classes(pats)
 	a.stride = uint32(len(reps))
-	b := subsets{pats: pats, first: make([][]pos, len(reps)), ids: map[string]uint32{}}
-	for c, r := range reps {
-		for p := range pats {
-			if pats[p][0].has(r) {
-				b.first[c] = append(b.first[c], pos{uint32(p), 1})
-			}
-		}
-	}
+	b := subsets{pats: pats, first: make([][]pos, len(reps)), bucket: make([][]pos, len(reps)), ids: map[string]uint32{}}
+	b.prepare(reps)
 	if _, err := b.id(); err != nil { // the start: nothing matched
 		return nil, err
 	}
-	touched := make([]bool, len(reps))
 	for s := 0; s < len(b.states); s++ { //nolint:intrange // it grows on the way
-		clear(touched)
 		for _, q := range b.states[s].active {
-			for c, r := range reps {
-				touched[c] = touched[c] || pats[q.p][q.i].has(r)
+			for _, c := range b.at[q.p][q.i] {
+				b.bucket[c] = append(b.bucket[c], pos{q.p, q.i + 1})
 			}
 		}
-		for c, r := range reps {
-			if s > 0 && !touched[c] { // as from the start
+		for c := range reps {
+			if s > 0 && len(b.bucket[c]) == 0 { // as from the start
 				b.next = append(b.next, b.next[c])
 				continue
 			}
-			b.step(s, c, r)
+			b.step(c)
+			b.bucket[c] = b.bucket[c][:0]
 			id, err := b.id()
 			if err != nil {
 				return nil, err
@@ -144,7 +144,9 @@ type subset struct {
 // subsets is a construction under way.
 type subsets struct {
 	pats   [][]set
-	first  [][]pos // by class: the patterns that begin with it
+	at     [][][]uint8 // by pattern and index: the classes of the set there
+	first  [][]pos     // by class: the patterns that begin with it
+	bucket [][]pos     // by class: the partial matches of a state that go on with it
 	states []subset
 	ids    map[string]uint32
 	next   []uint32
@@ -152,8 +154,30 @@ type subsets struct {
 	key    []byte
 }
 
-// step makes b.now the state after state s and byte r of class c.
-func (b *subsets) step(s, c int, r byte) {
+// prepare finds the classes of every set.
+func (b *subsets) prepare(reps []byte) {
+	classes := map[set][]uint8{}
+	for p := range b.pats {
+		b.at = append(b.at, make([][]uint8, len(b.pats[p])))
+		for i, s := range b.pats[p] {
+			if classes[s] == nil {
+				for c, r := range reps {
+					if s.has(r) {
+						classes[s] = append(classes[s], uint8(c))
+					}
+				}
+			}
+			b.at[p][i] = classes[s]
+		}
+		for _, c := range b.at[p][0] {
+			b.first[c] = append(b.first[c], pos{uint32(p), 1})
+		}
+	}
+}
+
+// step makes b.now the state that class c leads to. Partial matches are kept in
+// order, by pattern and length.
+func (b *subsets) step(c int) {
 	b.now.active, b.now.out = b.now.active[:0], b.now.out[:0]
 	add := func(q pos) {
 		if int(q.i) == len(b.pats[q.p]) {
@@ -162,21 +186,17 @@ func (b *subsets) step(s, c int, r byte) {
 			b.now.active = append(b.now.active, q)
 		}
 	}
-	for _, q := range b.states[s].active {
-		if b.pats[q.p][q.i].has(r) {
-			add(pos{q.p, q.i + 1})
+	begin := b.first[c]
+	for _, q := range b.bucket[c] {
+		for len(begin) > 0 && begin[0].p <= q.p {
+			add(begin[0])
+			begin = begin[1:]
 		}
-	}
-	for _, q := range b.first[c] {
 		add(q)
 	}
-	slices.SortFunc(b.now.active, func(x, y pos) int {
-		if x.p != y.p {
-			return int(x.p) - int(y.p)
-		}
-		return int(x.i) - int(y.i)
-	})
-	slices.Sort(b.now.out)
+	for _, q := range begin {
+		add(q)
+	}
 }
 
 // id returns the number of b.now, which it keeps if it is new.
@@ -223,7 +243,8 @@ func (a *automaton) table(b *subsets) {
 		rank[s] = uint32(r)
 	}
 	a.hits = uint32(quiet) * a.stride
-	a.start = rank[0] * a.stride
+	// Before the stream is a boundary.
+	a.start = rank[b.next[a.class['\n']]] * a.stride
 	a.next = make([]uint32, len(b.next))
 	a.depth = make([]uint8, len(b.states))
 	a.out = make([][]uint32, len(b.states)-quiet)
@@ -232,7 +253,7 @@ func (a *automaton) table(b *subsets) {
 			a.next[uint32(r)*a.stride+c] = rank[b.next[s*a.stride+c]] * a.stride
 		}
 		for _, q := range b.states[s].active {
-			a.depth[r] = max(a.depth[r], q.i)
+			a.depth[r] = max(a.depth[r], q.i-uint8(behind(b.pats[q.p])))
 		}
 		if r >= quiet {
 			a.out[r-quiet] = b.states[s].out

@@ -118,7 +118,9 @@ type tail struct {
 
 // recognizer looks closer where one of its patterns matched.
 type recognizer interface {
-	// patterns are the byte sequences to stop at, at most 255.
+	// patterns are the byte sequences to stop at, at most 255. One that begins
+	// with boundary or noDigit is only looked for behind such a byte, which is
+	// not part of it.
 	patterns() [][]set
 	// recognize examines v around at, where pattern id begins. What it
 	// reports depends on nothing but the bytes read through v. If it may
@@ -204,7 +206,7 @@ func (e *Engine) build() error {
 		}
 		for k, p := range ps {
 			pats = append(pats, p)
-			ref.length, ref.id = uint8(len(p)), uint8(k)
+			ref.length, ref.id = uint8(len(p)-behind(p)), uint8(k)
 			e.patterns = append(e.patterns, ref)
 		}
 	}
@@ -228,11 +230,21 @@ func one(name string, f func(typ int) recognizer) group {
 // organizations, secrets those of credentials.
 func personal() []group {
 	return []group{
-		{numberTypes, newNumbers},
+		{append(idTypes(), numberTypes...), newNumbers},
 		one(emailAddress, func(t int) recognizer { return &emailRec{t} }),
 		one(ipAddress, func(t int) recognizer { return &ipRec{t} }),
 		one(macAddress, func(t int) recognizer { return &macRec{t} }),
 		one(ibanCode, func(t int) recognizer { return &ibanRec{t} }),
+		{maskTypes(), newMasks},
+		{labelledTypes(), newLabelled},
+		one(passportMRZ, func(t int) recognizer { return &mrzRec{t} }),
+		one(cardTrack, func(t int) recognizer { return &trackRec{t} }),
+		{[]string{bitcoinAddress}, func(types map[string]int) []recognizer {
+			t := types[bitcoinAddress]
+			return []recognizer{&base58Rec{t, "13", []byte{0, 5}}, &bech32Rec{t}}
+		}},
+		one(ethereumAddress, func(t int) recognizer { return &ethereumRec{t} }),
+		one(tronAddress, func(t int) recognizer { return &base58Rec{t, "T", []byte{0x41}} }),
 	}
 }
 

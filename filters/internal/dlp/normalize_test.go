@@ -111,7 +111,7 @@ func TestEvasions(t *testing.T) {
 		}
 	}
 	arabic := strings.NewReplacer("0", "٠", "1", "١", "4", "٤").Replace("4111111111111111")
-	if got := scanStream(e, "("+arabic+")", nil, false, nil); len(got.findings) != 1 {
+	if got := scanStream(e, "("+arabic+")", nil, false, nil); !strings.Contains(fmt.Sprint(got.findings), creditCard) {
 		t.Errorf("Arabic-Indic digits: %v", got.findings)
 	}
 	if dashes := strings.ReplaceAll("4111-1111-1111-1111", "-", "–"); len(scanStream(e, dashes, nil, false, nil).findings) != 1 {

@@ -99,6 +99,9 @@ func (n *number) open() bool {
 	if isWord(n.prev) {
 		return false
 	}
+	if n.prev == ' ' && n.groups > 1 && n.sep[1] != ' ' {
+		return true
+	}
 	return !isDigit(n.prev2) || n.prev != '-' && n.prev != '.' && n.prev != '/' && n.prev != ' '
 }
 
@@ -125,6 +128,9 @@ func (n *number) value(from, to int) int {
 type numberRec struct {
 	// type numbers by detector, -1 if not wanted: no map look-up in the scan
 	card, ssn, itin, passport, nhs, phone, taxID, nir, sin, cpf, aadhaar int
+
+	ids [maxNumber + 1]idRec // by number of digits
+	any bool                 // there are some
 }
 
 func newNumbers(types map[string]int) []recognizer {
@@ -134,10 +140,12 @@ func newNumbers(types map[string]int) []recognizer {
 		}
 		return -1
 	}
-	return []recognizer{&numberRec{
+	r := &numberRec{
 		card: get(creditCard), ssn: get(usSSN), itin: get(usITIN), passport: get(usPassport), nhs: get(ukNHS), phone: get(phoneNumber),
 		taxID: get(deTaxID), nir: get(frNIR), sin: get(canadaSIN), cpf: get(brazilCPF), aadhaar: get(indiaAadhaar),
-	}}
+	}
+	r.ids, r.any = newIDs(types)
+	return []recognizer{r}
 }
 
 // The patterns of numberRec.
@@ -153,10 +161,10 @@ func (r *numberRec) patterns() [][]set {
 	s.add('-')
 	plus, paren, up := classOf("+"), classOf("("), classOf("A-Z")
 	return [][]set{
-		{d, d, d},
-		{d, s, d, d},
-		{d, d, s, d},
-		{d, s, d, s, d},
+		{noDigit, d, d, d},
+		{noDigit, d, s, d, d},
+		{noDigit, d, d, s, d},
+		{noDigit, d, s, d, s, d},
 		{plus, d},
 		{paren, d, d, d},
 		{up, d, d, d},
@@ -164,12 +172,12 @@ func (r *numberRec) patterns() [][]set {
 }
 
 func (r *numberRec) recognize(v *view, at, id int, emit *emitter) {
-	var n number
+	n := &v.number
 	switch id {
 	case patPlus:
 		if r.phone >= 0 {
 			n.read(v, at+1)
-			r.international(v, &n, at, emit)
+			r.international(v, n, at, emit)
 		}
 		return
 	case patParen:
@@ -180,7 +188,7 @@ func (r *numberRec) recognize(v *view, at, id int, emit *emitter) {
 	case patLetter:
 		if r.passport >= 0 {
 			n.read(v, at+1)
-			r.letterPassport(v, &n, at, emit)
+			r.letterPassport(v, n, at, emit)
 		}
 		return
 	}
@@ -192,14 +200,40 @@ func (r *numberRec) recognize(v *view, at, id int, emit *emitter) {
 		return
 	}
 	if r.card >= 0 && n.n >= 13 {
-		r.creditCard(v, &n, emit)
+		r.creditCard(v, n, emit)
 	}
+	r.whole(v, n, emit)
+	// "536-90-4399 12": what comes behind a space need not be of the number.
+	if n.groups > 2 && n.sep[1] != ' ' {
+		for g := 2; g < n.groups; g++ {
+			if n.sep[g] == ' ' {
+				n.cut(g)
+				r.whole(v, n, emit)
+				return
+			}
+		}
+	}
+}
+
+// cut drops the groups from g on.
+func (n *number) cut(g int) {
+	n.n, n.more = 0, false
+	for _, size := range n.size[:g] {
+		n.n += size
+	}
+	n.groups = g
+}
+
+// whole tries what n is as a whole.
+func (r *numberRec) whole(v *view, n *number, emit *emitter) {
 	if r.nir >= 0 && n.n == 15 {
-		r.frenchNIR(v, &n, emit)
+		r.frenchNIR(v, n, emit)
 	}
-	switch n.n {
-	case 9, 10, 11, 12:
-		r.short(v, &n, emit)
+	if n.n >= 9 && n.n <= 12 {
+		r.short(v, n, emit)
+	}
+	if r.any && n.n < len(r.ids) && len(r.ids[n.n].rules) > 0 && n.closed(v, n.groups) && !n.same(n.n) {
+		r.ids[n.n].try(v, n, emit)
 	}
 }
 

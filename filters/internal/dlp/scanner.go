@@ -43,6 +43,9 @@ type view struct {
 	short bool // something beyond buf was looked at and may follow
 	from  int  // earliest possible start of the match
 	work  int  // steps taken by regular expressions
+
+	number  number   // of numberRec: not a local, it would be allocated
+	scratch [24]byte // of maskRec, likewise
 }
 
 // at returns the byte at i, 0 before the beginning and after the end of the
@@ -252,7 +255,7 @@ func (s *Scanner) decide(final bool) bool {
 	for i := range s.pending {
 		c := &s.pending[i]
 		v := &s.view // not a local: it would be allocated for each candidate
-		*v = view{buf: s.buf, final: final, from: c.at, short: !final && c.need > len(s.buf)}
+		v.buf, v.final, v.from, v.work, v.short = s.buf, final, c.at, 0, !final && c.need > len(s.buf)
 		if !v.short {
 			s.emit.found = s.emit.found[:0]
 			s.e.recs[c.ref.rec].recognize(v, c.at, int(c.ref.id), &s.emit)

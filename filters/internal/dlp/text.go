@@ -14,6 +14,20 @@ func isHex(c byte) bool {
 	return isDigit(c) || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
 }
 
+// boundary are the bytes that are no part of a word, noDigit those that are no
+// digits.
+var boundary, noDigit = func() (b, n set) {
+	for c := range 256 {
+		if !isWord(byte(c)) {
+			b.add(byte(c))
+		}
+		if !isDigit(byte(c)) {
+			n.add(byte(c))
+		}
+	}
+	return b, n
+}()
+
 func lower(c byte) byte {
 	if isUpper(c) {
 		return c + 'a' - 'A'
