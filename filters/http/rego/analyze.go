@@ -11,16 +11,16 @@ import (
 // it.
 type want struct {
 	method, path, host, scheme, protocol, id, size, time bool
-	body, parsedBody, truncated                          bool
+	body, rawBody, parsedBody, truncated                 bool
 	allHeaders                                           bool
 	headers                                              []string // sorted; nil if allHeaders
-	source, destination                                  bool
+	source, destination, sourcePrincipal                 bool
 	extensions, metadata                                 bool
 	parsedPath, parsedQuery, version                     bool
 }
 
 // needsBody reports whether the request body must be buffered.
-func (w *want) needsBody() bool { return w.body || w.parsedBody || w.truncated }
+func (w *want) needsBody() bool { return w.body || w.rawBody || w.parsedBody || w.truncated }
 
 // hasHeaders reports whether the headers object is built.
 func (w *want) hasHeaders() bool { return w.allHeaders || len(w.headers) > 0 }
@@ -28,7 +28,7 @@ func (w *want) hasHeaders() bool { return w.allHeaders || len(w.headers) > 0 }
 func (w *want) everything() {
 	*w = want{
 		method: true, path: true, host: true, scheme: true, protocol: true, id: true, size: true, time: true,
-		body: true, parsedBody: true, truncated: true, allHeaders: true, source: true, destination: true,
+		body: true, rawBody: true, parsedBody: true, truncated: true, allHeaders: true, source: true, destination: true, sourcePrincipal: true,
 		extensions: true, metadata: true, parsedPath: true, parsedQuery: true, version: true,
 	}
 }
@@ -53,6 +53,8 @@ func (w *want) mark(path []string) {
 		w.truncated = true
 	case "version":
 		w.version = true
+	case "source_principal":
+		w.sourcePrincipal = true
 	}
 }
 
@@ -93,7 +95,7 @@ func (w *want) markRequest(path []string) {
 func (w *want) markHTTP(path []string) {
 	if len(path) == 0 {
 		w.method, w.path, w.host, w.scheme, w.protocol, w.id, w.size = true, true, true, true, true, true, true
-		w.body, w.allHeaders = true, true
+		w.body, w.rawBody, w.allHeaders = true, true, true
 		return
 	}
 	switch path[0] {
@@ -111,8 +113,10 @@ func (w *want) markHTTP(path []string) {
 		w.id = true
 	case "size":
 		w.size = true
-	case "body", "rawBody":
+	case "body":
 		w.body = true
+	case "rawBody":
+		w.rawBody = true
 	case "headers":
 		if len(path) == 1 {
 			w.allHeaders = true

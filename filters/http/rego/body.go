@@ -228,7 +228,7 @@ func parseMultipart(contentType string, b []byte) (ast.Value, error) {
 		if n >= maxParts {
 			return nil, fmt.Errorf("more than %d parts", maxParts)
 		}
-		name := p.FormName()
+		name := validUTF8(p.FormName())
 		if name == "" {
 			continue
 		}
@@ -236,7 +236,7 @@ func parseMultipart(contentType string, b []byte) (ast.Value, error) {
 		if err != nil {
 			return nil, err
 		}
-		var v ast.Value = ast.String(data)
+		var v ast.Value = ast.String(validUTF8(string(data)))
 		if strings.Contains(strings.ToLower(p.Header.Get("Content-Type")), "application/json") {
 			if v, err = parseJSON(data); err != nil {
 				return nil, err

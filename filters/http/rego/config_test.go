@@ -73,7 +73,7 @@ func TestWhatThePolicyReads(t *testing.T) {
 		{"an import", "package envoy.authz\nimport input.attributes.request.http as req\nallow if req.path == \"/\"", want{path: true}},
 		{"a local alias", v1allow + `allow if { http := input.attributes.request.http; http.method == "GET"; http.headers.a }`, want{method: true, headers: []string{"a"}}},
 		{"a local alias of the headers that is iterated", v1allow + `allow if { h := input.attributes.request.http.headers; some k; h[k] == "x" }`, want{allHeaders: true}},
-		{"an alias that is passed on", v1allow + `f(x) := x.body` + "\n" + `allow if { http := input.attributes.request.http; f(http) == "GET" }`, want{method: true, path: true, host: true, scheme: true, protocol: true, id: true, size: true, body: true, allHeaders: true}},
+		{"an alias that is passed on", v1allow + `f(x) := x.body` + "\n" + `allow if { http := input.attributes.request.http; f(http) == "GET" }`, want{method: true, path: true, host: true, scheme: true, protocol: true, id: true, size: true, body: true, rawBody: true, allHeaders: true}},
 		{"a variable key", v1allow + `allow if { some h; input.attributes.request.http.headers[h] == "x" }`, want{allHeaders: true}},
 		{"a parsed body field", v1allow + `allow if input.parsed_body.a.b == 1`, want{parsedBody: true}},
 		{"a body in a comprehension", v1allow + `allow if count([1 | contains(input.attributes.request.http.body, "x")]) == 1`, want{body: true}},

@@ -271,12 +271,14 @@ func numbersToFloat(v any) any {
 func (d *decision) applyRequest(s *filters.Stream, f *filter) error {
 	for _, name := range d.remove {
 		s.Request.Del(name)
+		dropAliases(&s.Request, name)
 	}
 	for i, h := range d.headers {
 		if slices.ContainsFunc(d.headers[:i], func(o header) bool { return o.name == h.name }) {
 			s.Request.Add(h.name, h.value)
 		} else {
 			s.Request.Set(h.name, h.value)
+			dropAliases(&s.Request, h.name)
 		}
 	}
 	if len(d.querySet)+len(d.queryRemove) > 0 {
@@ -292,6 +294,28 @@ func (d *decision) applyRequest(s *filters.Stream, f *filter) error {
 		}
 	}
 	return nil
+}
+
+// dropAliases removes the spellings of name with underscores, which CGI and
+// its heirs take for the same: a client must not slip in a value beside the
+// policy's.
+func dropAliases(h *message.Header, name string) {
+	if !strings.Contains(name, "-") {
+		return
+	}
+	h.DelFunc(func(f message.Field) bool { return f.Name != name && sameForCGI(f.Name, name) })
+}
+
+func sameForCGI(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(a) {
+		if a[i] != b[i] && (a[i] != '_' || b[i] != '-') && (a[i] != '-' || b[i] != '_') {
+			return false
+		}
+	}
+	return true
 }
 
 // rewriteQuery removes and sets parameters and leaves the others byte for byte.

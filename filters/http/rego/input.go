@@ -2,11 +2,12 @@ package rego
 
 import (
 	"encoding/base64"
+	"errors"
+	"fmt"
 	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -16,8 +17,9 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
 
-// Keys of the input document: opa-envoy-plugin's, which are the protojson form
-// of envoy.service.auth.v3.CheckRequest plus what the plugin parses.
+// Keys of the input document: opa-envoy-plugin's, which are the fields of
+// envoy.service.auth.v3.CheckRequest under their JSON names, with numbers as
+// numbers and bytes in base64, plus what the plugin parses.
 var (
 	kAttributes    = ast.StringTerm("attributes")
 	kRequest       = ast.StringTerm("request")
@@ -48,6 +50,9 @@ var (
 	kParsedBody    = ast.StringTerm("parsed_body")
 	kTruncated     = ast.StringTerm("truncated_body")
 	kVersion       = ast.StringTerm("version")
+	kSrcPrincipal  = ast.StringTerm("source_principal")
+	kSeconds       = ast.StringTerm("seconds")
+	kNanos         = ast.StringTerm("nanos")
 
 	versionTerm = ast.ObjectTerm(
 		ast.Item(ast.StringTerm("ext_authz"), ast.StringTerm("v3")),
@@ -67,12 +72,20 @@ type requestBody struct {
 func (f *filter) buildInput(s *filters.Stream, w *want, b requestBody) (ast.Value, error) {
 	top := make([][2]*ast.Term, 0, 6)
 	top = append(top, ast.Item(kAttributes, f.attributes(s, w, b)))
-	if w.parsedPath || w.parsedQuery {
-		path, query, err := parseURL(strings.Clone(s.Request.Get(message.Path)))
+	path, query, _ := strings.Cut(s.Request.Get(message.Path), "?")
+	if w.parsedPath {
+		t, err := parsePath(path)
 		if err != nil {
 			return nil, err
 		}
-		top = append(top, ast.Item(kParsedPath, path), ast.Item(kParsedQuery, query))
+		top = append(top, ast.Item(kParsedPath, t))
+	}
+	if w.parsedQuery {
+		values, err := url.ParseQuery(query)
+		if err != nil {
+			return nil, fmt.Errorf("parsed_query: %w", err)
+		}
+		top = append(top, ast.Item(kParsedQuery, valuesTerm(values)))
 	}
 	if w.needsBody() {
 		parsed, truncated := ast.InternedNullTerm, b.truncated
@@ -87,6 +100,11 @@ func (f *filter) buildInput(s *filters.Stream, w *want, b requestBody) (ast.Valu
 	if w.version {
 		top = append(top, ast.Item(kVersion, versionTerm))
 	}
+	if w.sourcePrincipal {
+		if p := sourcePrincipal(&s.Info); p != "" {
+			top = append(top, ast.Item(kSrcPrincipal, str(p)))
+		}
+	}
 	return ast.NewObject(top...), nil
 }
 
@@ -95,7 +113,8 @@ func (f *filter) attributes(s *filters.Stream, w *want, b requestBody) *ast.Term
 	req := make([][2]*ast.Term, 0, 2)
 	req = append(req, ast.Item(kHTTP, httpRequest(s, w, b)))
 	if w.time {
-		req = append(req, ast.Item(kTime, ast.StringTerm(s.Info.Start.UTC().Format(time.RFC3339Nano))))
+		req = append(req, ast.Item(kTime, ast.ObjectTerm(
+			ast.Item(kSeconds, integer(s.Info.Start.Unix())), ast.Item(kNanos, integer(int64(s.Info.Start.Nanosecond()))))))
 	}
 	attrs = append(attrs, ast.Item(kRequest, ast.ObjectTerm(req...)))
 	if w.source {
@@ -113,7 +132,29 @@ func (f *filter) attributes(s *filters.Stream, w *want, b requestBody) *ast.Term
 	return ast.ObjectTerm(attrs...)
 }
 
-func str(s string) *ast.Term { return ast.StringTerm(strings.Clone(s)) }
+func integer(n int64) *ast.Term { return ast.NewTerm(ast.Number(strconv.FormatInt(n, 10))) }
+
+// str copies s. What is not UTF-8 has "!" in place of each wrong byte, as
+// ext_authz sends it: nothing is left out, and every reader of the document
+// sees the same.
+func str(s string) *ast.Term { return ast.StringTerm(validUTF8(s)) }
+
+func validUTF8(s string) string {
+	if utf8.ValidString(s) {
+		return strings.Clone(s)
+	}
+	b := make([]byte, 0, len(s))
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		if r == utf8.RuneError && n == 1 {
+			b = append(b, '!')
+		} else {
+			b = append(b, s[:n]...)
+		}
+		s = s[n:]
+	}
+	return string(b)
+}
 
 func httpRequest(s *filters.Stream, w *want, b requestBody) *ast.Term {
 	h := make([][2]*ast.Term, 0, 10)
@@ -137,36 +178,36 @@ func httpRequest(s *filters.Stream, w *want, b requestBody) *ast.Term {
 		add(true, kID, id)
 	}
 	if w.size {
-		add(true, kSize, requestSize(s, w, b))
+		h = append(h, ast.Item(kSize, integer(requestSize(s, w, b))))
 	}
 	if w.hasHeaders() {
 		h = append(h, ast.Item(kHeaders, requestHeaders(&s.Request, w)))
 	}
 	if w.body && len(b.bytes) > 0 {
-		if utf8.Valid(b.bytes) {
-			h = append(h, ast.Item(kBody, ast.StringTerm(string(b.bytes))))
-		} else {
-			h = append(h, ast.Item(kRawBody, ast.StringTerm(base64.StdEncoding.EncodeToString(b.bytes))))
-		}
+		// Always, also if it is not text: a rule that looks for something bad
+		// in it must not become undefined.
+		h = append(h, ast.Item(kBody, str(string(b.bytes))))
+	}
+	if w.rawBody && len(b.bytes) > 0 {
+		h = append(h, ast.Item(kRawBody, ast.StringTerm(base64.StdEncoding.EncodeToString(b.bytes))))
 	}
 	return ast.ObjectTerm(h...)
 }
 
-// requestSize is content-length, else the size of the buffered body, else -1;
-// a string, as protojson writes int64.
-func requestSize(s *filters.Stream, w *want, b requestBody) string {
+// requestSize is content-length, else the size of the buffered body, else -1.
+func requestSize(s *filters.Stream, w *want, b requestBody) int64 {
 	if v, ok := s.Request.Lookup("content-length"); ok {
 		if n, err := strconv.ParseUint(v, 10, 63); err == nil {
-			return strconv.FormatUint(n, 10)
+			return int64(n)
 		}
 	}
-	if w.needsBody() && !b.truncated {
-		return strconv.Itoa(len(b.bytes))
+	switch {
+	case w.needsBody() && !b.truncated:
+		return int64(len(b.bytes))
+	case message.IsEmpty(s.Body):
+		return 0
 	}
-	if message.IsEmpty(s.Body) {
-		return "0"
-	}
-	return "-1"
+	return -1
 }
 
 func requestHeaders(h *message.Header, w *want) *ast.Term {
@@ -218,19 +259,22 @@ func (f *filter) sourcePeer(info *streaminfo.Info) *ast.Term {
 		return ast.ObjectTerm(out...)
 	}
 	out = append(out, ast.Item(kAddress, address(info.Conn.Remote)))
-	principal := info.FilterState.GetString(peerPrincipalKey)
-	if tls := info.Conn.TLS; tls != nil {
-		if principal == "" {
-			principal = certPrincipal(&tls.Peer)
-		}
-		if f.cfg.peerCertificate && tls.Peer.PEM != "" {
-			out = append(out, ast.Item(kCertificate, ast.StringTerm(url.QueryEscape(tls.Peer.PEM))))
-		}
+	if tls := info.Conn.TLS; tls != nil && f.cfg.peerCertificate && tls.Peer.PEM != "" {
+		out = append(out, ast.Item(kCertificate, ast.StringTerm(url.QueryEscape(tls.Peer.PEM))))
 	}
-	if principal != "" {
+	if principal := sourcePrincipal(info); principal != "" {
 		out = append(out, ast.Item(kPrincipal, str(principal)))
 	}
 	return ast.ObjectTerm(out...)
+}
+
+// sourcePrincipal is the peer's identity: the tunnel's, else the connection's.
+func sourcePrincipal(info *streaminfo.Info) string {
+	p := info.FilterState.GetString(peerPrincipalKey)
+	if p == "" && info.Conn != nil && info.Conn.TLS != nil {
+		p = certPrincipal(&info.Conn.TLS.Peer)
+	}
+	return p
 }
 
 func destinationPeer(info *streaminfo.Info) *ast.Term {
@@ -287,7 +331,7 @@ func (f *filter) metadataContext(s *filters.Stream) *ast.Term {
 func cloneJSON(v any) any {
 	switch v := v.(type) {
 	case string:
-		return strings.Clone(v)
+		return validUTF8(v)
 	case []any:
 		out := make([]any, len(v))
 		for i := range v {
@@ -297,36 +341,46 @@ func cloneJSON(v any) any {
 	case map[string]any:
 		out := make(map[string]any, len(v))
 		for k, e := range v {
-			out[strings.Clone(k)] = cloneJSON(e)
+			out[validUTF8(k)] = cloneJSON(e)
 		}
 		return out
 	}
 	return v
 }
 
-// parseURL splits path as the plugin does: the decoded path at "/", and the
-// query's values by name.
-func parseURL(path string) (segments, query *ast.Term, err error) {
-	u, err := url.Parse(path)
-	if err != nil {
-		return nil, nil, err
+// errPathForm is a :path that is neither in origin form nor "*" nor absent
+// (CONNECT): its segments are not those that upstream will see.
+var errPathForm = errors.New("parsed_path: the path does not begin with a slash")
+
+// parsePath splits path, decoded, at its slashes, as the plugin does: leading
+// slashes don't count. It is no URL: "//admin/x" has no host.
+func parsePath(path string) (*ast.Term, error) {
+	if path != "" && path != "*" && path[0] != '/' {
+		return nil, errPathForm
 	}
-	parts := strings.Split(strings.TrimLeft(u.Path, "/"), "/")
+	path, err := url.PathUnescape(path)
+	if err != nil {
+		return nil, fmt.Errorf("parsed_path: %w", err)
+	}
+	parts := strings.Split(strings.TrimLeft(path, "/"), "/")
 	terms := make([]*ast.Term, len(parts))
 	for i, p := range parts {
-		terms[i] = ast.StringTerm(p)
+		terms[i] = str(p)
 	}
-	return ast.ArrayTerm(terms...), valuesTerm(u.Query()), nil
+	return ast.ArrayTerm(terms...), nil
 }
 
 func valuesTerm(values url.Values) *ast.Term {
-	out := make([][2]*ast.Term, 0, len(values))
+	clean := make(map[string][]*ast.Term, len(values))
 	for k, vs := range values {
-		terms := make([]*ast.Term, len(vs))
-		for i, v := range vs {
-			terms[i] = ast.StringTerm(v)
+		k = validUTF8(k)
+		for _, v := range vs {
+			clean[k] = append(clean[k], str(v))
 		}
-		out = append(out, ast.Item(ast.StringTerm(k), ast.ArrayTerm(terms...)))
+	}
+	out := make([][2]*ast.Term, 0, len(clean))
+	for k, vs := range clean {
+		out = append(out, ast.Item(ast.StringTerm(k), ast.ArrayTerm(vs...)))
 	}
 	return ast.ObjectTerm(out...)
 }

@@ -92,6 +92,9 @@ func compileSources(srcs []source, p *policyConfig, query string, allow []string
 	caps.Builtins = slices.DeleteFunc(caps.Builtins, func(b *ast.Builtin) bool {
 		return slices.Contains(restrictedBuiltins, b.Name) && !slices.Contains(allow, b.Name)
 	})
+	if !slices.Contains(allow, "http.send") {
+		caps.AllowNet = []string{} // no remote JSON schemas either; nil would be any host
+	}
 	data := map[string]any{}
 	if len(p.data) > 0 {
 		if err := unmarshalNumbers(p.data, &data); err != nil {

@@ -43,10 +43,11 @@ const (
 	timedOut
 	tooLarge
 	panicked
+	malformed // the request can't be made an input document of
 	outcomes
 )
 
-var outcomeNames = [outcomes]string{"allowed", "denied", "undefined", "error", "timeout", "body_too_large", "panic"}
+var outcomeNames = [outcomes]string{"allowed", "denied", "undefined", "error", "timeout", "body_too_large", "panic", "bad_request"}
 
 // evaluationBuckets are bounds in seconds.
 var evaluationBuckets = []float64{5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 10}
@@ -237,7 +238,7 @@ func (f *filter) evaluate(s *filters.Stream, c *compiled, body requestBody) (res
 	}()
 	input, err := f.buildInput(s, &c.want, body)
 	if err != nil {
-		return result{outcome: failed, err: fmt.Errorf("input: %w", err)}
+		return result{outcome: malformed, err: fmt.Errorf("input: %w", err)}
 	}
 	v, err := f.run(s, c, input)
 	res = result{input: input, err: err}
@@ -319,6 +320,8 @@ func (f *filter) deny(s *filters.Stream, r *result) *filters.Response {
 		return r.dec.reply(s, f)
 	case tooLarge:
 		return s.LocalReply(413, "", "rego_denied{body_too_large}", 0)
+	case malformed:
+		return s.LocalReply(400, "", "rego_denied{bad_request}", streaminfo.UnauthorizedExternalService)
 	default:
 		return s.LocalReply(f.cfg.denyStatus, "", "rego_denied{"+outcomeNames[r.outcome]+"}", streaminfo.UnauthorizedExternalService)
 	}

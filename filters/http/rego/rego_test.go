@@ -194,16 +194,16 @@ func TestDecisions(t *testing.T) {
 			req: request{method: "POST", header: [][2]string{{"content-type", "application/json"}}, body: []string{`{"user":`, `{"age":18}}`}}, wantStatus: 200, wantUpstream: true,
 		},
 		{
-			name: "JSON with a key twice denies", policy: v1allow + `allow if input.parsed_body.a == 1`,
-			req: request{method: "POST", header: [][2]string{{"content-type", "application/json"}}, body: []string{`{"a":2,"a":1}`}}, wantStatus: 403, wantDetails: "rego_denied{error}",
+			name: "JSON with a key twice denies", more: []string{`"failureModeAllow":true`}, policy: v1allow + `allow if input.parsed_body.a == 1`,
+			req: request{method: "POST", header: [][2]string{{"content-type", "application/json"}}, body: []string{`{"a":2,"a":1}`}}, wantStatus: 400, wantDetails: "rego_denied{bad_request}",
 		},
 		{
-			name: "malformed JSON denies", policy: v1allow + `allow if not input.parsed_body.a`,
-			req: request{method: "POST", header: [][2]string{{"content-type", "application/json"}}, body: []string{`{"a":2`}}, wantStatus: 403, wantDetails: "rego_denied{error}",
+			name: "malformed JSON denies", more: []string{`"failureModeAllow":true`}, policy: v1allow + `allow if not input.parsed_body.a`,
+			req: request{method: "POST", header: [][2]string{{"content-type", "application/json"}}, body: []string{`{"a":2`}}, wantStatus: 400, wantDetails: "rego_denied{bad_request}",
 		},
 		{
-			name: "JSON nested too deep denies", policy: v1allow + `allow if not input.parsed_body.a`,
-			req: request{method: "POST", header: [][2]string{{"content-type", "application/json"}}, body: []string{strings.Repeat("[", 1200) + strings.Repeat("]", 1200)}}, wantStatus: 403, wantDetails: "rego_denied{error}",
+			name: "JSON nested too deep denies", more: []string{`"failureModeAllow":true`}, policy: v1allow + `allow if not input.parsed_body.a`,
+			req: request{method: "POST", header: [][2]string{{"content-type", "application/json"}}, body: []string{strings.Repeat("[", 1200) + strings.Repeat("]", 1200)}}, wantStatus: 400, wantDetails: "rego_denied{bad_request}",
 		},
 		{
 			name: "a body beyond the limit denies with 413", policy: v1allow + `allow if not contains(input.attributes.request.http.body, "evil")`, more: []string{`"maxRequestBytes":10`, `"failureModeAllow":true`},
@@ -274,13 +274,14 @@ func TestFailClosed(t *testing.T) {
 			{"timeout", slow, timedOut, true, nil},
 			{"too large", v1allow + "allow if input.attributes.request.http.body != \"\"", tooLarge, false, []string{strings.Repeat("a", 100)}},
 			{"denied", v1allow, denied, false, nil},
+			{"a body that does not parse", v1allow + "allow if not input.parsed_body.a", malformed, false, []string{"{"}},
 		} {
 			t.Run(fmt.Sprintf("%s with failure_mode_allow %v", tt.name, open), func(t *testing.T) {
 				f := compileJSON(t, env(), conf(tt.policy, fmt.Sprintf(`"failureModeAllow":%v`, open), `"timeout":"0.02s"`, `"maxRequestBytes":50`), "")
 				count := &stats.Counter{}
 				f.(*filter).decisions[tt.out] = count
 				start := time.Now()
-				u, _ := run(t, f, request{method: "POST", body: tt.body}.stream())
+				u, _ := run(t, f, request{method: "POST", header: [][2]string{{"content-type", "application/json"}}, body: tt.body}.stream())
 				if want := open && tt.mayOpen; u.called != want {
 					t.Errorf("passed %v: want %v", u.called, want)
 				}
@@ -375,9 +376,9 @@ func TestInputDocument(t *testing.T) {
 	    "contextExtensions": {"a": "b"},
 	    "metadataContext": {"filterMetadata": {"ns": {"k": {"deep": 1.5}}}},
 	    "request": {
-	      "time": "2026-01-02T03:04:05.000006Z",
+	      "time": {"seconds": 1767323045, "nanos": 6000},
 	      "http": {
-	        "id": "req-1", "method": "POST", "path": "/a%20b/c?x=1&x=2", "host": "reviews.default", "scheme": "http", "protocol": "HTTP/1.1", "size": "7",
+	        "id": "req-1", "method": "POST", "path": "/a%20b/c?x=1&x=2", "host": "reviews.default", "scheme": "http", "protocol": "HTTP/1.1", "size": 7, "rawBody": "eyJuIjoxfQ==",
 	        "headers": {":method": "POST", ":path": "/a%20b/c?x=1&x=2", ":scheme": "http", ":authority": "reviews.default",
 	          "content-type": "application/json", "content-length": "7", "x-multi": "1,2"},
 	        "body": "{\"n\":1}"
@@ -385,6 +386,7 @@ func TestInputDocument(t *testing.T) {
 	    }
 	  },
 	  "parsed_path": ["a b", "c"], "parsed_query": {"x": ["1", "2"]}, "parsed_body": {"n": 1}, "truncated_body": false,
+	  "source_principal": "spiffe://td/ns/a/sa/client",
 	  "version": {"ext_authz": "v3", "encoding": "protojson"}
 	}`), &want); err != nil {
 		t.Fatal(err)
