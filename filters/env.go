@@ -30,6 +30,18 @@ type Env struct {
 	Node *Node
 	// Shared keeps state that must outlive one snapshot.
 	Shared *Shared
+	// Logs writes log files: decision logs.
+	Logs LogFiles
+}
+
+// LogFiles are the log files of the process: whoever names the same path
+// writes to the same file, which is reopened with the others.
+type LogFiles interface {
+	// Lines opens path for appending (/dev/stdout and /dev/stderr are the
+	// standard streams) and returns what writes whole lines: it copies p, does
+	// not wait for the disk, may be called by anybody, and reports false if p
+	// was dropped because the file takes no more.
+	Lines(path string) (write func(p []byte) bool, err error)
 }
 
 // Upstreams lets a filter call a cluster. TLS, load balancing and circuit

@@ -348,7 +348,7 @@ func (s *Server) UpdateEndpoints(name string, cla *xdsresource.ClusterLoadAssign
 func (s *Server) env(name, direction string) *filters.Env {
 	return &filters.Env{
 		Name: name, Direction: direction, Stats: s.stats, Logger: s.log.With("filter", name), Upstreams: s.clusters,
-		Workloads: s.opt.Workloads, Node: &s.node, Shared: &s.shared,
+		Workloads: s.opt.Workloads, Node: &s.node, Shared: &s.shared, Logs: s.logs,
 	}
 }
 

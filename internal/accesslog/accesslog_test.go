@@ -301,3 +301,35 @@ func TestDefaultFormatIsEnvoys(t *testing.T) {
 		t.Errorf("%s", fmt.Sprintf("%q\n%q", got, want))
 	}
 }
+
+func TestLinesOfOthersGoToTheSameFile(t *testing.T) {
+	s := accesslog.NewSinks(nil)
+	name := filepath.Join(t.TempDir(), "log")
+	a, err := s.Lines(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := s.Lines(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !a([]byte("1\n")) || !b([]byte("2\n")) {
+		t.Error("dropped")
+	}
+	s.Flush()
+	if got, err := os.ReadFile(name); err != nil || string(got) != "1\n2\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if a(make([]byte, 1<<20+1)) {
+		t.Error("more than the buffer holds was taken")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if a([]byte("3\n")) {
+		t.Error("taken after the end")
+	}
+	if _, err := s.Lines(name); err == nil {
+		t.Error("opened after the end")
+	}
+}

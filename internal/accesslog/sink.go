@@ -81,6 +81,16 @@ func (s *Sinks) open(path string) (*sink, error) {
 	return k, nil
 }
 
+// Lines returns what appends whole lines to the file called path; it
+// implements filters.LogFiles.
+func (s *Sinks) Lines(path string) (func(p []byte) bool, error) {
+	k, err := s.open(path)
+	if err != nil {
+		return nil, err
+	}
+	return k.write, nil
+}
+
 // Reopen reopens all files, after they were rotated away. /dev/stdout and
 // /dev/stderr stay. A file that can't be opened keeps its old descriptor.
 func (s *Sinks) Reopen() error {
@@ -162,13 +172,14 @@ func (k *sink) replace(w io.Writer, c io.Closer) error {
 	return nil
 }
 
-// write appends p to the buffer. It never blocks on I/O.
-func (k *sink) write(p []byte) {
+// write appends p to the buffer and reports whether it did. It never blocks on
+// I/O.
+func (k *sink) write(p []byte) bool {
 	k.mu.Lock()
 	if k.closed || len(k.buf)+len(p) > maxPending {
 		k.mu.Unlock()
 		k.set.dropped.Inc()
-		return
+		return false
 	}
 	first := len(k.buf) == 0
 	k.buf = append(k.buf, p...)
@@ -184,6 +195,7 @@ func (k *sink) write(p []byte) {
 	if full {
 		k.kick()
 	}
+	return true
 }
 
 func (k *sink) kick() {

@@ -1,6 +1,7 @@
 package rego
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -127,9 +128,22 @@ func (w *want) markHTTP(path []string) {
 }
 
 // analyze finds every reference to input in compiled modules. What it can't
-// follow counts as reading the whole document at that point.
-func analyze(modules map[string]*ast.Module) want {
+// follow counts as reading the whole document at that point. Packages that only
+// serve the decision log don't count: their input is the log's event.
+func analyze(all map[string]*ast.Module, q queries) want {
 	a := &analysis{aliases: map[ast.Var][]string{}, defs: map[*ast.Expr]bool{}}
+	modules := maps.Clone(all)
+	decision, err := ast.ParseRef(q.decision)
+	for _, rule := range []string{q.mask, q.drop} {
+		ref, errLog := ast.ParseRef(rule)
+		if err != nil || errLog != nil || len(ref) < 3 {
+			continue
+		}
+		pkg := ref[:len(ref)-1]
+		if !decision.HasPrefix(pkg) && !pkg.HasPrefix(decision) && !usedElsewhere(all, pkg) {
+			maps.DeleteFunc(modules, func(_ string, m *ast.Module) bool { return m.Package.Path.Equal(pkg) })
+		}
+	}
 	for _, m := range modules {
 		for _, r := range m.Rules {
 			a.findAliases(r)
@@ -151,6 +165,24 @@ func analyze(modules map[string]*ast.Module) want {
 	}
 	slices.Sort(a.want.headers)
 	return a.want
+}
+
+// usedElsewhere reports whether a module outside of package pkg may refer to it.
+func usedElsewhere(modules map[string]*ast.Module, pkg ast.Ref) bool {
+	used := false
+	for _, m := range modules {
+		if m.Package.Path.Equal(pkg) {
+			continue
+		}
+		for _, r := range m.Rules {
+			ast.WalkRefs(r, func(ref ast.Ref) bool {
+				ground := ref.GroundPrefix()
+				used = used || ref[0].Equal(ast.DefaultRootDocument) && (ground.HasPrefix(pkg) || pkg.HasPrefix(ground))
+				return used
+			})
+		}
+	}
+	return used
 }
 
 type analysis struct {

@@ -58,20 +58,23 @@ type policyConfig struct {
 	data    json.RawMessage // "" or an object
 	version regopb.Policy_RegoVersion
 	poll    time.Duration
+	bundles []*bundleConfig
 }
 
 type sourceConfig struct{ inline, filename string }
 
 func (p *policyConfig) hasFiles() bool {
-	return slices.ContainsFunc(p.sources, func(s sourceConfig) bool { return s.filename != "" })
+	return slices.ContainsFunc(p.sources, func(s sourceConfig) bool { return s.filename != "" }) ||
+		slices.ContainsFunc(p.bundles, func(b *bundleConfig) bool { return b.HTTP == nil })
 }
 
-type logConfig struct {
-	filename     string
-	includeInput bool
-	deniedOnly   bool
-	mask         [][]string // split JSON pointers
-	headers      []string
+// queries are the rules that c asks for.
+func (c *config) queries() queries {
+	q := queries{decision: c.query}
+	if l := c.log; l != nil {
+		q.mask, q.maskRequired, q.drop, q.dropRequired = l.maskQuery, l.maskRequired, l.dropQuery, l.dropRequired
+	}
+	return q
 }
 
 // override is a validated PerRoute.
@@ -112,10 +115,14 @@ func (Factory) Decode(a filters.Any, _ *filters.Decoding) (filters.Config, error
 	if err != nil {
 		return nil, err
 	}
-	if !c.policy.hasFiles() {
-		if _, err := compileInline(&c.policy, c.query, c.allowBuiltins); err != nil {
-			return nil, fmt.Errorf("policy: %w", err)
-		}
+	switch {
+	case len(c.policy.bundles) > 0:
+		err = parseInline(&c.policy)
+	case !c.policy.hasFiles():
+		_, err = compileInline(&c.policy, c.queries(), c.allowBuiltins)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("policy: %w", err)
 	}
 	return c, nil
 }
@@ -199,16 +206,19 @@ func decodeConfig(m *regopb.Config) (*config, error) {
 	return c, nil
 }
 
-func decodeQuery(q string) (string, error) {
+func decodeQuery(q string) (string, error) { return decodePath("query", q, defaultQuery) }
+
+// decodePath reads the path of a rule.
+func decodePath(field, q, def string) (string, error) {
 	switch {
 	case q == "":
-		return defaultQuery, nil
+		return def, nil
 	case !strings.HasPrefix(q, "data.") && !strings.ContainsAny(q, ". \t\n;:=[]{}()"):
 		// The plugin's path form, envoy/authz/allow.
 		q = "data." + strings.ReplaceAll(strings.Trim(q, "/"), "/", ".")
 	}
 	if err := checkQuery(q); err != nil {
-		return "", fmt.Errorf("query: %w", err)
+		return "", fmt.Errorf("%s: %w", field, err)
 	}
 	return q, nil
 }
@@ -233,8 +243,18 @@ func decodePolicy(m *regopb.Policy) (*policyConfig, error) {
 			return nil, fmt.Errorf("sources[%d]: inline_string or filename required", i)
 		}
 	}
-	if modules == 0 {
-		return nil, errors.New("sources: at least one Rego module required")
+	for i, b := range m.GetBundles() {
+		c, err := decodeBundle(b, p.version)
+		if err != nil {
+			return nil, fmt.Errorf("bundles[%d].%w", i, err)
+		}
+		if slices.ContainsFunc(p.bundles, func(o *bundleConfig) bool { return o.Name == c.Name }) {
+			return nil, fmt.Errorf("bundles[%d].name: %q is there twice", i, c.Name)
+		}
+		p.bundles = append(p.bundles, c)
+	}
+	if modules == 0 && len(p.bundles) == 0 {
+		return nil, errors.New("sources: at least one Rego module or a bundle required")
 	}
 	if m.GetData() != nil {
 		b, err := protojson.Marshal(m.GetData())
@@ -246,28 +266,6 @@ func decodePolicy(m *regopb.Policy) (*policyConfig, error) {
 	var err error
 	p.poll, err = duration("poll_interval", m.GetPollInterval(), defaultPoll, minPoll, time.Hour)
 	return p, err
-}
-
-func decodeLog(m *regopb.DecisionLog) (*logConfig, error) {
-	l := &logConfig{filename: m.GetFilename(), includeInput: m.GetIncludeInput(), deniedOnly: m.GetDeniedOnly()}
-	masks := slices.Clone(m.GetMask())
-	if m.GetMaskDefaults() == regopb.DecisionLog_ENABLED {
-		masks = append(masks, defaultMasks...)
-	}
-	for i, p := range masks {
-		if !strings.HasPrefix(p, "/") {
-			return nil, fmt.Errorf("mask[%d]: %q is not a JSON pointer: must begin with /", i, p)
-		}
-		parts := strings.Split(p[1:], "/")
-		for k := range parts {
-			parts[k] = strings.ReplaceAll(strings.ReplaceAll(parts[k], "~1", "/"), "~0", "~")
-		}
-		l.mask = append(l.mask, parts)
-	}
-	for _, h := range m.GetHeaders() {
-		l.headers = append(l.headers, strings.ToLower(h))
-	}
-	return l, nil
 }
 
 // duration returns d, or def if it is unset or zero.

@@ -84,7 +84,7 @@ func TestWhatThePolicyReads(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := decode(t, conf(tt.policy)).(*config)
-			comp, err := compileInline(&c.policy, c.query, nil)
+			comp, err := compileInline(&c.policy, c.queries(), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -101,7 +101,7 @@ func TestWhatThePolicyReads(t *testing.T) {
 			v1allow + `allow if object.get(input, ["a"], 0) == 1`,
 		} {
 			c := decode(t, conf(p)).(*config)
-			comp, err := compileInline(&c.policy, c.query, nil)
+			comp, err := compileInline(&c.policy, c.queries(), nil)
 			if err != nil {
 				t.Fatal(err)
 			}

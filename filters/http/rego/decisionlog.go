@@ -1,177 +1,186 @@
 package rego
 
 import (
-	"context"
+	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
+	"math/rand/v2"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
 )
 
-const masked = "**REDACTED**"
-
-// defaultMasks are hidden unless mask_defaults is DISABLED.
-var defaultMasks = []string{
-	"/input/attributes/request/http/headers/authorization",
-	"/input/attributes/request/http/headers/proxy-authorization",
-	"/input/attributes/request/http/headers/cookie",
-	"/input/attributes/request/http/body",
-	"/input/attributes/request/http/rawBody",
-	"/input/parsed_body",
-	"/headers/authorization",
-	"/headers/proxy-authorization",
-	"/headers/cookie",
-}
-
-// decisionLog writes decisions as JSON lines. It is safe for concurrent use.
+// decisionLog writes decisions as events of OPA's form: lines of JSON to a
+// file, records to an OpenTelemetry collector. It is safe for concurrent use.
 type decisionLog struct {
-	cfg    *logConfig
-	policy string
-	out    *slog.Logger
+	cfg          *logConfig
+	policy, path string // path of the decision, as OPA writes it
+	node         string
+	timeout      time.Duration // of the rules about the log
+	lines        func([]byte) bool
+	otlp         *exporter
+	logger       *slog.Logger
+	// dropped counts events that a file didn't take, badMasks failures of rules.
+	dropped, badMasks *stats.Counter
 }
 
-type logKey struct{ filename string }
-
-// logFile is an open decision log, shared by its path.
-type logFile struct {
-	io.Writer
-	f *os.File // nil for standard output
-}
-
-// Close closes the file.
-func (l *logFile) Close() error {
-	if l.f == nil {
-		return nil
+// newDecisionLog opens what cfg names. The second result releases it.
+func newDecisionLog(env *filters.Env, shared *filters.Shared, c *config, name string, logger *slog.Logger) (*decisionLog, func(), error) {
+	policy := stats.Label{Name: "policy", Value: name}
+	l := &decisionLog{
+		cfg: c.log, policy: name, timeout: c.timeout, logger: logger,
+		path:     strings.ReplaceAll(strings.TrimPrefix(c.query, "data."), ".", "/"),
+		dropped:  env.Stats.Counter("fairlead_policy_log_dropped_total", policy, stats.Label{Name: "sink", Value: "file"}),
+		badMasks: env.Stats.Counter("fairlead_policy_log_mask_failures_total", policy),
 	}
-	return l.f.Close()
-}
-
-func acquireLog(shared *filters.Shared, cfg *logConfig, policy string) (*decisionLog, func(), error) {
-	v, release, err := shared.Acquire(logKey{cfg.filename}, func() (any, error) {
-		if cfg.filename == "" {
-			return &logFile{Writer: os.Stdout}, nil
+	if env.Node != nil {
+		l.node = env.Node.ID
+	}
+	if c.log.filename != "" {
+		if env.Logs == nil {
+			return nil, nil, fmt.Errorf("filename: %s can't be opened here", c.log.filename)
 		}
-		f, err := os.OpenFile(cfg.filename, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640) //nolint:gosec // a group of log readers is usual
-		if err != nil {
-			return nil, err
+		var err error
+		if l.lines, err = env.Logs.Lines(c.log.filename); err != nil {
+			return nil, nil, fmt.Errorf("filename: %w", err)
 		}
-		return &logFile{Writer: f, f: f}, nil
-	})
-	if err != nil {
-		return nil, nil, err
 	}
-	w, ok := v.(*logFile)
-	if !ok {
-		panic(fmt.Sprintf("rego: %T shared under a log's key", v)) // programmer error: the key is private
+	release := func() {}
+	if c.log.otlp != nil {
+		var err error
+		if l.otlp, release, err = acquireExporter(env, shared, c.log.otlp, logger); err != nil {
+			return nil, nil, fmt.Errorf("otlp: %w", err)
+		}
 	}
-	// A line is one write to a file opened for append, so that loggers with
-	// different settings may share it.
-	return &decisionLog{cfg: cfg, policy: policy, out: slog.New(slog.NewJSONHandler(w, nil))}, release, nil
+	return l, release, nil
+}
+
+// decisionID is a random UUID.
+func decisionID() string {
+	a, b := rand.Uint64(), rand.Uint64()
+	return fmt.Sprintf("%08x-%04x-4%03x-%04x-%012x", a>>32, a>>16&0xffff, a&0xfff, b>>48&0x3fff|0x8000, b&0xffffffffffff)
 }
 
 // write logs one decision. It runs before the request is changed.
-func (l *decisionLog) write(s *filters.Stream, r *result, dryRun, pass bool) {
-	event := map[string]any{
-		"method": strings.Clone(s.Request.Get(message.Method)),
-		"host":   strings.Clone(s.Request.Get(message.Authority)),
-		"path":   withoutQuery(s.Request.Get(message.Path)),
+func (l *decisionLog) write(s *filters.Stream, r *result, c *compiled, dryRun, pass bool) {
+	now := time.Now()
+	event := l.event(s, r, c, now, dryRun, pass)
+	g := guards.Get().(*guard) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	defer g.put()
+	g.timer.Arm(l.timeout, g.fire)
+	drop, err := l.drops(event, c, g)
+	if !drop {
+		err = firstError(l.applyMasks(event, c, g), err)
+	}
+	g.clean = g.timer.Stop() && !g.Cancelled()
+	if err != nil {
+		l.badMasks.Inc()
+		l.logger.Error("rego: the policy's rules about the decision log failed", "error", err)
+		event["log_error"] = err.Error()
+	}
+	if drop {
+		return
+	}
+	if l.otlp != nil {
+		l.otlp.add(record(event, now, s.Info.TraceID, s.Info.SpanID))
+	}
+	if l.lines != nil {
+		var b bytes.Buffer
+		e := json.NewEncoder(&b)
+		e.SetEscapeHTML(false)
+		if err := e.Encode(event); err != nil {
+			l.logger.Error("rego: a decision can't be written as JSON", "error", err)
+			return
+		}
+		if !l.lines(b.Bytes()) {
+			l.dropped.Inc()
+		}
+	}
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// event is the decision under the names of OPA's decision logs, and what OPA
+// doesn't have under names of our own.
+func (l *decisionLog) event(s *filters.Stream, r *result, c *compiled, now time.Time, dryRun, pass bool) map[string]any {
+	e := map[string]any{
+		"decision_id": r.id,
+		"timestamp":   now.UTC().Format(time.RFC3339Nano),
+		"type":        "openpolicyagent.org/decision_logs",
+		"path":        l.path,
+		"policy":      l.policy,
+		"outcome":     outcomeNames[r.outcome],
+		"passed":      pass,
+		"dry_run":     dryRun,
+		"metrics":     map[string]any{"timer_rego_query_eval_ns": json.Number(strconv.FormatInt(r.elapsed.Nanoseconds(), 10))},
+		"request":     l.request(s),
+	}
+	set := func(k, v string) {
+		if v != "" {
+			e[k] = validUTF8(v)
+		}
+	}
+	set("source_principal", sourcePrincipal(&s.Info))
+	set("route", s.Info.RouteName)
+	set("trace_id", s.Info.TraceID)
+	set("span_id", s.Info.SpanID)
+	if l.node != "" {
+		e["labels"] = map[string]any{"id": l.node}
+	}
+	if s.Info.Conn != nil {
+		set("requested_by", s.Info.Conn.Remote.String())
+		set("destination", s.Info.Conn.Local.String())
+	}
+	if c != nil && len(c.bundles) > 0 {
+		e["bundles"] = c.bundles
+	}
+	if r.err != nil {
+		set("error", r.err.Error())
+	}
+	if l.cfg.includeInput && r.input != nil {
+		if in, err := ast.JSON(r.input); err == nil {
+			e["input"] = in
+		}
+	}
+	if l.cfg.includeResult && r.value != nil {
+		if v, err := ast.JSON(r.value); err == nil {
+			e["result"] = v
+		}
+	}
+	return e
+}
+
+// request says which request it was, without its query.
+func (l *decisionLog) request(s *filters.Stream) map[string]any {
+	path, _, _ := strings.Cut(s.Request.Get(message.Path), "?")
+	out := map[string]any{
+		"id":     validUTF8(s.Info.RequestID),
+		"method": validUTF8(s.Request.Get(message.Method)),
+		"host":   validUTF8(s.Request.Get(message.Authority)),
+		"path":   validUTF8(path),
 	}
 	if len(l.cfg.headers) > 0 {
 		h := map[string]any{}
 		for _, name := range l.cfg.headers {
 			if v, ok := s.Request.Joined(name); ok {
-				h[name] = v
+				h[name] = validUTF8(v)
 			}
 		}
-		event["headers"] = h
+		out["headers"] = h
 	}
-	if l.cfg.includeInput && r.input != nil {
-		if in, err := ast.JSON(r.input); err == nil {
-			event["input"] = in
-		}
-	}
-	for _, path := range l.cfg.mask {
-		mask(event, path)
-	}
-	attrs := []slog.Attr{
-		slog.String("policy", l.policy),
-		slog.String("result", outcomeNames[r.outcome]),
-		slog.Bool("passed", pass),
-		slog.Bool("dry_run", dryRun),
-		slog.Float64("duration_us", float64(r.elapsed.Nanoseconds())/1e3),
-		slog.String("request_id", s.Info.RequestID),
-		slog.String("trace_id", s.Info.TraceID),
-		slog.String("source_principal", principalOf(s)),
-		slog.String("route", s.Info.RouteName),
-	}
-	if s.Info.Conn != nil {
-		attrs = append(attrs, slog.String("source", s.Info.Conn.Remote.String()), slog.String("destination", s.Info.Conn.Local.String()))
-	}
-	if r.err != nil {
-		attrs = append(attrs, slog.String("error", r.err.Error()))
-	}
-	for _, k := range []string{"method", "host", "path", "headers", "input"} {
-		if v, ok := event[k]; ok {
-			attrs = append(attrs, slog.Any(k, v))
-		}
-	}
-	l.out.LogAttrs(context.Background(), slog.LevelInfo, "policy decision", attrs...)
-}
-
-func principalOf(s *filters.Stream) string {
-	if p := s.Info.FilterState.GetString(peerPrincipalKey); p != "" || s.Info.Conn == nil {
-		return p
-	}
-	return s.Info.Conn.PeerURI()
-}
-
-func withoutQuery(p string) string {
-	p, _, _ = strings.Cut(p, "?")
-	return strings.Clone(p)
-}
-
-// mask replaces the value at path, if there is one. "*" stands for any key or
-// index.
-func mask(v any, path []string) {
-	if len(path) == 0 {
-		return
-	}
-	switch v := v.(type) {
-	case map[string]any:
-		for k, e := range v {
-			if path[0] != "*" && path[0] != k {
-				continue
-			}
-			if len(path) == 1 {
-				if e != nil {
-					v[k] = masked
-				}
-				continue
-			}
-			mask(e, path[1:])
-		}
-	case []any:
-		for i := range v {
-			if path[0] != "*" && path[0] != jsonIndex(i) {
-				continue
-			}
-			if len(path) == 1 {
-				v[i] = masked
-				continue
-			}
-			mask(v[i], path[1:])
-		}
-	}
-}
-
-func jsonIndex(i int) string {
-	b, _ := json.Marshal(i)
-	return string(b)
+	return out
 }

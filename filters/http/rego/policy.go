@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -28,10 +27,29 @@ var restrictedBuiltins = []string{"http.send", "net.lookup_ip_addr", "opa.runtim
 // maxSourceBytes bounds one policy or data file.
 const maxSourceBytes = 8 << 20
 
-// compiled is one prepared query: immutable, used by many streams at once.
+// compiled is one prepared policy: immutable, used by many streams at once.
 type compiled struct {
 	query oparego.PreparedEvalQuery
 	want  want
+	// mask and drop are the rules about the decision log, nil if there are none.
+	mask, drop *oparego.PreparedEvalQuery
+	// bundles are the revisions as decision logs tell them.
+	bundles map[string]any
+}
+
+// queries are the rules that are asked for.
+type queries struct {
+	decision string
+	// mask and drop are empty if there is no decision log. They may be absent
+	// from the policy unless they are required.
+	mask, drop                 string
+	maskRequired, dropRequired bool
+}
+
+// parts are what a policy is compiled of.
+type parts struct {
+	sources []source
+	bundles []*loadedBundle
 }
 
 // source is one input of a compilation, read.
@@ -66,28 +84,32 @@ func readSources(p *policyConfig) ([]source, error) {
 	return out, nil
 }
 
-func readFile(name string) ([]byte, error) {
-	st, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if st.Size() > maxSourceBytes {
-		return nil, fmt.Errorf("%s has %d bytes: the limit is %d", name, st.Size(), maxSourceBytes)
-	}
-	return os.ReadFile(name)
-}
+func readFile(name string) ([]byte, error) { return readBounded(name, maxSourceBytes) }
 
-func compileInline(p *policyConfig, query string, allow []string) (*compiled, error) {
+func compileInline(p *policyConfig, q queries, allow []string) (*compiled, error) {
 	srcs, err := readSources(p)
 	if err != nil {
 		return nil, err
 	}
-	return compileSources(srcs, p, query, allow)
+	return compileParts(parts{sources: srcs}, p, q, allow)
 }
 
-// compileSources parses, checks and prepares a policy.
-func compileSources(srcs []source, p *policyConfig, query string, allow []string) (*compiled, error) {
-	guardArithmetic()
+// parseInline finds syntax errors in inline modules of a policy that is not
+// complete yet.
+func parseInline(p *policyConfig) error {
+	for i, s := range p.sources {
+		if s.inline == "" {
+			continue
+		}
+		if _, err := parseModule(source{name: "inline_" + strconv.Itoa(i) + ".rego", text: s.inline}, p.version, ast.CapabilitiesForThisVersion()); err != nil {
+			return fmt.Errorf("sources[%d]: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// capabilities is what policies may do.
+func capabilities(allow []string) *ast.Capabilities {
 	caps := ast.CapabilitiesForThisVersion()
 	caps.Builtins = slices.DeleteFunc(caps.Builtins, func(b *ast.Builtin) bool {
 		return slices.Contains(restrictedBuiltins, b.Name) && !slices.Contains(allow, b.Name)
@@ -95,44 +117,95 @@ func compileSources(srcs []source, p *policyConfig, query string, allow []string
 	if !slices.Contains(allow, "http.send") {
 		caps.AllowNet = []string{} // no remote JSON schemas either; nil would be any host
 	}
-	data := map[string]any{}
-	if len(p.data) > 0 {
-		if err := unmarshalNumbers(p.data, &data); err != nil {
-			return nil, fmt.Errorf("data: %w", err)
+	return caps
+}
+
+// compileParts parses, checks and prepares a policy.
+func compileParts(ps parts, p *policyConfig, q queries, allow []string) (c *compiled, err error) {
+	defer func() {
+		if v := recover(); v != nil { // a policy from outside; see docs/adr/0009-panics.md
+			c, err = nil, &panicError{v}
 		}
-	}
-	modules := map[string]*ast.Module{}
-	for i, s := range srcs {
-		if s.data {
-			if err := mergeData(data, s); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		m, err := parseModule(s, p.version, caps)
-		if err != nil {
-			return nil, fmt.Errorf("sources[%d]: %w", i, err)
-		}
-		modules[strconv.Itoa(i)+":"+s.name] = m
+	}()
+	guardArithmetic()
+	caps := capabilities(allow)
+	modules, data, err := assemble(ps, p, caps)
+	if err != nil {
+		return nil, err
 	}
 	comp := ast.NewCompiler().WithCapabilities(caps).WithUseTypeCheckAnnotations(true).WithDefaultRegoVersion(ast.RegoV1)
 	if comp.Compile(modules); comp.Failed() {
 		return nil, comp.Errors
 	}
-	if err := checkDecision(comp, query); err != nil {
+	if err := checkDecision(comp, q.decision); err != nil {
 		return nil, err
 	}
-	pq, err := oparego.New(
-		oparego.Query(query),
-		oparego.Compiler(comp),
-		oparego.Capabilities(caps),
-		oparego.Store(inmem.NewFromObjectWithOpts(data, inmem.OptReturnASTValuesOnRead(true), inmem.OptRoundTripOnWrite(false))),
-		oparego.GenerateJSON(keepTerm),
-	).PrepareForEval(context.Background())
-	if err != nil {
+	store := inmem.NewFromObjectWithOpts(data, inmem.OptReturnASTValuesOnRead(true), inmem.OptRoundTripOnWrite(false))
+	prepare := func(query string, more ...func(*oparego.Rego)) (oparego.PreparedEvalQuery, error) {
+		return oparego.New(append([]func(*oparego.Rego){
+			oparego.Query(query), oparego.Compiler(comp), oparego.Capabilities(caps), oparego.Store(store),
+		}, more...)...).PrepareForEval(context.Background())
+	}
+	optional := func(query string, required bool) (*oparego.PreparedEvalQuery, error) {
+		if query == "" || !required && !defines(comp, query) {
+			return nil, nil
+		}
+		if err := checkDecision(comp, query); err != nil {
+			return nil, err
+		}
+		pq, err := prepare(query)
+		return &pq, err
+	}
+	c = &compiled{want: analyze(comp.Modules, q), bundles: map[string]any{}}
+	if c.query, err = prepare(q.decision, oparego.GenerateJSON(keepTerm)); err != nil {
 		return nil, err
 	}
-	return &compiled{query: pq, want: analyze(comp.Modules)}, nil
+	if c.mask, err = optional(q.mask, q.maskRequired); err != nil {
+		return nil, fmt.Errorf("mask_decision: %w", err)
+	}
+	if c.drop, err = optional(q.drop, q.dropRequired); err != nil {
+		return nil, fmt.Errorf("drop_decision: %w", err)
+	}
+	for _, b := range ps.bundles {
+		c.bundles[b.name] = map[string]any{"revision": b.revision}
+	}
+	return c, nil
+}
+
+// assemble makes one set of modules and one document of the parts.
+func assemble(ps parts, p *policyConfig, caps *ast.Capabilities) (map[string]*ast.Module, map[string]any, error) {
+	data := map[string]any{}
+	if len(p.data) > 0 {
+		if err := unmarshalNumbers(p.data, &data); err != nil {
+			return nil, nil, fmt.Errorf("data: %w", err)
+		}
+	}
+	modules := map[string]*ast.Module{}
+	for i, s := range ps.sources {
+		if s.data {
+			if err := mergeData(data, s); err != nil {
+				return nil, nil, err
+			}
+			continue
+		}
+		m, err := parseModule(s, p.version, caps)
+		if err != nil {
+			return nil, nil, fmt.Errorf("sources[%d]: %w", i, err)
+		}
+		modules[strconv.Itoa(i)+":"+s.name] = m
+	}
+	if err := checkRoots(ps.bundles, modules, data); err != nil {
+		return nil, nil, err
+	}
+	for i, b := range ps.bundles {
+		for name, m := range b.modules {
+			modules["bundles["+strconv.Itoa(i)+"]:"+name] = m
+		}
+		if err := mergeTrees(data, b.data, "bundle "+b.name); err != nil {
+			return nil, nil, err
+		}
+	}
+	return modules, data, nil
 }
 
 // keepTerm leaves the decision as it is: most are booleans, and conversion to
@@ -180,11 +253,7 @@ func checkQuery(q string) error {
 // checkDecision rejects a query that no rule can ever define: a misspelt path
 // would deny everything without a hint.
 func checkDecision(comp *ast.Compiler, q string) error {
-	ref, err := ast.ParseRef(q)
-	if err != nil {
-		return fmt.Errorf("query %q: %w", q, err)
-	}
-	if len(comp.GetRulesForVirtualDocument(ref)) > 0 || len(comp.GetRulesWithPrefix(ref)) > 0 {
+	if defines(comp, q) {
 		return nil
 	}
 	var have []string
@@ -193,6 +262,12 @@ func checkDecision(comp *ast.Compiler, q string) error {
 	}
 	slices.Sort(have)
 	return fmt.Errorf("query %q names no rule; packages are %s", q, strings.Join(have, ", "))
+}
+
+// defines reports whether a rule can define q.
+func defines(comp *ast.Compiler, q string) bool {
+	ref, err := ast.ParseRef(q)
+	return err == nil && (len(comp.GetRulesForVirtualDocument(ref)) > 0 || len(comp.GetRulesWithPrefix(ref)) > 0)
 }
 
 func unmarshalNumbers(b []byte, v any) error {
@@ -210,26 +285,7 @@ func mergeData(into map[string]any, s source) error {
 	if err := unmarshalNumbers(b, &m); err != nil {
 		return fmt.Errorf("data file %s: not an object: %w", s.name, err)
 	}
-	return merge(into, m, s.name)
-}
-
-func merge(into, from map[string]any, name string) error {
-	for k, v := range from {
-		old, ok := into[k]
-		if !ok {
-			into[k] = v
-			continue
-		}
-		a, okA := old.(map[string]any)
-		b, okB := v.(map[string]any)
-		if !okA || !okB {
-			return fmt.Errorf("data file %s: %q is defined twice", name, k)
-		}
-		if err := merge(a, b, name+": "+k); err != nil {
-			return err
-		}
-	}
-	return nil
+	return mergeTrees(into, m, "data file "+s.name)
 }
 
 // eval runs the query on input. A nil value without error is undefined.

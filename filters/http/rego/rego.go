@@ -44,10 +44,11 @@ const (
 	tooLarge
 	panicked
 	malformed // the request can't be made an input document of
+	noPolicy  // no bundle has arrived yet
 	outcomes
 )
 
-var outcomeNames = [outcomes]string{"allowed", "denied", "undefined", "error", "timeout", "body_too_large", "panic", "bad_request"}
+var outcomeNames = [outcomes]string{"allowed", "denied", "undefined", "error", "timeout", "body_too_large", "panic", "bad_request", "no_policy"}
 
 // evaluationBuckets are bounds in seconds.
 var evaluationBuckets = []float64{5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 10}
@@ -108,12 +109,12 @@ func (Factory) Compile(env *filters.Env, base, over filters.Config) (filters.HTT
 	}
 	var err error
 	var release func()
-	if f.program, release, err = acquireProgram(shared, cfg, f.logger, failures); err != nil {
+	if f.program, release, err = acquireProgram(env, shared, cfg, f.logger, failures); err != nil {
 		return nil, fmt.Errorf("rego: policy %s: %w", name, err)
 	}
 	f.release = append(f.release, release)
 	if cfg.log != nil {
-		if f.log, release, err = acquireLog(shared, cfg.log, name); err != nil {
+		if f.log, release, err = newDecisionLog(env, shared, cfg, name, f.logger); err != nil {
 			_ = f.Close()
 			return nil, fmt.Errorf("rego: decision_log: %w", err)
 		}
@@ -158,31 +159,21 @@ type result struct {
 	dec     decision
 	err     error
 	input   ast.Value
+	value   ast.Value // the decision as the policy gave it
 	elapsed time.Duration
+	id      string // of the decision; only if it is logged
 }
 
 // Do asks the policy and lets the request pass, or answers it.
 func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, error) {
 	c := f.program.current.Load()
-	var res result
-	body, err := f.buffer(s, c)
-	switch {
-	case errors.Is(err, errTooLarge):
-		res = result{outcome: tooLarge, err: err}
-	case err != nil:
-		if cause := s.Cause(); cause != nil {
-			return nil, cause
-		}
-		return nil, fmt.Errorf("rego: reading the request body: %w", err)
-	default:
-		res = f.evaluate(s, c, body)
-	}
-	if cause := s.Cause(); cause != nil {
-		return nil, cause // the client is gone: the decision is of no use
+	res, err := f.decide(s, c)
+	if err != nil {
+		return nil, err
 	}
 	f.decisions[res.outcome].Inc()
 	pass := f.cfg.dryRun || f.passes(&res)
-	f.report(s, &res, pass)
+	f.report(s, &res, c, pass)
 	if !pass {
 		return f.deny(s, &res), nil
 	}
@@ -200,6 +191,27 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 		}
 	}
 	return r, err
+}
+
+// decide asks c about s. The error is the stream's.
+func (f *filter) decide(s *filters.Stream, c *compiled) (result, error) {
+	if c == nil {
+		return result{outcome: noPolicy, err: errNotYet}, nil
+	}
+	var res result
+	body, err := f.buffer(s, c)
+	switch {
+	case errors.Is(err, errTooLarge):
+		res = result{outcome: tooLarge, err: err}
+	case err != nil:
+		if cause := s.Cause(); cause != nil {
+			return res, cause
+		}
+		return res, fmt.Errorf("rego: reading the request body: %w", err)
+	default:
+		res = f.evaluate(s, c, body)
+	}
+	return res, s.Cause() // if the client is gone, the decision is of no use
 }
 
 // passes says whether a decision lets the request through.
@@ -241,7 +253,7 @@ func (f *filter) evaluate(s *filters.Stream, c *compiled, body requestBody) (res
 		return result{outcome: malformed, err: fmt.Errorf("input: %w", err)}
 	}
 	v, err := f.run(s, c, input)
-	res = result{input: input, err: err}
+	res = result{input: input, value: v, err: err}
 	var p *panicError
 	switch {
 	case errors.As(err, &p):
@@ -328,13 +340,15 @@ func (f *filter) deny(s *filters.Stream, r *result) *filters.Response {
 }
 
 // report writes the decision log, and failures to the ordinary log.
-func (f *filter) report(s *filters.Stream, r *result, pass bool) {
+func (f *filter) report(s *filters.Stream, r *result, c *compiled, pass bool) {
 	switch r.outcome {
 	case failed, timedOut, panicked:
 		f.logger.Warn("rego: policy could not be evaluated", "outcome", outcomeNames[r.outcome], "error", r.err, "passed", pass)
 	default:
 	}
 	if f.log != nil && (!f.log.cfg.deniedOnly || !pass || r.outcome != allowed) {
-		f.log.write(s, r, f.cfg.dryRun, pass)
+		r.id = decisionID()
+		s.Info.Metadata.Set(f.cfg.metadataNamespace, "decision_id", r.id)
+		f.log.write(s, r, c, f.cfg.dryRun, pass)
 	}
 }

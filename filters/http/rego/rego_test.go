@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -55,7 +56,21 @@ func (u *upstream) Do(s *filters.Stream, _ filters.Next) (*filters.Response, err
 
 func env() *filters.Env {
 	var reg stats.Registry
-	return &filters.Env{Name: "rego", Stats: reg.Scope(""), Logger: slog.New(slog.DiscardHandler), Shared: &filters.Shared{}}
+	return &filters.Env{Name: "rego", Stats: reg.Scope(""), Logger: slog.New(slog.DiscardHandler), Shared: &filters.Shared{}, Logs: files{}}
+}
+
+// files writes log files without a buffer.
+type files struct{}
+
+func (files) Lines(path string) (func([]byte) bool, error) {
+	return func(p []byte) bool {
+		f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			return false
+		}
+		_, err = f.Write(p)
+		return errors.Join(err, f.Close()) == nil
+	}, nil
 }
 
 func decode(t testing.TB, js string) filters.Config {

@@ -126,6 +126,8 @@ func (Policy_RegoVersion) EnumDescriptor() ([]byte, []int) {
 type DecisionLog_MaskDefaults int32
 
 const (
+	// ENABLED removes the headers authorization, proxy-authorization and
+	// cookie, and request bodies.
 	DecisionLog_ENABLED  DecisionLog_MaskDefaults = 0
 	DecisionLog_DISABLED DecisionLog_MaskDefaults = 1
 )
@@ -166,7 +168,55 @@ func (x DecisionLog_MaskDefaults) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DecisionLog_MaskDefaults.Descriptor instead.
 func (DecisionLog_MaskDefaults) EnumDescriptor() ([]byte, []int) {
-	return file_filters_http_rego_regopb_config_proto_rawDescGZIP(), []int{3, 0}
+	return file_filters_http_rego_regopb_config_proto_rawDescGZIP(), []int{8, 0}
+}
+
+type OTLP_Protocol int32
+
+const (
+	// GRPC calls opentelemetry.proto.collector.logs.v1.LogsService.Export.
+	OTLP_GRPC OTLP_Protocol = 0
+	// HTTP posts protobuf to path.
+	OTLP_HTTP OTLP_Protocol = 1
+)
+
+// Enum value maps for OTLP_Protocol.
+var (
+	OTLP_Protocol_name = map[int32]string{
+		0: "GRPC",
+		1: "HTTP",
+	}
+	OTLP_Protocol_value = map[string]int32{
+		"GRPC": 0,
+		"HTTP": 1,
+	}
+)
+
+func (x OTLP_Protocol) Enum() *OTLP_Protocol {
+	p := new(OTLP_Protocol)
+	*p = x
+	return p
+}
+
+func (x OTLP_Protocol) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OTLP_Protocol) Descriptor() protoreflect.EnumDescriptor {
+	return file_filters_http_rego_regopb_config_proto_enumTypes[3].Descriptor()
+}
+
+func (OTLP_Protocol) Type() protoreflect.EnumType {
+	return &file_filters_http_rego_regopb_config_proto_enumTypes[3]
+}
+
+func (x OTLP_Protocol) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OTLP_Protocol.Descriptor instead.
+func (OTLP_Protocol) EnumDescriptor() ([]byte, []int) {
+	return file_filters_http_rego_regopb_config_proto_rawDescGZIP(), []int{9, 0}
 }
 
 // Config is the filter's configuration,
@@ -360,17 +410,22 @@ func (x *Config) GetIncludePeerCertificate() bool {
 	return false
 }
 
-// Policy is a set of Rego modules and the base document.
+// Policy is a set of Rego modules and the base document: sources, bundles, or
+// both. A source must not be below the roots of a bundle.
 type Policy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Sources are compiled together; at least one is required.
+	// Sources are compiled together.
 	Sources []*Source `protobuf:"bytes,1,rep,name=sources,proto3" json:"sources,omitempty"`
 	// Data is the base document below "data".
 	Data        *structpb.Struct   `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
 	RegoVersion Policy_RegoVersion `protobuf:"varint,3,opt,name=rego_version,json=regoVersion,proto3,enum=fairlead.rego.v1.Policy_RegoVersion" json:"rego_version,omitempty"`
 	// PollInterval is how often files are read again. Unset means 5 s; at least
 	// 100 ms.
-	PollInterval  *durationpb.Duration `protobuf:"bytes,4,opt,name=poll_interval,json=pollInterval,proto3" json:"poll_interval,omitempty"`
+	PollInterval *durationpb.Duration `protobuf:"bytes,4,opt,name=poll_interval,json=pollInterval,proto3" json:"poll_interval,omitempty"`
+	// Bundles are OPA bundles (gzipped tar archives). Until each of them has been
+	// loaded once, every request is denied; afterwards the last good content of
+	// each stays in force.
+	Bundles       []*Bundle `protobuf:"bytes,5,rep,name=bundles,proto3" json:"bundles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -433,6 +488,545 @@ func (x *Policy) GetPollInterval() *durationpb.Duration {
 	return nil
 }
 
+func (x *Policy) GetBundles() []*Bundle {
+	if x != nil {
+		return x.Bundles
+	}
+	return nil
+}
+
+// Bundle is one OPA bundle.
+type Bundle struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is used in metrics, logs and decision logs. Empty means the path or
+	// the file name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Types that are valid to be assigned to Origin:
+	//
+	//	*Bundle_Http
+	//	*Bundle_Filename
+	Origin isBundle_Origin `protobuf_oneof:"origin"`
+	// Verification, if set, accepts signed bundles only. Without it, signed
+	// bundles are refused, because they can't be verified.
+	Verification *Verification `protobuf:"bytes,4,opt,name=verification,proto3" json:"verification,omitempty"`
+	// MaxBytes bounds the archive. 0 means 16 MiB; at most 256 MiB.
+	MaxBytes uint64 `protobuf:"varint,5,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	// MaxUnpackedBytes bounds the archive's content, all files together. 0 means
+	// 64 MiB; at most 1 GiB.
+	MaxUnpackedBytes uint64 `protobuf:"varint,6,opt,name=max_unpacked_bytes,json=maxUnpackedBytes,proto3" json:"max_unpacked_bytes,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *Bundle) Reset() {
+	*x = Bundle{}
+	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bundle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bundle) ProtoMessage() {}
+
+func (x *Bundle) ProtoReflect() protoreflect.Message {
+	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
+func (*Bundle) Descriptor() ([]byte, []int) {
+	return file_filters_http_rego_regopb_config_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Bundle) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Bundle) GetOrigin() isBundle_Origin {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
+func (x *Bundle) GetHttp() *HTTPBundle {
+	if x != nil {
+		if x, ok := x.Origin.(*Bundle_Http); ok {
+			return x.Http
+		}
+	}
+	return nil
+}
+
+func (x *Bundle) GetFilename() string {
+	if x != nil {
+		if x, ok := x.Origin.(*Bundle_Filename); ok {
+			return x.Filename
+		}
+	}
+	return ""
+}
+
+func (x *Bundle) GetVerification() *Verification {
+	if x != nil {
+		return x.Verification
+	}
+	return nil
+}
+
+func (x *Bundle) GetMaxBytes() uint64 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+func (x *Bundle) GetMaxUnpackedBytes() uint64 {
+	if x != nil {
+		return x.MaxUnpackedBytes
+	}
+	return 0
+}
+
+type isBundle_Origin interface {
+	isBundle_Origin()
+}
+
+type Bundle_Http struct {
+	// HTTP downloads the bundle.
+	Http *HTTPBundle `protobuf:"bytes,2,opt,name=http,proto3,oneof"`
+}
+
+type Bundle_Filename struct {
+	// Filename is a bundle on disk, read every poll_interval of the policy.
+	Filename string `protobuf:"bytes,3,opt,name=filename,proto3,oneof"`
+}
+
+func (*Bundle_Http) isBundle_Origin() {}
+
+func (*Bundle_Filename) isBundle_Origin() {}
+
+// HTTPBundle says where a bundle is downloaded: GET, with If-None-Match. What
+// is neither 200 nor 304 is a failure; redirects are not followed.
+type HTTPBundle struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Cluster is called; its TLS, load balancing and limits apply. Required.
+	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Path with query, beginning with a slash. Required.
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// Authority is the Host of the request. Empty means the cluster's name.
+	Authority string `protobuf:"bytes,3,opt,name=authority,proto3" json:"authority,omitempty"`
+	// HTTPS makes the request's scheme https. Encryption is a property of the
+	// cluster.
+	Https       bool         `protobuf:"varint,4,opt,name=https,proto3" json:"https,omitempty"`
+	Credentials *Credentials `protobuf:"bytes,5,opt,name=credentials,proto3" json:"credentials,omitempty"`
+	// Timeout of one download. Unset means 10 s; at most 5 min.
+	Timeout *durationpb.Duration `protobuf:"bytes,6,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// MinDelay and MaxDelay bound the random pause between two downloads. Unset
+	// means 60 s and 120 s; at least 100 ms, at most 24 h. After a failure the
+	// pause grows from 100 ms to max_delay.
+	MinDelay      *durationpb.Duration `protobuf:"bytes,7,opt,name=min_delay,json=minDelay,proto3" json:"min_delay,omitempty"`
+	MaxDelay      *durationpb.Duration `protobuf:"bytes,8,opt,name=max_delay,json=maxDelay,proto3" json:"max_delay,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HTTPBundle) Reset() {
+	*x = HTTPBundle{}
+	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HTTPBundle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HTTPBundle) ProtoMessage() {}
+
+func (x *HTTPBundle) ProtoReflect() protoreflect.Message {
+	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HTTPBundle.ProtoReflect.Descriptor instead.
+func (*HTTPBundle) Descriptor() ([]byte, []int) {
+	return file_filters_http_rego_regopb_config_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *HTTPBundle) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *HTTPBundle) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *HTTPBundle) GetAuthority() string {
+	if x != nil {
+		return x.Authority
+	}
+	return ""
+}
+
+func (x *HTTPBundle) GetHttps() bool {
+	if x != nil {
+		return x.Https
+	}
+	return false
+}
+
+func (x *HTTPBundle) GetCredentials() *Credentials {
+	if x != nil {
+		return x.Credentials
+	}
+	return nil
+}
+
+func (x *HTTPBundle) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *HTTPBundle) GetMinDelay() *durationpb.Duration {
+	if x != nil {
+		return x.MinDelay
+	}
+	return nil
+}
+
+func (x *HTTPBundle) GetMaxDelay() *durationpb.Duration {
+	if x != nil {
+		return x.MaxDelay
+	}
+	return nil
+}
+
+// Credentials make an authorization header.
+type Credentials struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Scheme precedes the token. Empty means "Bearer".
+	Scheme string `protobuf:"bytes,1,opt,name=scheme,proto3" json:"scheme,omitempty"`
+	// Types that are valid to be assigned to Source:
+	//
+	//	*Credentials_Token
+	//	*Credentials_TokenPath
+	Source        isCredentials_Source `protobuf_oneof:"source"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Credentials) Reset() {
+	*x = Credentials{}
+	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Credentials) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Credentials) ProtoMessage() {}
+
+func (x *Credentials) ProtoReflect() protoreflect.Message {
+	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Credentials.ProtoReflect.Descriptor instead.
+func (*Credentials) Descriptor() ([]byte, []int) {
+	return file_filters_http_rego_regopb_config_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Credentials) GetScheme() string {
+	if x != nil {
+		return x.Scheme
+	}
+	return ""
+}
+
+func (x *Credentials) GetSource() isCredentials_Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *Credentials) GetToken() string {
+	if x != nil {
+		if x, ok := x.Source.(*Credentials_Token); ok {
+			return x.Token
+		}
+	}
+	return ""
+}
+
+func (x *Credentials) GetTokenPath() string {
+	if x != nil {
+		if x, ok := x.Source.(*Credentials_TokenPath); ok {
+			return x.TokenPath
+		}
+	}
+	return ""
+}
+
+type isCredentials_Source interface {
+	isCredentials_Source()
+}
+
+type Credentials_Token struct {
+	Token string `protobuf:"bytes,2,opt,name=token,proto3,oneof"`
+}
+
+type Credentials_TokenPath struct {
+	// TokenPath is a file, read for each request.
+	TokenPath string `protobuf:"bytes,3,opt,name=token_path,json=tokenPath,proto3,oneof"`
+}
+
+func (*Credentials_Token) isCredentials_Source() {}
+
+func (*Credentials_TokenPath) isCredentials_Source() {}
+
+// Verification is how the signature of a bundle is checked.
+type Verification struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Keys by which bundles may be signed; at least one.
+	Keys []*Key `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	// KeyId, if set, is the only key that counts; else the one that the
+	// signature names.
+	KeyId string `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// Scope, if set, is the scope that the signature must have; else the key's.
+	Scope string `protobuf:"bytes,3,opt,name=scope,proto3" json:"scope,omitempty"`
+	// ExcludeFiles are patterns of files that the signature need not cover.
+	ExcludeFiles  []string `protobuf:"bytes,4,rep,name=exclude_files,json=excludeFiles,proto3" json:"exclude_files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Verification) Reset() {
+	*x = Verification{}
+	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Verification) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Verification) ProtoMessage() {}
+
+func (x *Verification) ProtoReflect() protoreflect.Message {
+	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Verification.ProtoReflect.Descriptor instead.
+func (*Verification) Descriptor() ([]byte, []int) {
+	return file_filters_http_rego_regopb_config_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Verification) GetKeys() []*Key {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *Verification) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *Verification) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *Verification) GetExcludeFiles() []string {
+	if x != nil {
+		return x.ExcludeFiles
+	}
+	return nil
+}
+
+// Key verifies signatures.
+type Key struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id is what signatures call the key. Required.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Algorithm is one of ES256, ES384, ES512, HS256, HS384, HS512, PS256, PS384,
+	// PS512, RS256, RS384, RS512. Empty means RS256.
+	Algorithm string `protobuf:"bytes,2,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
+	// Scope is what signatures by this key must have as scope.
+	Scope string `protobuf:"bytes,3,opt,name=scope,proto3" json:"scope,omitempty"`
+	// Types that are valid to be assigned to Key:
+	//
+	//	*Key_Pem
+	//	*Key_Secret
+	//	*Key_Filename
+	Key           isKey_Key `protobuf_oneof:"key"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Key) Reset() {
+	*x = Key{}
+	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Key) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Key) ProtoMessage() {}
+
+func (x *Key) ProtoReflect() protoreflect.Message {
+	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Key.ProtoReflect.Descriptor instead.
+func (*Key) Descriptor() ([]byte, []int) {
+	return file_filters_http_rego_regopb_config_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Key) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Key) GetAlgorithm() string {
+	if x != nil {
+		return x.Algorithm
+	}
+	return ""
+}
+
+func (x *Key) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *Key) GetKey() isKey_Key {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Key) GetPem() string {
+	if x != nil {
+		if x, ok := x.Key.(*Key_Pem); ok {
+			return x.Pem
+		}
+	}
+	return ""
+}
+
+func (x *Key) GetSecret() string {
+	if x != nil {
+		if x, ok := x.Key.(*Key_Secret); ok {
+			return x.Secret
+		}
+	}
+	return ""
+}
+
+func (x *Key) GetFilename() string {
+	if x != nil {
+		if x, ok := x.Key.(*Key_Filename); ok {
+			return x.Filename
+		}
+	}
+	return ""
+}
+
+type isKey_Key interface {
+	isKey_Key()
+}
+
+type Key_Pem struct {
+	// PEM is a public key or a certificate.
+	Pem string `protobuf:"bytes,4,opt,name=pem,proto3,oneof"`
+}
+
+type Key_Secret struct {
+	// Secret is the key of HS256, HS384 and HS512.
+	Secret string `protobuf:"bytes,5,opt,name=secret,proto3,oneof"`
+}
+
+type Key_Filename struct {
+	// Filename holds one or the other; read for each bundle.
+	Filename string `protobuf:"bytes,6,opt,name=filename,proto3,oneof"`
+}
+
+func (*Key_Pem) isKey_Key() {}
+
+func (*Key_Secret) isKey_Key() {}
+
+func (*Key_Filename) isKey_Key() {}
+
 // Source is one Rego module, or one data file.
 type Source struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -447,7 +1041,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[2]
+	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -459,7 +1053,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[2]
+	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -472,7 +1066,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_filters_http_rego_regopb_config_proto_rawDescGZIP(), []int{2}
+	return file_filters_http_rego_regopb_config_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Source) GetSource() isSource_Source {
@@ -519,30 +1113,43 @@ func (*Source_InlineString) isSource_Source() {}
 
 func (*Source_Filename) isSource_Source() {}
 
-// DecisionLog says where decisions are logged and what is hidden.
+// DecisionLog says where decisions are logged and what is hidden. Events have
+// the form of OPA's decision logs.
 type DecisionLog struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Filename is appended to; empty means standard output.
+	// Filename is appended to; /dev/stdout and /dev/stderr are the standard
+	// streams. Empty means standard output if otlp is not set.
 	Filename string `protobuf:"bytes,1,opt,name=filename,proto3" json:"filename,omitempty"`
 	// IncludeInput adds the input document, as far as the policy needed it.
 	IncludeInput bool `protobuf:"varint,2,opt,name=include_input,json=includeInput,proto3" json:"include_input,omitempty"`
-	// Mask lists JSON pointers into the logged event whose values are replaced,
-	// for example "/input/attributes/request/http/headers/x-api-key".
-	// Authorization, cookies and bodies are always hidden unless mask_defaults
-	// is DISABLED.
+	// Mask lists JSON pointers into the event, below /input, /result or
+	// /request, that are removed and listed as erased, for example
+	// "/input/attributes/request/http/headers/x-api-key". "*" stands for each
+	// key or index.
 	Mask         []string                 `protobuf:"bytes,3,rep,name=mask,proto3" json:"mask,omitempty"`
 	MaskDefaults DecisionLog_MaskDefaults `protobuf:"varint,4,opt,name=mask_defaults,json=maskDefaults,proto3,enum=fairlead.rego.v1.DecisionLog_MaskDefaults" json:"mask_defaults,omitempty"`
 	// DeniedOnly leaves out allowed requests.
 	DeniedOnly bool `protobuf:"varint,5,opt,name=denied_only,json=deniedOnly,proto3" json:"denied_only,omitempty"`
 	// Headers lists request headers that are logged without include_input.
-	Headers       []string `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty"`
+	Headers []string `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty"`
+	// IncludeResult adds the decision as the policy gave it.
+	IncludeResult bool `protobuf:"varint,7,opt,name=include_result,json=includeResult,proto3" json:"include_result,omitempty"`
+	// MaskDecision is the path of a rule in the policy that makes further masks
+	// of the event, as OPA's mask_decision. Empty means "system/log/mask", which
+	// need not exist.
+	MaskDecision string `protobuf:"bytes,8,opt,name=mask_decision,json=maskDecision,proto3" json:"mask_decision,omitempty"`
+	// DropDecision is the path of a rule in the policy that keeps an event out of
+	// the log if it is true. Empty means "system/log/drop", which need not exist.
+	DropDecision string `protobuf:"bytes,9,opt,name=drop_decision,json=dropDecision,proto3" json:"drop_decision,omitempty"`
+	// OTLP sends events to an OpenTelemetry collector.
+	Otlp          *OTLP `protobuf:"bytes,10,opt,name=otlp,proto3" json:"otlp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DecisionLog) Reset() {
 	*x = DecisionLog{}
-	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[3]
+	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -554,7 +1161,7 @@ func (x *DecisionLog) String() string {
 func (*DecisionLog) ProtoMessage() {}
 
 func (x *DecisionLog) ProtoReflect() protoreflect.Message {
-	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[3]
+	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -567,7 +1174,7 @@ func (x *DecisionLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionLog.ProtoReflect.Descriptor instead.
 func (*DecisionLog) Descriptor() ([]byte, []int) {
-	return file_filters_http_rego_regopb_config_proto_rawDescGZIP(), []int{3}
+	return file_filters_http_rego_regopb_config_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DecisionLog) GetFilename() string {
@@ -612,6 +1219,161 @@ func (x *DecisionLog) GetHeaders() []string {
 	return nil
 }
 
+func (x *DecisionLog) GetIncludeResult() bool {
+	if x != nil {
+		return x.IncludeResult
+	}
+	return false
+}
+
+func (x *DecisionLog) GetMaskDecision() string {
+	if x != nil {
+		return x.MaskDecision
+	}
+	return ""
+}
+
+func (x *DecisionLog) GetDropDecision() string {
+	if x != nil {
+		return x.DropDecision
+	}
+	return ""
+}
+
+func (x *DecisionLog) GetOtlp() *OTLP {
+	if x != nil {
+		return x.Otlp
+	}
+	return nil
+}
+
+// OTLP is a collector of OpenTelemetry logs.
+type OTLP struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Cluster is called. Required.
+	Cluster  string        `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Protocol OTLP_Protocol `protobuf:"varint,2,opt,name=protocol,proto3,enum=fairlead.rego.v1.OTLP_Protocol" json:"protocol,omitempty"`
+	// Path of HTTP. Empty means "/v1/logs".
+	Path string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	// Authority is the Host of the request. Empty means the cluster's name.
+	Authority string `protobuf:"bytes,4,opt,name=authority,proto3" json:"authority,omitempty"`
+	// HTTPS makes the request's scheme https. Encryption is a property of the
+	// cluster.
+	Https       bool         `protobuf:"varint,5,opt,name=https,proto3" json:"https,omitempty"`
+	Credentials *Credentials `protobuf:"bytes,6,opt,name=credentials,proto3" json:"credentials,omitempty"`
+	// Timeout of one export. Unset means 10 s; at most 1 min.
+	Timeout *durationpb.Duration `protobuf:"bytes,7,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// FlushInterval is how long an event waits for company. Unset means 1 s.
+	FlushInterval *durationpb.Duration `protobuf:"bytes,8,opt,name=flush_interval,json=flushInterval,proto3" json:"flush_interval,omitempty"`
+	// MaxBatch bounds the events of one export. 0 means 512; at most 10000.
+	MaxBatch uint32 `protobuf:"varint,9,opt,name=max_batch,json=maxBatch,proto3" json:"max_batch,omitempty"`
+	// MaxQueue bounds the events that wait; further ones are dropped and counted.
+	// 0 means 4096; at most 1000000.
+	MaxQueue      uint32 `protobuf:"varint,10,opt,name=max_queue,json=maxQueue,proto3" json:"max_queue,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OTLP) Reset() {
+	*x = OTLP{}
+	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OTLP) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OTLP) ProtoMessage() {}
+
+func (x *OTLP) ProtoReflect() protoreflect.Message {
+	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OTLP.ProtoReflect.Descriptor instead.
+func (*OTLP) Descriptor() ([]byte, []int) {
+	return file_filters_http_rego_regopb_config_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *OTLP) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *OTLP) GetProtocol() OTLP_Protocol {
+	if x != nil {
+		return x.Protocol
+	}
+	return OTLP_GRPC
+}
+
+func (x *OTLP) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *OTLP) GetAuthority() string {
+	if x != nil {
+		return x.Authority
+	}
+	return ""
+}
+
+func (x *OTLP) GetHttps() bool {
+	if x != nil {
+		return x.Https
+	}
+	return false
+}
+
+func (x *OTLP) GetCredentials() *Credentials {
+	if x != nil {
+		return x.Credentials
+	}
+	return nil
+}
+
+func (x *OTLP) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *OTLP) GetFlushInterval() *durationpb.Duration {
+	if x != nil {
+		return x.FlushInterval
+	}
+	return nil
+}
+
+func (x *OTLP) GetMaxBatch() uint32 {
+	if x != nil {
+		return x.MaxBatch
+	}
+	return 0
+}
+
+func (x *OTLP) GetMaxQueue() uint32 {
+	if x != nil {
+		return x.MaxQueue
+	}
+	return 0
+}
+
 // PerRoute is the filter's per-route configuration,
 // type.googleapis.com/fairlead.rego.v1.PerRoute.
 type PerRoute struct {
@@ -630,7 +1392,7 @@ type PerRoute struct {
 
 func (x *PerRoute) Reset() {
 	*x = PerRoute{}
-	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[4]
+	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -642,7 +1404,7 @@ func (x *PerRoute) String() string {
 func (*PerRoute) ProtoMessage() {}
 
 func (x *PerRoute) ProtoReflect() protoreflect.Message {
-	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[4]
+	mi := &file_filters_http_rego_regopb_config_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -655,7 +1417,7 @@ func (x *PerRoute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PerRoute.ProtoReflect.Descriptor instead.
 func (*PerRoute) Descriptor() ([]byte, []int) {
-	return file_filters_http_rego_regopb_config_proto_rawDescGZIP(), []int{4}
+	return file_filters_http_rego_regopb_config_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PerRoute) GetDisabled() bool {
@@ -715,20 +1477,58 @@ const file_filters_http_rego_regopb_config_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"&\n" +
 	"\fBodyOverflow\x12\b\n" +
 	"\x04DENY\x10\x00\x12\f\n" +
-	"\bTRUNCATE\x10\x01\"\x9b\x02\n" +
+	"\bTRUNCATE\x10\x01\"\xcf\x02\n" +
 	"\x06Policy\x122\n" +
 	"\asources\x18\x01 \x03(\v2\x18.fairlead.rego.v1.SourceR\asources\x12+\n" +
 	"\x04data\x18\x02 \x01(\v2\x17.google.protobuf.StructR\x04data\x12G\n" +
 	"\frego_version\x18\x03 \x01(\x0e2$.fairlead.rego.v1.Policy.RegoVersionR\vregoVersion\x12>\n" +
-	"\rpoll_interval\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\fpollInterval\"'\n" +
+	"\rpoll_interval\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\fpollInterval\x122\n" +
+	"\abundles\x18\x05 \x03(\v2\x18.fairlead.rego.v1.BundleR\abundles\"'\n" +
 	"\vRegoVersion\x12\b\n" +
 	"\x04AUTO\x10\x00\x12\x06\n" +
 	"\x02V0\x10\x01\x12\x06\n" +
-	"\x02V1\x10\x02\"W\n" +
+	"\x02V1\x10\x02\"\x87\x02\n" +
+	"\x06Bundle\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
+	"\x04http\x18\x02 \x01(\v2\x1c.fairlead.rego.v1.HTTPBundleH\x00R\x04http\x12\x1c\n" +
+	"\bfilename\x18\x03 \x01(\tH\x00R\bfilename\x12B\n" +
+	"\fverification\x18\x04 \x01(\v2\x1e.fairlead.rego.v1.VerificationR\fverification\x12\x1b\n" +
+	"\tmax_bytes\x18\x05 \x01(\x04R\bmaxBytes\x12,\n" +
+	"\x12max_unpacked_bytes\x18\x06 \x01(\x04R\x10maxUnpackedBytesB\b\n" +
+	"\x06origin\"\xd4\x02\n" +
+	"\n" +
+	"HTTPBundle\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x1c\n" +
+	"\tauthority\x18\x03 \x01(\tR\tauthority\x12\x14\n" +
+	"\x05https\x18\x04 \x01(\bR\x05https\x12?\n" +
+	"\vcredentials\x18\x05 \x01(\v2\x1d.fairlead.rego.v1.CredentialsR\vcredentials\x123\n" +
+	"\atimeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x126\n" +
+	"\tmin_delay\x18\a \x01(\v2\x19.google.protobuf.DurationR\bminDelay\x126\n" +
+	"\tmax_delay\x18\b \x01(\v2\x19.google.protobuf.DurationR\bmaxDelay\"h\n" +
+	"\vCredentials\x12\x16\n" +
+	"\x06scheme\x18\x01 \x01(\tR\x06scheme\x12\x16\n" +
+	"\x05token\x18\x02 \x01(\tH\x00R\x05token\x12\x1f\n" +
+	"\n" +
+	"token_path\x18\x03 \x01(\tH\x00R\ttokenPathB\b\n" +
+	"\x06source\"\x8b\x01\n" +
+	"\fVerification\x12)\n" +
+	"\x04keys\x18\x01 \x03(\v2\x15.fairlead.rego.v1.KeyR\x04keys\x12\x15\n" +
+	"\x06key_id\x18\x02 \x01(\tR\x05keyId\x12\x14\n" +
+	"\x05scope\x18\x03 \x01(\tR\x05scope\x12#\n" +
+	"\rexclude_files\x18\x04 \x03(\tR\fexcludeFiles\"\x9c\x01\n" +
+	"\x03Key\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
+	"\talgorithm\x18\x02 \x01(\tR\talgorithm\x12\x14\n" +
+	"\x05scope\x18\x03 \x01(\tR\x05scope\x12\x12\n" +
+	"\x03pem\x18\x04 \x01(\tH\x00R\x03pem\x12\x18\n" +
+	"\x06secret\x18\x05 \x01(\tH\x00R\x06secret\x12\x1c\n" +
+	"\bfilename\x18\x06 \x01(\tH\x00R\bfilenameB\x05\n" +
+	"\x03key\"W\n" +
 	"\x06Source\x12%\n" +
 	"\rinline_string\x18\x01 \x01(\tH\x00R\finlineString\x12\x1c\n" +
 	"\bfilename\x18\x02 \x01(\tH\x00R\bfilenameB\b\n" +
-	"\x06source\"\x99\x02\n" +
+	"\x06source\"\xb6\x03\n" +
 	"\vDecisionLog\x12\x1a\n" +
 	"\bfilename\x18\x01 \x01(\tR\bfilename\x12#\n" +
 	"\rinclude_input\x18\x02 \x01(\bR\fincludeInput\x12\x12\n" +
@@ -736,10 +1536,30 @@ const file_filters_http_rego_regopb_config_proto_rawDesc = "" +
 	"\rmask_defaults\x18\x04 \x01(\x0e2*.fairlead.rego.v1.DecisionLog.MaskDefaultsR\fmaskDefaults\x12\x1f\n" +
 	"\vdenied_only\x18\x05 \x01(\bR\n" +
 	"deniedOnly\x12\x18\n" +
-	"\aheaders\x18\x06 \x03(\tR\aheaders\")\n" +
+	"\aheaders\x18\x06 \x03(\tR\aheaders\x12%\n" +
+	"\x0einclude_result\x18\a \x01(\bR\rincludeResult\x12#\n" +
+	"\rmask_decision\x18\b \x01(\tR\fmaskDecision\x12#\n" +
+	"\rdrop_decision\x18\t \x01(\tR\fdropDecision\x12*\n" +
+	"\x04otlp\x18\n" +
+	" \x01(\v2\x16.fairlead.rego.v1.OTLPR\x04otlp\")\n" +
 	"\fMaskDefaults\x12\v\n" +
 	"\aENABLED\x10\x00\x12\f\n" +
-	"\bDISABLED\x10\x01\"\x96\x02\n" +
+	"\bDISABLED\x10\x01\"\xb7\x03\n" +
+	"\x04OTLP\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12;\n" +
+	"\bprotocol\x18\x02 \x01(\x0e2\x1f.fairlead.rego.v1.OTLP.ProtocolR\bprotocol\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x1c\n" +
+	"\tauthority\x18\x04 \x01(\tR\tauthority\x12\x14\n" +
+	"\x05https\x18\x05 \x01(\bR\x05https\x12?\n" +
+	"\vcredentials\x18\x06 \x01(\v2\x1d.fairlead.rego.v1.CredentialsR\vcredentials\x123\n" +
+	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12@\n" +
+	"\x0eflush_interval\x18\b \x01(\v2\x19.google.protobuf.DurationR\rflushInterval\x12\x1b\n" +
+	"\tmax_batch\x18\t \x01(\rR\bmaxBatch\x12\x1b\n" +
+	"\tmax_queue\x18\n" +
+	" \x01(\rR\bmaxQueue\"\x1e\n" +
+	"\bProtocol\x12\b\n" +
+	"\x04GRPC\x10\x00\x12\b\n" +
+	"\x04HTTP\x10\x01\"\x96\x02\n" +
 	"\bPerRoute\x12\x1a\n" +
 	"\bdisabled\x18\x01 \x01(\bR\bdisabled\x120\n" +
 	"\x06policy\x18\x02 \x01(\v2\x18.fairlead.rego.v1.PolicyR\x06policy\x12\x14\n" +
@@ -761,40 +1581,60 @@ func file_filters_http_rego_regopb_config_proto_rawDescGZIP() []byte {
 	return file_filters_http_rego_regopb_config_proto_rawDescData
 }
 
-var file_filters_http_rego_regopb_config_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_filters_http_rego_regopb_config_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_filters_http_rego_regopb_config_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_filters_http_rego_regopb_config_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_filters_http_rego_regopb_config_proto_goTypes = []any{
 	(Config_BodyOverflow)(0),      // 0: fairlead.rego.v1.Config.BodyOverflow
 	(Policy_RegoVersion)(0),       // 1: fairlead.rego.v1.Policy.RegoVersion
 	(DecisionLog_MaskDefaults)(0), // 2: fairlead.rego.v1.DecisionLog.MaskDefaults
-	(*Config)(nil),                // 3: fairlead.rego.v1.Config
-	(*Policy)(nil),                // 4: fairlead.rego.v1.Policy
-	(*Source)(nil),                // 5: fairlead.rego.v1.Source
-	(*DecisionLog)(nil),           // 6: fairlead.rego.v1.DecisionLog
-	(*PerRoute)(nil),              // 7: fairlead.rego.v1.PerRoute
-	nil,                           // 8: fairlead.rego.v1.Config.ContextExtensionsEntry
-	nil,                           // 9: fairlead.rego.v1.PerRoute.ContextExtensionsEntry
-	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
-	(*structpb.Struct)(nil),       // 11: google.protobuf.Struct
+	(OTLP_Protocol)(0),            // 3: fairlead.rego.v1.OTLP.Protocol
+	(*Config)(nil),                // 4: fairlead.rego.v1.Config
+	(*Policy)(nil),                // 5: fairlead.rego.v1.Policy
+	(*Bundle)(nil),                // 6: fairlead.rego.v1.Bundle
+	(*HTTPBundle)(nil),            // 7: fairlead.rego.v1.HTTPBundle
+	(*Credentials)(nil),           // 8: fairlead.rego.v1.Credentials
+	(*Verification)(nil),          // 9: fairlead.rego.v1.Verification
+	(*Key)(nil),                   // 10: fairlead.rego.v1.Key
+	(*Source)(nil),                // 11: fairlead.rego.v1.Source
+	(*DecisionLog)(nil),           // 12: fairlead.rego.v1.DecisionLog
+	(*OTLP)(nil),                  // 13: fairlead.rego.v1.OTLP
+	(*PerRoute)(nil),              // 14: fairlead.rego.v1.PerRoute
+	nil,                           // 15: fairlead.rego.v1.Config.ContextExtensionsEntry
+	nil,                           // 16: fairlead.rego.v1.PerRoute.ContextExtensionsEntry
+	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
+	(*structpb.Struct)(nil),       // 18: google.protobuf.Struct
 }
 var file_filters_http_rego_regopb_config_proto_depIdxs = []int32{
-	4,  // 0: fairlead.rego.v1.Config.policy:type_name -> fairlead.rego.v1.Policy
-	10, // 1: fairlead.rego.v1.Config.timeout:type_name -> google.protobuf.Duration
+	5,  // 0: fairlead.rego.v1.Config.policy:type_name -> fairlead.rego.v1.Policy
+	17, // 1: fairlead.rego.v1.Config.timeout:type_name -> google.protobuf.Duration
 	0,  // 2: fairlead.rego.v1.Config.body_overflow:type_name -> fairlead.rego.v1.Config.BodyOverflow
-	8,  // 3: fairlead.rego.v1.Config.context_extensions:type_name -> fairlead.rego.v1.Config.ContextExtensionsEntry
-	6,  // 4: fairlead.rego.v1.Config.decision_log:type_name -> fairlead.rego.v1.DecisionLog
-	5,  // 5: fairlead.rego.v1.Policy.sources:type_name -> fairlead.rego.v1.Source
-	11, // 6: fairlead.rego.v1.Policy.data:type_name -> google.protobuf.Struct
+	15, // 3: fairlead.rego.v1.Config.context_extensions:type_name -> fairlead.rego.v1.Config.ContextExtensionsEntry
+	12, // 4: fairlead.rego.v1.Config.decision_log:type_name -> fairlead.rego.v1.DecisionLog
+	11, // 5: fairlead.rego.v1.Policy.sources:type_name -> fairlead.rego.v1.Source
+	18, // 6: fairlead.rego.v1.Policy.data:type_name -> google.protobuf.Struct
 	1,  // 7: fairlead.rego.v1.Policy.rego_version:type_name -> fairlead.rego.v1.Policy.RegoVersion
-	10, // 8: fairlead.rego.v1.Policy.poll_interval:type_name -> google.protobuf.Duration
-	2,  // 9: fairlead.rego.v1.DecisionLog.mask_defaults:type_name -> fairlead.rego.v1.DecisionLog.MaskDefaults
-	4,  // 10: fairlead.rego.v1.PerRoute.policy:type_name -> fairlead.rego.v1.Policy
-	9,  // 11: fairlead.rego.v1.PerRoute.context_extensions:type_name -> fairlead.rego.v1.PerRoute.ContextExtensionsEntry
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	17, // 8: fairlead.rego.v1.Policy.poll_interval:type_name -> google.protobuf.Duration
+	6,  // 9: fairlead.rego.v1.Policy.bundles:type_name -> fairlead.rego.v1.Bundle
+	7,  // 10: fairlead.rego.v1.Bundle.http:type_name -> fairlead.rego.v1.HTTPBundle
+	9,  // 11: fairlead.rego.v1.Bundle.verification:type_name -> fairlead.rego.v1.Verification
+	8,  // 12: fairlead.rego.v1.HTTPBundle.credentials:type_name -> fairlead.rego.v1.Credentials
+	17, // 13: fairlead.rego.v1.HTTPBundle.timeout:type_name -> google.protobuf.Duration
+	17, // 14: fairlead.rego.v1.HTTPBundle.min_delay:type_name -> google.protobuf.Duration
+	17, // 15: fairlead.rego.v1.HTTPBundle.max_delay:type_name -> google.protobuf.Duration
+	10, // 16: fairlead.rego.v1.Verification.keys:type_name -> fairlead.rego.v1.Key
+	2,  // 17: fairlead.rego.v1.DecisionLog.mask_defaults:type_name -> fairlead.rego.v1.DecisionLog.MaskDefaults
+	13, // 18: fairlead.rego.v1.DecisionLog.otlp:type_name -> fairlead.rego.v1.OTLP
+	3,  // 19: fairlead.rego.v1.OTLP.protocol:type_name -> fairlead.rego.v1.OTLP.Protocol
+	8,  // 20: fairlead.rego.v1.OTLP.credentials:type_name -> fairlead.rego.v1.Credentials
+	17, // 21: fairlead.rego.v1.OTLP.timeout:type_name -> google.protobuf.Duration
+	17, // 22: fairlead.rego.v1.OTLP.flush_interval:type_name -> google.protobuf.Duration
+	5,  // 23: fairlead.rego.v1.PerRoute.policy:type_name -> fairlead.rego.v1.Policy
+	16, // 24: fairlead.rego.v1.PerRoute.context_extensions:type_name -> fairlead.rego.v1.PerRoute.ContextExtensionsEntry
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_filters_http_rego_regopb_config_proto_init() }
@@ -803,6 +1643,19 @@ func file_filters_http_rego_regopb_config_proto_init() {
 		return
 	}
 	file_filters_http_rego_regopb_config_proto_msgTypes[2].OneofWrappers = []any{
+		(*Bundle_Http)(nil),
+		(*Bundle_Filename)(nil),
+	}
+	file_filters_http_rego_regopb_config_proto_msgTypes[4].OneofWrappers = []any{
+		(*Credentials_Token)(nil),
+		(*Credentials_TokenPath)(nil),
+	}
+	file_filters_http_rego_regopb_config_proto_msgTypes[6].OneofWrappers = []any{
+		(*Key_Pem)(nil),
+		(*Key_Secret)(nil),
+		(*Key_Filename)(nil),
+	}
+	file_filters_http_rego_regopb_config_proto_msgTypes[7].OneofWrappers = []any{
 		(*Source_InlineString)(nil),
 		(*Source_Filename)(nil),
 	}
@@ -811,8 +1664,8 @@ func file_filters_http_rego_regopb_config_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_filters_http_rego_regopb_config_proto_rawDesc), len(file_filters_http_rego_regopb_config_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   7,
+			NumEnums:      4,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
