@@ -357,7 +357,7 @@ func (d *decision) reply(s *filters.Stream, f *filter) *filters.Response {
 	if status == 0 {
 		status = f.cfg.denyStatus
 	}
-	r := s.LocalReply(status, d.body, "rego_denied{policy}", streaminfo.UnauthorizedExternalService)
+	r := s.Deny(status, d.body, "rego_denied{policy}", streaminfo.UnauthorizedExternalService, f.refusal(&result{outcome: denied}))
 	for i, h := range d.headers {
 		if slices.ContainsFunc(d.headers[:i], func(o header) bool { return o.name == h.name }) {
 			r.Header.Add(h.name, h.value)

@@ -56,6 +56,7 @@ var evaluationBuckets = []float64{5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 
 // filter is the compiled filter of one route.
 type filter struct {
 	cfg        *config
+	name       string // of the policy
 	program    *program
 	extensions *ast.Term
 	log        *decisionLog
@@ -91,7 +92,7 @@ func (Factory) Compile(env *filters.Env, base, over filters.Config) (filters.HTT
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	f := &filter{cfg: cfg, extensions: extensionsTerm(cfg.extensions), logger: logger.With("policy", name), network: len(cfg.allowBuiltins) > 0}
+	f := &filter{cfg: cfg, name: name, extensions: extensionsTerm(cfg.extensions), logger: logger.With("policy", name), network: len(cfg.allowBuiltins) > 0}
 	dry := "false"
 	if cfg.dryRun {
 		dry = "true"
@@ -327,16 +328,33 @@ func (g *guard) put() {
 
 // deny answers the request.
 func (f *filter) deny(s *filters.Stream, r *result) *filters.Response {
+	status, details, flag := f.cfg.denyStatus, "rego_denied{"+outcomeNames[r.outcome]+"}", streaminfo.UnauthorizedExternalService
 	switch r.outcome {
 	case denied:
 		return r.dec.reply(s, f)
 	case tooLarge:
-		return s.LocalReply(413, "", "rego_denied{body_too_large}", 0)
+		status, flag = 413, 0
 	case malformed:
-		return s.LocalReply(400, "", "rego_denied{bad_request}", streaminfo.UnauthorizedExternalService)
+		status = 400
 	default:
-		return s.LocalReply(f.cfg.denyStatus, "", "rego_denied{"+outcomeNames[r.outcome]+"}", streaminfo.UnauthorizedExternalService)
 	}
+	return s.Deny(status, "", details, flag, f.refusal(r))
+}
+
+// refusal is what is told about r elsewhere than in the decision log: nothing
+// that the client sent.
+func (f *filter) refusal(r *result) streaminfo.Decision {
+	d := streaminfo.Decision{Filter: "rego", Policy: f.name, Reason: outcomeNames[r.outcome]}
+	switch r.outcome {
+	case denied, undefined:
+		d.Rule = f.cfg.query
+	case failed, timedOut, panicked, noPolicy:
+		if r.err != nil {
+			d.Why = r.err.Error
+		}
+	default:
+	}
+	return d
 }
 
 // report writes the decision log, and failures to the ordinary log.

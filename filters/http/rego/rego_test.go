@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -57,20 +56,6 @@ func (u *upstream) Do(s *filters.Stream, _ filters.Next) (*filters.Response, err
 func env() *filters.Env {
 	var reg stats.Registry
 	return &filters.Env{Name: "rego", Stats: reg.Scope(""), Logger: slog.New(slog.DiscardHandler), Shared: &filters.Shared{}, Logs: files{}}
-}
-
-// files writes log files without a buffer.
-type files struct{}
-
-func (files) Lines(path string) (func([]byte) bool, error) {
-	return func(p []byte) bool {
-		f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-		if err != nil {
-			return false
-		}
-		_, err = f.Write(p)
-		return errors.Join(err, f.Close()) == nil
-	}, nil
 }
 
 func decode(t testing.TB, js string) filters.Config {
@@ -266,6 +251,9 @@ func TestDecisions(t *testing.T) {
 			}
 			if !tt.wantUpstream && s.Info.Details != tt.wantDetails {
 				t.Errorf("details %q: want %q", s.Info.Details, tt.wantDetails)
+			}
+			if d := s.Info.Decision; (d == nil) != tt.wantUpstream || d != nil && (d.Filter != "rego" || d.Policy != "rego" || d.Reason == "") {
+				t.Errorf("decision %+v", d)
 			}
 			if want := strings.Join(tt.req.body, ""); tt.wantUpstream && u.body != want {
 				t.Errorf("upstream read %q: want %q", u.body, want)
