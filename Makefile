@@ -68,6 +68,10 @@ differential: build ## Run the behaviour corpus against Fairlead and the real En
 abuse: build ## Attack a running Fairlead: floods and bombs, 7,109 requests that parsers disagree about
 	cd conformance && $(GO) vet ./abuse ./desync && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 -timeout 3m ./abuse ./desync
 
+.PHONY: bypass
+bypass: build ## Ask for what a policy guards in every spelling, behind nginx and Go: nobody may get it
+	cd conformance && $(GO) vet ./bypass && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 -timeout 3m ./bypass
+
 # A genuine istiod is compiled into this test: about ten CPU-minutes once, seconds when the build cache has it.
 ISTIO_GO := env CGO_ENABLED=0 GOFLAGS=-trimpath $(GO)
 .PHONY: conformance-istio

@@ -17,13 +17,15 @@ type hostIndex struct {
 }
 
 func (x *hostIndex) add(domain string, vh *virtualHost) error {
-	d := strings.ToLower(domain)
+	d, stripped := withoutTrailingDot(strings.ToLower(domain))
 	put := func(m *map[string]*virtualHost, key string) error {
 		if *m == nil {
 			*m = map[string]*virtualHost{}
 		}
-		if (*m)[key] != nil {
-			return fmt.Errorf("domain %q is taken by virtual host %s; only unique domains are permitted", domain, (*m)[key].spec.Name)
+		if old := (*m)[key]; old == vh && stripped {
+			return nil // "a.test" and "a.test." of one virtual host
+		} else if old != nil {
+			return fmt.Errorf("domain %q is taken by virtual host %s; only unique domains are permitted", domain, old.spec.Name)
 		}
 		(*m)[key] = vh
 		return nil
@@ -41,6 +43,15 @@ func (x *hostIndex) add(domain string, vh *virtualHost) error {
 		return put(&x.prefix, d[:len(d)-1])
 	}
 	return put(&x.exact, d)
+}
+
+// withoutTrailingDot strips the dot that requests have lost when they get here.
+func withoutTrailingDot(domain string) (d string, stripped bool) {
+	name := withoutPort(domain)
+	if !strings.HasSuffix(name, ".") {
+		return domain, false
+	}
+	return name[:len(name)-1] + domain[len(name):], true
 }
 
 func (x *hostIndex) finish() {

@@ -24,7 +24,9 @@ func (st *stream) admit() *filters.Response {
 	if path := h.Get(message.Path); path != "" && path[0] != '/' {
 		return s.LocalReply(404, "", "absolute_path_rejected", 0) // "*", or a URL without a path
 	}
-	st.normalizeHost()
+	if r := st.normalizeHost(); r != nil {
+		return r
+	}
 	if r := st.normalizePath(); r != nil {
 		return r
 	}
@@ -48,14 +50,15 @@ func appendVia(h *message.Header, via string) {
 	h.Set("via", via)
 }
 
-// normalizeHost lower-cases the authority and strips port and trailing dot as
-// configured.
-func (st *stream) normalizeHost() {
+// normalizeHost strips the port as configured, and always one trailing dot:
+// origins take "a.test." for "a.test", so that a policy about the one must see
+// the other, too. Two dots name nothing.
+func (st *stream) normalizeHost() *filters.Response {
 	spec, h := st.m.spec, &st.s.Request
 	host := h.Get(message.Authority)
-	out := host
-	if spec.StripTrailingDot {
-		out = stripTrailingDot(out)
+	out := stripTrailingDot(host)
+	if out != host && stripTrailingDot(out) != out {
+		return st.s.LocalReply(400, "", "invalid_host", 0)
 	}
 	if spec.StripAnyPort {
 		out = stripPort(out, 0)
@@ -67,6 +70,7 @@ func (st *stream) normalizeHost() {
 	if out != host {
 		h.Set(message.Authority, out)
 	}
+	return nil
 }
 
 func stripTrailingDot(host string) string {

@@ -125,7 +125,7 @@ var admission = []struct {
 	{"a matching port is stripped", xdsresource.HTTPConnectionManager{StripMatchingPort: true}, nil, "host: a.b:80\r\n", []string{":authority"}, ":authority: a.b\nremote 9.9.9.9"},
 	{"another port is not", xdsresource.HTTPConnectionManager{StripMatchingPort: true}, nil, "host: a.b:81\r\n", []string{":authority"}, ":authority: a.b:81\nremote 9.9.9.9"},
 	{"any port is stripped, IPv6 is kept whole", xdsresource.HTTPConnectionManager{StripAnyPort: true}, nil, "host: [::1]:81\r\n", []string{":authority"}, ":authority: [::1]\nremote 9.9.9.9"},
-	{"a trailing dot is stripped before the port", xdsresource.HTTPConnectionManager{StripTrailingDot: true}, nil, "host: a.b.:81\r\n", []string{":authority"}, ":authority: a.b:81\nremote 9.9.9.9"},
+	{"a trailing dot is stripped before the port", xdsresource.HTTPConnectionManager{}, nil, "host: a.b.:81\r\n", []string{":authority"}, ":authority: a.b:81\nremote 9.9.9.9"},
 	{"names with underscores are dropped", xdsresource.HTTPConnectionManager{UnderscoreAction: xdsresource.UnderscoreDrop}, nil, "x_a: 1\r\nx-b: 2\r\n", []string{"x_a", "x-b"}, "x-b: 2\nremote 9.9.9.9"},
 	{"look-alikes of framing fields are dropped", xdsresource.HTTPConnectionManager{}, nil, "transfer_encoding: chunked\r\nx_a: 1\r\ncontent_length: 5\r\n", []string{"transfer_encoding", "content_length", "x_a"}, "x_a: 1\nremote 9.9.9.9"},
 	{"via is one field", xdsresource.HTTPConnectionManager{Via: "1.1 us"}, nil, "via: 1.0 a\r\n", []string{"via"}, "via: 1.0 a, 1.1 us\nremote 9.9.9.9"},

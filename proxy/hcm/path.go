@@ -21,6 +21,7 @@ func canonicalPath(target string) (out string, ok bool) {
 	}
 	b := make([]byte, 0, len(target)+16)
 	b = append(b, '/')
+	percent := -1 // in b, of the last malformed escape
 	for i := 1; i < len(path); {
 		c, n := pathByte(path[i:])
 		if c == '.' && n > 0 && (len(b) == 0 || b[len(b)-1] == '/') {
@@ -29,23 +30,31 @@ func canonicalPath(target string) (out string, ok bool) {
 					b = parent(b)
 				}
 				i += used
+				percent = -1
 				continue
 			}
 		}
 		switch {
+		case c == 0:
+			return target, false
 		case n == 1 && (c == '/' || c == '\\'):
 			b = append(b, '/')
 		case n == 1 && c == '%':
-			// A malformed escape stays as it is.
+			// A malformed escape stays as it is,
+			percent = len(b)
 			b = append(b, '%')
 		case n == 1 && mustEscape(c):
 			b = append(b, '%', "0123456789ABCDEF"[c>>4], "0123456789ABCDEF"[c&15])
-		case n == 3 && c == 0:
-			return target, false
 		case n == 3 && !unreserved(c):
 			b = append(b, path[i:i+3]...)
 		default:
 			b = append(b, c)
+		}
+		if percent >= 0 && len(b) == percent+3 && unhex(b[percent+1]) >= 0 && unhex(b[percent+2]) >= 0 {
+			// unless what was decoded completes it, as in "%%36%31": upstream
+			// would decode a second time what no policy has seen.
+			b = append(b[:percent+1], '2', '5', b[percent+1], b[percent+2])
+			percent = -1
 		}
 		i += n
 	}

@@ -45,7 +45,6 @@ func (s *scope) connectionManager(m *hcmv3pb.HttpConnectionManager) *HTTPConnect
 		MergeSlashes:                 m.GetMergeSlashes(),
 		StripMatchingPort:            m.GetStripMatchingHostPort(),
 		StripAnyPort:                 m.GetStripAnyHostPort(),
-		StripTrailingDot:             m.GetStripTrailingHostDot(),
 		AppendXForwardedPort:         m.GetAppendXForwardedPort(),
 		SchemeToOverwrite:            m.GetSchemeHeaderTransformation().GetSchemeToOverwrite(),
 		Server:                       s.serverConfig(m),

@@ -223,7 +223,6 @@ type HTTPConnectionManager struct {
 	UnderscoreAction     HeadersUnderscore
 	StripMatchingPort    bool
 	StripAnyPort         bool
-	StripTrailingDot     bool
 	AppendXForwardedPort bool
 	SchemeToOverwrite    string // scheme_header_transformation
 

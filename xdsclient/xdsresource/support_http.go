@@ -11,9 +11,10 @@ var httpTable = []message{
 			preserve_external_request_id always_set_request_id_in_response forward_client_cert_details
 			set_current_client_cert_details proxy_100_continue upgrade_configs normalize_path merge_slashes
 			path_with_escaped_slashes_action request_id_extension local_reply_config strip_matching_host_port
-			strip_any_host_port strip_trailing_host_dot append_x_forwarded_port`,
+			strip_any_host_port append_x_forwarded_port`,
 		moot: notes{
 			"add_proxy_protocol_connection_state": "the state of PROXY protocol is kept with the connection",
+			"strip_trailing_host_dot":             "one trailing dot of the host is always stripped",
 			"typed_header_validation_config":      "the built-in header checks always apply",
 		},
 		ignored: notes{
