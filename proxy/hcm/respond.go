@@ -323,6 +323,7 @@ func (st *stream) mapLocalReply(r *filters.Response) {
 
 // log writes the access log lines of a finished stream.
 func (st *stream) log() {
+	defer st.contain()
 	s := &st.s
 	ctx := &st.logged // escapes
 	*ctx = format.Context{Info: &s.Info, Request: &s.Request}

@@ -308,9 +308,7 @@ func (st *stream) respondInterrupted(r *filters.Response) {
 // panicked is the one recover of a stream: the request gets a 500, the process
 // goes on, the stack is logged.
 func (st *stream) panicked(p any) {
-	st.m.st.panics.Inc()
-	st.m.cfg.Logger.Error("panic while serving a stream", "panic", fmt.Sprint(p), "route", st.s.Info.RouteName,
-		"chain", st.s.Info.Conn.FilterChainName, "stack", string(debug.Stack()))
+	st.reportPanic("panic while serving a stream", p)
 	if st.headersSent {
 		st.ss.Reset(transport.LocalReset)
 		return
@@ -322,6 +320,12 @@ func (st *stream) panicked(p any) {
 	}()
 	st.ss.CloseAfter()
 	st.respond(st.s.LocalReply(500, "", "internal_error_panic", 0))
+}
+
+func (st *stream) reportPanic(msg string, p any) {
+	st.m.st.panics.Inc()
+	st.m.cfg.Logger.Error(msg, "panic", fmt.Sprint(p), "route", st.s.Info.RouteName,
+		"chain", st.s.Info.Conn.FilterChainName, "stack", string(debug.Stack()))
 }
 
 func (st *stream) writeInformational(h *message.Header) error {
@@ -403,7 +407,21 @@ func (st *stream) endFilters() {
 	chain := st.s.Chain()
 	for _, c := range slices.Backward(chain) {
 		if e, ok := c.(filters.StreamEnder); ok {
-			e.OnStreamEnd(&st.s, st.s.Response)
+			st.endFilter(e)
 		}
+	}
+}
+
+// endFilter contains a panic, so that the filters after it and the books are
+// closed all the same.
+func (st *stream) endFilter(e filters.StreamEnder) {
+	defer st.contain()
+	e.OnStreamEnd(&st.s, st.s.Response)
+}
+
+// contain is deferred around what runs after the response.
+func (st *stream) contain() {
+	if p := recover(); p != nil {
+		st.reportPanic("panic while ending a stream", p)
 	}
 }

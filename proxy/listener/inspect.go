@@ -27,7 +27,7 @@ func (l *Listener) runListenerFilters(cur *compiled, c *filters.Connection) erro
 		if f.Disabled != nil && predicate(f.Disabled, c.Info.Conn) {
 			continue
 		}
-		if err := f.Filter.OnAccept(c); err != nil {
+		if err := cur.accepted(f.Filter, c); err != nil {
 			if errors.Is(err, errFilterTimeout) {
 				l.st.filterTimeout.Inc()
 			}

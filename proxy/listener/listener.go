@@ -291,7 +291,7 @@ type connection struct {
 
 func (l *Listener) serve(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done func()) {
 	if cn := l.enter(cur, c, ci, done); cn != nil {
-		cn.chain.Terminal.Serve(&cn.fc, cn.end)
+		cn.serve(cur)
 	}
 }
 
@@ -330,7 +330,7 @@ func (l *Listener) enter(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done 
 	}
 	for _, f := range chain.Network {
 		cn.passed++
-		if err := f.OnNewConnection(&cn.fc); err != nil {
+		if err := cn.admit(cur, f); err != nil {
 			cn.deny(cur, err)
 			return nil
 		}
@@ -362,7 +362,7 @@ func (cn *connection) end() {
 	if ch := cn.chain; ch != nil {
 		for i := cn.passed - 1; i >= 0; i-- {
 			if e, ok := ch.Network[i].(filters.ConnectionEnder); ok {
-				e.OnConnectionEnd(&cn.fc)
+				cn.endFilter(e)
 			}
 		}
 		ch.remove(cn)

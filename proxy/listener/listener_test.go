@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -66,6 +67,26 @@ type refuser struct{}
 func (refuser) OnNewConnection(*filters.Connection) error {
 	return &filters.Denied{Details: "not_today"}
 }
+
+// bomb is a filter of every kind that panics where when says.
+type bomb struct{ when string }
+
+func (b bomb) at(when string) {
+	if b.when == when {
+		panic("a filter's bug")
+	}
+}
+
+func (b bomb) OnAccept(*filters.Connection) error        { b.at("accept"); return nil }
+func (b bomb) OnNewConnection(*filters.Connection) error { b.at("new"); return nil }
+func (b bomb) OnConnectionEnd(*filters.Connection)       { b.at("end") }
+func (b bomb) Serve(_ *filters.Connection, done func())  { b.at("serve"); done() }
+
+// ender counts what it is told.
+type ender struct{ ended *atomic.Int32 }
+
+func (ender) OnNewConnection(*filters.Connection) error { return nil }
+func (e ender) OnConnectionEnd(*filters.Connection)     { e.ended.Add(1) }
 
 func config(log *lines, chains ...*Chain) Config {
 	reg := &stats.Registry{}
@@ -149,6 +170,40 @@ func TestEachConnectionIsLoggedOnceWhenItEnds(t *testing.T) {
 			eventually(t, "the connection ends", func() bool { return l.Active() == 0 })
 			if got := log.take(); len(got) != 1 || got[0] != c.log {
 				t.Errorf("the log is %q, want %q", got, c.log)
+			}
+		})
+	}
+}
+
+func TestAPanicOfAFilterEndsItsConnectionAndNoMore(t *testing.T) {
+	for _, when := range []string{"accept", "new", "end", "serve"} {
+		t.Run(when, func(t *testing.T) {
+			log, ended := &lines{}, &atomic.Int32{}
+			c := config(log, &Chain{Name: "a", Network: []filters.NetworkFilter{ender{ended}, bomb{when}}, Terminal: greeter{"hello"}})
+			c.ListenerFilters = []ListenerFilter{{Filter: bomb{when}}}
+			want := "."
+			switch when {
+			case "end":
+				want = "hello"
+			case "serve":
+				c.Chains[0].Terminal = bomb{when}
+			}
+			l, addr := start(t, c)
+			for range 2 { // the listener goes on
+				conn, said := hear(t, addr)
+				if said != want {
+					t.Errorf("heard %q, want %q", said, want)
+				}
+				if conn != nil {
+					_ = conn.Close()
+				}
+			}
+			eventually(t, "the connections end", func() bool { return l.Active() == 0 })
+			if got := log.take(); len(got) != 2 {
+				t.Errorf("the log is %q", got)
+			}
+			if n := ended.Load(); when != "accept" && n != 2 {
+				t.Errorf("a filter before was told of %d ends", n)
 			}
 		})
 	}

@@ -1,0 +1,64 @@
+package listener
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+)
+
+// errPanic ends a connection whose filter panicked. The process goes on.
+var errPanic = errors.New("listener: a filter panicked")
+
+func (c *compiled) reportPanic(what string, p any) {
+	if c.cfg.Logger != nil {
+		c.cfg.Logger.Error("panic in "+what, "listener", c.cfg.Spec.Name, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	}
+}
+
+// accepted runs a listener filter; a panic is an error.
+func (c *compiled) accepted(f filters.ListenerFilter, fc *filters.Connection) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.reportPanic("a listener filter", p)
+			err = errPanic
+		}
+	}()
+	return f.OnAccept(fc)
+}
+
+// admit runs a network filter; a panic refuses the connection.
+func (cn *connection) admit(cur *compiled, f filters.NetworkFilter) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			cur.reportPanic("a network filter", p)
+			err = errPanic
+		}
+	}()
+	return f.OnNewConnection(&cn.fc)
+}
+
+// serve runs the terminal filter; a panic before it has gone on by itself ends
+// the connection.
+func (cn *connection) serve(cur *compiled) {
+	defer func() {
+		if p := recover(); p != nil {
+			cur.reportPanic("a terminal filter", p)
+			cn.raw.Reset()
+			cn.end()
+		}
+	}()
+	cn.chain.Terminal.Serve(&cn.fc, cn.end)
+}
+
+// endFilter contains a panic, so that the filters before it and the books are
+// closed all the same.
+func (cn *connection) endFilter(e filters.ConnectionEnder) {
+	defer func() {
+		if p := recover(); p != nil {
+			cn.l.current.Load().reportPanic("a network filter at the end of a connection", p)
+		}
+	}()
+	e.OnConnectionEnd(&cn.fc)
+}
