@@ -186,10 +186,12 @@ func (cb *chainBuilder) override(i int, overrides []xdsresource.Overrides) *xdsr
 	return sum
 }
 
-// mostSpecific returns the override of a filter that is nearest to the route.
+// mostSpecific returns the override of a filter that is nearest to the route. One
+// that is optional and unknown is as good as not there: it must not take the
+// filter with it.
 func mostSpecific(overrides []xdsresource.Overrides, name string) *xdsresource.Override {
 	for _, override := range slices.Backward(overrides) {
-		if o, ok := override[name]; ok {
+		if o, ok := override[name]; ok && (o.Unknown == "" || !o.Optional || o.Disabled) {
 			return &o
 		}
 	}
@@ -219,7 +221,7 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) filters.HTTPFilte
 		if why == "" {
 			why = o.Unknown
 		}
-		if spec.Optional || o != nil && o.Optional && tc.Unknown == "" {
+		if tc.Unknown != "" && spec.Optional {
 			cb.b.diag(cb.where, "http_filters["+spec.Name+"]", "warning", "optional filter is left out: "+why)
 			return nil
 		}

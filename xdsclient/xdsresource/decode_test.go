@@ -150,6 +150,11 @@ func TestHTTPFilterWrappersAreRemoved(t *testing.T) {
 			"TypedStruct without value", `"@type": type.googleapis.com/xds.type.v3.TypedStruct, type_url: type.googleapis.com/fairlead.echo.v1.Config`,
 			"fairlead.echo.v1.Config", `json=true {}`, "",
 		},
+		{
+			"TypedStruct of a linked message that does not fit keeps its type",
+			`"@type": type.googleapis.com/xds.type.v3.TypedStruct, type_url: type.googleapis.com/envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig, value: {no_such_field: true}`,
+			"envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig", "", "no_such_field",
+		},
 		{"plain fields of a type that has no proto", `"@type": type.googleapis.com/fairlead.echo.v1.Config, a: 1`, "fairlead.echo.v1.Config", `json=true {"a":1}`, ""},
 		{
 			"TypedStruct of a linked message becomes that message",

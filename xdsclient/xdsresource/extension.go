@@ -128,9 +128,14 @@ type wrapping struct {
 // unwrap removes the wrappers of a filter configuration.
 func unwrap(a *anypb.Any) (out filters.Any, w wrapping, err error) {
 	out = filters.Any{TypeURL: a.GetTypeUrl(), Value: a.GetValue()}
-	if a, err = unwrapStruct(a); err != nil {
+	inner, err := unwrapStruct(a)
+	if err != nil {
+		if url, _, err := typedStruct(a); err == nil {
+			out.TypeURL = url
+		}
 		return out, w, err
 	}
+	a = inner
 	out = filters.Any{TypeURL: a.GetTypeUrl(), Value: a.GetValue()}
 	typeURL, v, err := typedStruct(a)
 	if err != nil {
