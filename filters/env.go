@@ -48,7 +48,8 @@ type LogFiles interface {
 // breakers are the ordinary ones of that cluster.
 type Upstreams interface {
 	// RoundTrip sends one request and reads the whole response body, up to
-	// limit bytes (more is an error). It does not retry.
+	// limit bytes (more is an error). It fails at once, without a call, while
+	// the cluster's circuit breaker for callouts is open.
 	RoundTrip(ctx context.Context, cluster string, req *Callout, limit int64) (*CalloutResponse, error)
 }
 
@@ -56,9 +57,21 @@ type Upstreams interface {
 type Callout struct {
 	Header  message.Header // pseudo-headers included
 	Body    []byte
-	Timeout time.Duration // 0: none
+	Timeout time.Duration // of all attempts; 0: none
+	// Retry, if not nil, says how often the request is sent again when it
+	// failed, or was answered by a 5xx or gRPC's UNAVAILABLE.
+	Retry *Retry
 	// HTTP2 forces HTTP/2 (gRPC) whatever the cluster's protocol options say.
 	HTTP2 bool
+}
+
+// Retry says how a callout is repeated. It is immutable.
+type Retry struct {
+	// Times is how often at most, beside the first attempt.
+	Times int
+	// Base is the longest pause before the first repetition; it doubles with
+	// each, up to Max. Pauses are random.
+	Base, Max time.Duration
 }
 
 // CalloutResponse is what came back.

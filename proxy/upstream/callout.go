@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -48,9 +49,57 @@ type calloutGuard struct {
 // gobreaker.ErrOpenState. Other answers are not failures: what a client sends
 // must not be able to stop the checks of all others.
 func (m *Manager) RoundTrip(ctx context.Context, cluster string, req *filters.Callout, limit int64) (*filters.CalloutResponse, error) {
+	if req.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, req.Timeout)
+		defer cancel()
+	}
+	for n := 0; ; n++ {
+		resp, err := m.attempt(ctx, cluster, req, limit)
+		if !again(ctx, req.Retry, n, resp, err) {
+			if err != nil {
+				return nil, fmt.Errorf("cluster %s: %w", cluster, err)
+			}
+			return resp, nil
+		}
+	}
+}
+
+// again waits before repetition n, if there is one.
+func again(ctx context.Context, r *filters.Retry, n int, resp *filters.CalloutResponse, err error) bool {
+	switch {
+	case r == nil || n >= r.Times || ctx.Err() != nil:
+		return false
+	case err != nil:
+		if errors.Is(err, ErrNoSuchCluster) || errors.Is(err, ErrResponseTooLarge) || isOpen(err) {
+			return false
+		}
+	case resp.Status < 500 && !unavailable(resp):
+		return false
+	}
+	most := r.Base
+	for range n {
+		most = min(2*most, r.Max)
+	}
+	pause := time.NewTimer(rand.N(max(most, 1)))
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func isOpen(err error) bool {
+	return errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests)
+}
+
+// attempt makes one call, if the breaker lets it.
+func (m *Manager) attempt(ctx context.Context, cluster string, req *filters.Callout, limit int64) (*filters.CalloutResponse, error) {
 	c := m.Cluster(cluster)
 	if c == nil {
-		return nil, fmt.Errorf("cluster %s: %w", cluster, ErrNoSuchCluster)
+		return nil, ErrNoSuchCluster
 	}
 	var err error // the callee's own
 	g := m.guard(cluster)
@@ -67,16 +116,14 @@ func (m *Manager) RoundTrip(ctx context.Context, cluster string, req *filters.Ca
 		return r, err
 	})
 	switch {
-	case errors.Is(state, gobreaker.ErrOpenState), errors.Is(state, gobreaker.ErrTooManyRequests):
+	case state == nil || errors.Is(state, errAbandoned):
+	case isOpen(state):
 		g.rejected.Inc()
-		err = state
-	case state != nil && !errors.Is(state, errAbandoned):
+		return nil, state
+	default:
 		g.failed.Inc()
 	}
-	if err != nil {
-		return nil, fmt.Errorf("cluster %s: %w", cluster, err)
-	}
-	return resp, nil
+	return resp, err
 }
 
 // unavailable reports whether r says that nobody was there to answer.
@@ -116,11 +163,6 @@ func (m *Manager) guard(cluster string) *calloutGuard {
 }
 
 func (c *Cluster) roundTrip(ctx context.Context, req *filters.Callout, limit int64) (*filters.CalloutResponse, error) {
-	if req.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, req.Timeout)
-		defer cancel()
-	}
 	h, err := c.Pick(&PickContext{})
 	if err != nil {
 		return nil, err

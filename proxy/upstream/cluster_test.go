@@ -255,6 +255,40 @@ func TestCalloutRoundTripAndItsBreaker(t *testing.T) {
 	}
 }
 
+func TestCalloutsAreRepeatedAsTheirPolicySays(t *testing.T) {
+	var answers []int
+	o := &origin{answer: func(*message.Header, []byte) (int, string) {
+		status := answers[0]
+		answers = answers[1:]
+		return status, ""
+	}}
+	m := newTestManager(t, o, nil)
+	m.Apply([]*xdsresource.Cluster{cluster("a", "10.0.0.1:80")})
+	for _, tc := range []struct {
+		name       string
+		retry      *filters.Retry
+		answers    []int
+		left, want int
+	}{
+		{"no policy", nil, []int{500, 200}, 1, 500},
+		{"until it is well", &filters.Retry{Times: 3, Base: 1, Max: 1}, []int{500, 503, 200, 200}, 1, 200},
+		{"as often as allowed", &filters.Retry{Times: 1, Base: 1, Max: 1}, []int{500, 503, 200}, 1, 503},
+		{"not what was refused", &filters.Retry{Times: 3, Base: 1, Max: 1}, []int{403, 200}, 1, 403},
+	} {
+		answers = tc.answers
+		r, err := m.RoundTrip(context.Background(), "a", &filters.Callout{Retry: tc.retry}, 100)
+		if err != nil || r.Status != tc.want || len(answers) != tc.left {
+			t.Errorf("%s: %+v %v, %d answers left", tc.name, r, err, len(answers))
+		}
+	}
+	answers = []int{500, 500, 500}
+	start := time.Now()
+	_, err := m.RoundTrip(context.Background(), "a", &filters.Callout{Timeout: 20 * time.Millisecond, Retry: &filters.Retry{Times: 2, Base: time.Hour, Max: time.Hour}}, 100)
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("the timeout is for all attempts: %v, %v", took, err)
+	}
+}
+
 func TestStatusListsClustersAndHosts(t *testing.T) {
 	m := newTestManager(t, &origin{}, nil)
 	eds := cluster("b")

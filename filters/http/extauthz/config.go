@@ -78,6 +78,7 @@ type HTTPService struct {
 	Cluster, Scheme    string
 	PathPrefix, Path   string // Path replaces the request's path if not ""
 	Timeout            time.Duration
+	Retry              *filters.Retry // nil: none
 	Add                [][2]string
 	UpstreamHeaders    []matcher.String // of an OK answer, for the request
 	UpstreamAppend     []matcher.String
@@ -160,7 +161,7 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 			return nil, fmt.Errorf("http_service.%w", err)
 		}
 	case *ext_authzv3pb.ExtAuthz_GrpcService:
-		if c.GRPC, err = authcheck.DecodeService(x.GrpcService, m.GetTransportApiVersion(), d); err != nil {
+		if c.GRPC, err = decodeGRPC(x.GrpcService, m.GetTransportApiVersion(), d); err != nil {
 			return nil, err
 		}
 	default:
@@ -243,7 +244,7 @@ func (Factory) DecodeOverride(a filters.Any, d *filters.Decoding) (filters.Confi
 		}
 		switch v := x.CheckSettings.GetServiceOverride().(type) {
 		case *ext_authzv3pb.CheckSettings_GrpcService:
-			o.GRPC, err = authcheck.DecodeService(v.GrpcService, corev3pb.ApiVersion_V3, d)
+			o.GRPC, err = decodeGRPC(v.GrpcService, corev3pb.ApiVersion_V3, d)
 		case *ext_authzv3pb.CheckSettings_HttpService:
 			if o.HTTP, err = decodeService(v.HttpService, d); err != nil {
 				err = fmt.Errorf("http_service.%w", err)
@@ -267,6 +268,14 @@ func decodeBody(m *ext_authzv3pb.BufferSettings) (*Body, error) {
 		return nil, fmt.Errorf("max_request_bytes: %d is not between 1 and %d", n, maxBody)
 	}
 	return &Body{Max: int(m.GetMaxRequestBytes()), AllowPartial: m.GetAllowPartialMessage()}, nil
+}
+
+func decodeGRPC(m *corev3pb.GrpcService, version corev3pb.ApiVersion, d *filters.Decoding) (*authcheck.Service, error) {
+	retry, err := decode.GRPCRetry(m, d)
+	if err != nil {
+		return nil, err
+	}
+	return authcheck.DecodeService(m, version, retry)
 }
 
 func decodeService(m *ext_authzv3pb.HttpService, d *filters.Decoding) (*HTTPService, error) {
@@ -293,8 +302,8 @@ func decodeService(m *ext_authzv3pb.HttpService, d *filters.Decoding) (*HTTPServ
 	if s.Timeout, err = decode.Duration(m.GetServerUri().GetTimeout(), 200*time.Millisecond); err != nil {
 		return nil, fmt.Errorf("server_uri.timeout: %w", err)
 	}
-	if m.GetRetryPolicy() != nil {
-		d.Ignore("http_service.retry_policy", "checks are not tried again")
+	if s.Retry, err = decode.Retry(m.GetRetryPolicy(), "http_service.retry_policy", d); err != nil {
+		return nil, fmt.Errorf("retry_policy.%w", err)
 	}
 	rq, rs := m.GetAuthorizationRequest(), m.GetAuthorizationResponse()
 	for i, h := range rq.GetHeadersToAdd() {

@@ -23,7 +23,7 @@ func (f *filter) askHTTP(s *filters.Stream, body *authcheck.Body) (*authcheck.An
 	if s.Request.Get(message.Method) == "CONNECT" {
 		return nil, errConnect
 	}
-	callout := &filters.Callout{Header: f.question(&s.Request, body), Timeout: c.Timeout}
+	callout := &filters.Callout{Header: f.question(&s.Request, body), Timeout: c.Timeout, Retry: c.Retry}
 	if body != nil {
 		callout.Body = body.Bytes
 	}

@@ -22,6 +22,8 @@ type Service struct {
 	Cluster, Authority string
 	// Timeout bounds one check; 0 is none.
 	Timeout time.Duration
+	// Retry is nil for none.
+	Retry *filters.Retry
 	// Metadata are headers of every call.
 	Metadata []Metadata
 }
@@ -55,7 +57,7 @@ func (v *Service) Check(ctx context.Context, u filters.Upstreams, question []byt
 	}
 	question[0] = 0 // not compressed
 	binary.BigEndian.PutUint32(question[1:], uint32(len(question)-FrameSize))
-	c := &filters.Callout{Body: question, Timeout: v.Timeout, HTTP2: true}
+	c := &filters.Callout{Body: question, Timeout: v.Timeout, Retry: v.Retry, HTTP2: true}
 	h := &c.Header
 	h.Add(message.Method, "POST")
 	h.Add(message.Scheme, "http")

@@ -14,8 +14,9 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/format"
 )
 
-// DecodeService converts a GrpcService. The default timeout is 200 ms.
-func DecodeService(m *corev3pb.GrpcService, version corev3pb.ApiVersion, d *filters.Decoding) (*Service, error) {
+// DecodeService converts a GrpcService but for its retry policy, which is retry.
+// The default timeout is 200 ms.
+func DecodeService(m *corev3pb.GrpcService, version corev3pb.ApiVersion, retry *filters.Retry) (*Service, error) {
 	if version != corev3pb.ApiVersion_V3 {
 		return nil, fmt.Errorf("transport_api_version: %s is not supported, it must be V3", version)
 	}
@@ -26,7 +27,7 @@ func DecodeService(m *corev3pb.GrpcService, version corev3pb.ApiVersion, d *filt
 	if g.GetClusterName() == "" {
 		return nil, errors.New("grpc_service.envoy_grpc.cluster_name: must not be empty")
 	}
-	v := &Service{Cluster: g.GetClusterName(), Authority: g.GetAuthority()}
+	v := &Service{Cluster: g.GetClusterName(), Authority: g.GetAuthority(), Retry: retry}
 	if v.Authority == "" {
 		v.Authority = v.Cluster
 	}
@@ -34,9 +35,6 @@ func DecodeService(m *corev3pb.GrpcService, version corev3pb.ApiVersion, d *filt
 		v.Timeout = 200 * time.Millisecond
 	} else if v.Timeout = t.AsDuration(); t.CheckValid() != nil || v.Timeout < 0 {
 		return nil, fmt.Errorf("grpc_service.timeout: %s is not a duration from 0 on", t)
-	}
-	if m.GetRetryPolicy() != nil || g.GetRetryPolicy() != nil {
-		d.Ignore("grpc_service.retry_policy", "checks are not tried again")
 	}
 	for i, h := range m.GetInitialMetadata() {
 		name, value := strings.ToLower(h.GetKey()), h.GetValue()

@@ -137,3 +137,48 @@ func RuntimePartsPerMillion(p *corev3pb.RuntimeFractionalPercent, def uint32, pa
 	}
 	return PartsPerMillion(p.GetDefaultValue(), def)
 }
+
+// maxRetries bounds the repetitions of a callout.
+const maxRetries = 64
+
+// Retry converts the retry policy of a callout; nil is none. path is for d. Conditions
+// are always those of Envoy's default.
+func Retry(m *corev3pb.RetryPolicy, path string, d *filters.Decoding) (*filters.Retry, error) {
+	if m == nil {
+		return nil, nil //nolint:nilnil // nothing is repeated
+	}
+	r := &filters.Retry{Times: 1, Base: time.Second}
+	if n := m.GetNumRetries(); n != nil {
+		r.Times = int(min(n.GetValue(), maxRetries))
+	}
+	var err error
+	if b := m.GetRetryBackOff(); b != nil {
+		if r.Base, err = Duration(b.GetBaseInterval(), 0); err != nil || r.Base <= 0 {
+			return nil, errors.New("retry_back_off.base_interval: must be greater than 0")
+		}
+	}
+	if r.Max, err = Duration(m.GetRetryBackOff().GetMaxInterval(), 10*r.Base); err != nil || r.Max < r.Base {
+		return nil, errors.New("retry_back_off.max_interval: must not be less than base_interval")
+	}
+	if m.GetRetryOn() != "" {
+		d.Ignore(path+".retry_on", "what is repeated are failed calls, 5xx and gRPC's UNAVAILABLE")
+	}
+	if m.GetRetryPriority() != nil || len(m.GetRetryHostPredicate()) > 0 || m.GetHostSelectionRetryMaxAttempts() != 0 {
+		d.Ignore(path, "endpoints are chosen for a repetition as for the first attempt")
+	}
+	return r, nil
+}
+
+// GRPCRetry converts the retry policy of a gRPC service, which may stand in two
+// places.
+func GRPCRetry(m *corev3pb.GrpcService, d *filters.Decoding) (*filters.Retry, error) {
+	policy, path := m.GetRetryPolicy(), "grpc_service.retry_policy"
+	if policy == nil {
+		policy, path = m.GetEnvoyGrpc().GetRetryPolicy(), "grpc_service.envoy_grpc.retry_policy"
+	}
+	r, err := Retry(policy, path, d)
+	if err != nil {
+		return nil, fmt.Errorf("%s.%w", path, err)
+	}
+	return r, nil
+}

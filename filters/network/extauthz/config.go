@@ -54,8 +54,11 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 		}
 		c.Enabled = &md
 	}
-	var err error
-	if c.Service, err = authcheck.DecodeService(m.GetGrpcService(), m.GetTransportApiVersion(), d); err != nil {
+	retry, err := decode.GRPCRetry(m.GetGrpcService(), d)
+	if err != nil {
+		return nil, err
+	}
+	if c.Service, err = authcheck.DecodeService(m.GetGrpcService(), m.GetTransportApiVersion(), retry); err != nil {
 		return nil, err
 	}
 	if c.Service.Timeout <= 0 || c.Service.Timeout > maxTimeout {
