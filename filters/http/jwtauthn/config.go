@@ -55,8 +55,10 @@ type Provider struct {
 	SpaceDelimited        []string
 	Claims                []ClaimHeader
 	ClearRouteCache       bool
-	Keys                  *keySet // nil with Remote
-	Remote                *Remote
+	// Keys are inline; else one of the others is set.
+	Keys              *keySet
+	File, Environment string // where the keys are
+	Remote            *Remote
 }
 
 // HeaderLocation is a header that may carry a token after Prefix.
@@ -72,6 +74,11 @@ type ClaimHeader struct {
 type Remote struct {
 	Cluster, Scheme, Authority, Path string
 	Timeout, CacheDuration           time.Duration
+	Retry                            *filters.Retry // nil: none
+	// Async fetches before a token needs the keys, and FailedRefetch after a
+	// fetch that failed.
+	Async         bool
+	FailedRefetch time.Duration
 }
 
 // Rule asks Requires of requests that match.
@@ -248,8 +255,18 @@ func (p *Provider) decodeKeys(m *jwt_authnv3pb.JwtProvider, path string, d *filt
 			text = s.InlineString
 		case *corev3pb.DataSource_InlineBytes:
 			text = string(s.InlineBytes)
+		case *corev3pb.DataSource_Filename:
+			if p.File = s.Filename; p.File == "" {
+				return errors.New("local_jwks.filename: must not be empty")
+			}
+			return nil
+		case *corev3pb.DataSource_EnvironmentVariable:
+			if p.Environment = s.EnvironmentVariable; p.Environment == "" {
+				return errors.New("local_jwks.environment_variable: must not be empty")
+			}
+			return nil
 		default:
-			return errors.New("local_jwks: only inline keys are supported")
+			return errors.New("local_jwks: keys are required")
 		}
 		set, skipped, err := parseKeys([]byte(text))
 		if err != nil {
@@ -273,6 +290,9 @@ func (p *Provider) decodeKeys(m *jwt_authnv3pb.JwtProvider, path string, d *filt
 	return nil
 }
 
+// minRefetch is the least time between two fetches in the background.
+const minRefetch = 100 * time.Millisecond
+
 func decodeRemote(m *jwt_authnv3pb.RemoteJwks, path string, d *filters.Decoding) (*Remote, error) {
 	u, err := url.Parse(m.GetHttpUri().GetUri())
 	if err != nil || u.Host == "" {
@@ -288,11 +308,17 @@ func decodeRemote(m *jwt_authnv3pb.RemoteJwks, path string, d *filters.Decoding)
 	if r.CacheDuration, err = decode.Duration(m.GetCacheDuration(), 10*time.Minute); err != nil {
 		return nil, fmt.Errorf("cache_duration: %w", err)
 	}
-	if m.GetAsyncFetch() != nil {
-		d.Ignore(path+".remote_jwks.async_fetch", "keys are fetched when the first token needs them")
+	if r.CacheDuration < time.Second {
+		return nil, errors.New("cache_duration: must not be less than a second")
 	}
-	if m.GetRetryPolicy() != nil {
-		d.Ignore(path+".remote_jwks.retry_policy", "a failed fetch is tried again by a later request")
+	if a := m.GetAsyncFetch(); a != nil {
+		r.Async = true
+		if r.FailedRefetch, err = decode.Duration(a.GetFailedRefetchDuration(), time.Second); err != nil || r.FailedRefetch < minRefetch {
+			return nil, fmt.Errorf("async_fetch.failed_refetch_duration: must not be less than %s", minRefetch)
+		}
+	}
+	if r.Retry, err = decode.Retry(m.GetRetryPolicy(), path+".remote_jwks.retry_policy", d); err != nil {
+		return nil, fmt.Errorf("retry_policy.%w", err)
 	}
 	return r, nil
 }

@@ -5,6 +5,7 @@ package jwtauthn
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"strconv"
 	"strings"
@@ -52,6 +53,7 @@ func (Factory) Compile(env *filters.Env, base, override filters.Config) (filters
 	f.hit, f.miss = count("jwt_cache_hit"), count("jwt_cache_miss")
 	for i := range c.Providers {
 		if err := f.addProvider(env, &c.Providers[i], count); err != nil {
+			_ = f.Close()
 			return nil, err
 		}
 	}
@@ -60,23 +62,30 @@ func (Factory) Compile(env *filters.Env, base, override filters.Config) (filters
 
 func (f *filter) addProvider(env *filters.Env, c *Provider, count func(string) *stats.Counter) error {
 	p := &provider{Provider: c}
-	if c.Remote != nil {
+	switch {
+	case c.Remote != nil:
 		if env.Upstreams == nil {
 			return errors.New("jwt_authn: remote_jwks needs upstream clusters")
 		}
-		fresh := &remote{c: c.Remote, upstreams: env.Upstreams, good: count("jwks_fetch_success"), bad: count("jwks_fetch_failed")}
-		p.remote = fresh
-		if env.Shared != nil { // keys outlive a change of configuration
-			k := remoteKey{c.Remote.Cluster, c.Remote.Scheme, c.Remote.Authority, c.Remote.Path}
-			v, release, err := env.Shared.Acquire(k, func() (any, error) { return fresh, nil })
-			if err != nil {
-				return fmt.Errorf("jwt_authn: remote_jwks: %w", err)
-			}
-			f.release = append(f.release, release)
-			if shared, isRemote := v.(*remote); isRemote {
-				p.remote = shared
-			}
+		r, release, err := share(env.Shared, c.Remote.key(), func() *remote {
+			return newRemote(c.Remote, env.Upstreams, env.Logger, count("jwks_fetch_success"), count("jwks_fetch_failed"))
+		})
+		if err != nil {
+			return fmt.Errorf("jwt_authn: remote_jwks: %w", err)
 		}
+		p.remote, f.release = r, append(f.release, release)
+	case c.File != "":
+		k, release, err := share(env.Shared, fileKey{c.File}, func() *fileKeys { return openKeys(c.File, env.Logger) })
+		if err != nil {
+			return fmt.Errorf("jwt_authn: local_jwks: %w", err)
+		}
+		p.file, f.release = k, append(f.release, release)
+	case c.Environment != "":
+		set, err := environmentKeys(c.Environment)
+		if err != nil {
+			return fmt.Errorf("jwt_authn: local_jwks: %w", err)
+		}
+		p.environment = set
 	}
 	if c.PayloadHeader != "" {
 		f.sanitize = append(f.sanitize, c.PayloadHeader)
@@ -86,6 +95,24 @@ func (f *filter) addProvider(env *filters.Env, c *Provider, count func(string) *
 	}
 	f.providers = append(f.providers, p)
 	return nil
+}
+
+// share returns what create makes: keys outlive a change of configuration.
+func share[T io.Closer](s *filters.Shared, key any, create func() T) (v T, release func(), err error) {
+	if s == nil {
+		v = create()
+		return v, func() { _ = v.Close() }, nil
+	}
+	shared, release, err := s.Acquire(key, func() (any, error) { return create(), nil })
+	if err != nil {
+		return v, nil, err
+	}
+	v, isT := shared.(T)
+	if !isT {
+		release()
+		return v, nil, fmt.Errorf("%T is shared as %T", v, shared)
+	}
+	return v, release, nil
 }
 
 type filter struct {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -306,6 +308,7 @@ func TestRemoteKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := &keyServer{err: errors.New("down")}
 		f := compile(t, config, "", &filters.Env{Upstreams: srv, Shared: &filters.Shared{}})
+		defer func() { _ = f.(io.Closer).Close() }()
 		get := func() string {
 			_, r, _ := run(t, f, "/", "authorization", "Bearer "+long)
 			if r.Status() == 200 {
@@ -352,7 +355,12 @@ func TestRemoteKeys(t *testing.T) {
 func TestDecodeRefuses(t *testing.T) {
 	for name, c := range map[string]string{
 		"no keys":                    `{"providers":{"p":{"issuer":"i"}}}`,
-		"keys from a file":           `{"providers":{"p":{"localJwks":{"filename":"x"}}}}`,
+		"keys from nowhere":          `{"providers":{"p":{"localJwks":{}}}}`,
+		"a file without a name":      `{"providers":{"p":{"localJwks":{"filename":""}}}}`,
+		"a variable without a name":  `{"providers":{"p":{"localJwks":{"environmentVariable":""}}}}`,
+		"a cache for no time":        `{"providers":{"p":{"remoteJwks":{"httpUri":{"uri":"https://x/y","cluster":"c"},"cacheDuration":"0s"}}}}`,
+		"refetching without a pause": `{"providers":{"p":{"remoteJwks":{"httpUri":{"uri":"https://x/y","cluster":"c"},"asyncFetch":{"failedRefetchDuration":"0s"}}}}}`,
+		"retries without a pause":    `{"providers":{"p":{"remoteJwks":{"httpUri":{"uri":"https://x/y","cluster":"c"},"retryPolicy":{"retryBackOff":{"baseInterval":"0s"}}}}}}`,
 		"unknown provider":           `{"rules":[{"match":{"prefix":"/"},"requires":{"providerName":"x"}}]}`,
 		"unknown requirement":        `{"rules":[{"match":{"prefix":"/"},"requirementName":"x"}]}`,
 		"extraction only":            `{"rules":[{"match":{"prefix":"/"},"requires":{"extractOnlyWithoutValidation":{}}}]}`,
@@ -375,7 +383,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(istio("")), true, "Bearer x.y.z", "/?access_token=a")
 	f.Fuzz(func(t *testing.T, b []byte, isJSON bool, header, path string) {
 		c, err := Factory{}.Decode(filters.Any{JSON: isJSON, Value: b}, nil)
-		if err != nil {
+		if err != nil || slices.ContainsFunc(c.(*Config).Providers, func(p Provider) bool { return p.File != "" || p.Environment != "" }) {
 			return
 		}
 		fl, err := Factory{}.Compile(&filters.Env{Upstreams: &keyServer{err: errors.New("down")}}, c, nil)
@@ -383,6 +391,7 @@ func FuzzDecode(f *testing.F) {
 			t.Fatal(err)
 		}
 		run(t, fl, path, "authorization", header, "cookie", header)
+		_ = fl.(io.Closer).Close()
 	})
 }
 

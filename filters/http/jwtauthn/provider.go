@@ -14,7 +14,10 @@ import (
 // provider is a Provider at work: its keys and the tokens they verified.
 type provider struct {
 	*Provider
-	remote *remote // nil with inline keys
+	// At most one of these is set; without, the keys are inline.
+	environment *keySet
+	file        *fileKeys
+	remote      *remote
 
 	mu    sync.RWMutex
 	cache map[string]*verified
@@ -32,10 +35,15 @@ const maxCached = 1024
 
 // keySet returns the keys to verify t with.
 func (p *provider) keySet(s *filters.Stream, t *token) (*keySet, status) {
-	if p.remote == nil {
-		return p.Keys, ok
+	switch {
+	case p.remote != nil:
+		return p.remote.get(s, t)
+	case p.file != nil:
+		return p.file.keys.Load(), ok
+	case p.environment != nil:
+		return p.environment, ok
 	}
-	return p.remote.get(s, t)
+	return p.Keys, ok
 }
 
 // check verifies one token completely. audiences, if not nil, replace the
