@@ -57,10 +57,17 @@ func (o *output) text() string {
 	return o.b.String()
 }
 
-// Start runs $FAIRLEAD_BIN (../../bin/fairlead) from a bootstrap and returns its
-// process id when it accepts at port. It ends with the test, which fails if the
-// process logged a panic.
+// Start is StartLogged for those who only need the process id.
 func Start(t testing.TB, bootstrap string, port int) (pid int) {
+	t.Helper()
+	pid, _ = StartLogged(t, bootstrap, port)
+	return pid
+}
+
+// StartLogged runs $FAIRLEAD_BIN (../../bin/fairlead) from a bootstrap and
+// returns its process id, and what it has logged so far, when it accepts at
+// port. It ends with the test, which fails if the process logged a panic.
+func StartLogged(t testing.TB, bootstrap string, port int) (pid int, logged func() string) {
 	t.Helper()
 	bin := os.Getenv("FAIRLEAD_BIN")
 	if bin == "" {
@@ -89,10 +96,10 @@ func Start(t testing.TB, bootstrap string, port int) (pid int) {
 	for range 500 {
 		if c, err := net.Dial("tcp", Address(port)); err == nil {
 			_ = c.Close()
-			return cmd.Process.Pid
+			return cmd.Process.Pid, log.text
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 	t.Fatalf("fairlead does not accept at port %d: %s", port, log.text())
-	return 0
+	return 0, nil
 }
