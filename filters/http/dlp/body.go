@@ -169,8 +169,12 @@ type plainSource struct {
 	quit bool // scanning was given up
 }
 
-func newPlainSource(inner message.Body, in *inspection, plus bool) *plainSource {
-	return &plainSource{inner: inner, stream: in.set.engine.NewStream(in.found, plus, nil), in: in, sniffed: make([]byte, 0, sniffBytes)}
+func newPlainSource(inner message.Body, in *inspection, plus, json bool) *plainSource {
+	s := in.set.engine.NewStream(in.found, plus, nil)
+	if json {
+		s.JSON()
+	}
+	return &plainSource{inner: inner, stream: s, in: in, sniffed: make([]byte, 0, sniffBytes)}
 }
 
 func (s *plainSource) next() ([]byte, bool, error) {

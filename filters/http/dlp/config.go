@@ -28,6 +28,7 @@ const (
 	maxWindow     = 1 << 20
 	defaultRatio  = 100
 	maxRules      = 200
+	minKey        = 16 // bytes
 )
 
 // config is a validated Config.
@@ -63,7 +64,7 @@ type rule struct {
 	places            [places]bool
 	min               dlp.Likelihood
 	count             int
-	action            dlp.Action
+	action            action
 	edit              dlp.Edit // with Tag as a template
 	status            int
 	header, value     string
@@ -169,6 +170,11 @@ func decodeConfig(m *dlppb.Config) (*config, error) {
 	}
 	if c.hashKey != "" && c.hashKeyFile != "" {
 		return nil, errors.New("hash_key and hash_key_file: only one may be set")
+	}
+	for i := range c.rules {
+		if c.rules[i].action == tokenize && c.hashKeyFile == "" && len(c.hashKey) < minKey {
+			return nil, fmt.Errorf("rules[%d] (%s): TOKENIZE needs hash_key or hash_key_file of at least %d bytes, the same on all replicas", i, c.rules[i].name, minKey)
+		}
 	}
 	c.exclude = []string{"authorization", "proxy-authorization"}
 	if len(m.GetExcludeHeaders()) > 0 || m.GetInspectAllHeaders() {
@@ -302,22 +308,19 @@ func decodePlaces(m *dlppb.Rule, r *rule) error {
 }
 
 func decodeAction(m *dlppb.Rule, r *rule) error {
-	switch m.GetAction() {
-	case dlppb.Rule_REPORT:
-		r.action = dlp.Keep
-	case dlppb.Rule_MASK:
-		r.action = dlp.Mask
-	case dlppb.Rule_REPLACE:
-		r.action = dlp.Replace
-	case dlppb.Rule_BLOCK:
-		r.action = dlp.Block
-	default:
+	var ok bool
+	if r.action, ok = actions[m.GetAction()]; !ok {
 		return fmt.Errorf("action: unknown value %d", m.GetAction())
 	}
 	k := m.GetMask()
-	r.edit = dlp.Edit{Action: r.action, KeepLast: int(min(k.GetKeepLast(), 64)), All: k.GetPunctuation(), Tag: m.GetReplacement()}
-	if r.edit.Tag == "" {
+	r.edit = dlp.Edit{Action: r.action.edit(), KeepLast: int(min(k.GetKeepLast(), 64)), All: k.GetPunctuation(), Tag: m.GetReplacement()}
+	switch {
+	case r.edit.Tag == "" && r.action == tokenize:
+		r.edit.Tag = "[{TYPE}:{TOKEN}]"
+	case r.edit.Tag == "":
 		r.edit.Tag = "[{TYPE}]"
+	case r.action == tokenize && !strings.Contains(r.edit.Tag, "{TOKEN}"):
+		return fmt.Errorf("replacement: %q has no {TOKEN}", r.edit.Tag)
 	}
 	if strings.ContainsAny(r.edit.Tag, "\r\n\x00\"\\") || len(r.edit.Tag) > 256 {
 		return fmt.Errorf("replacement: %q is longer than 256 bytes or holds quotes, backslashes or line breaks", r.edit.Tag)
@@ -340,7 +343,15 @@ func decodeAction(m *dlppb.Rule, r *rule) error {
 			return fmt.Errorf("add_header: %q: %q is not a header", h.GetName(), h.GetValue())
 		}
 	}
+	if r.action == route && (r.header == "" || r.response) {
+		return errors.New("action: ROUTE needs add_header, by which the other route is chosen, and direction: REQUEST")
+	}
 	return nil
+}
+
+var actions = map[dlppb.Rule_Action]action{
+	dlppb.Rule_REPORT: report, dlppb.Rule_MASK: mask, dlppb.Rule_REPLACE: replace, dlppb.Rule_BLOCK: block,
+	dlppb.Rule_TOKENIZE: tokenize, dlppb.Rule_ROUTE: route,
 }
 
 func headerName(s string) bool {
@@ -388,8 +399,8 @@ func (c *config) key() ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("hash_key_file: %w", err)
 		}
-		if b = []byte(strings.TrimSpace(string(b))); len(b) < 16 {
-			return nil, fmt.Errorf("hash_key_file: %s holds %d bytes: want at least 16", c.hashKeyFile, len(b))
+		if b = []byte(strings.TrimSpace(string(b))); len(b) < minKey {
+			return nil, fmt.Errorf("hash_key_file: %s holds %d bytes: want at least %d", c.hashKeyFile, len(b), minKey)
 		}
 		return b, nil
 	case c.hashKey != "":

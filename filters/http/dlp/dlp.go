@@ -14,7 +14,6 @@ import (
 	"sync"
 
 	"github.com/fairlead-mesh/fairlead/filters"
-	"github.com/fairlead-mesh/fairlead/filters/internal/dlp"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 )
@@ -81,7 +80,7 @@ type series struct {
 	dir    string
 	place  place
 	typ    string
-	action dlp.Action
+	action action
 }
 
 // findings counts findings. The series are made when they are needed: hundreds
@@ -172,10 +171,8 @@ func prepareForResponse(h *message.Header) {
 // request inspects what is there of the request and wraps its body. A
 // response means: stop here.
 func (f *filter) request(s *filters.Stream, in *inspection, g *gate) (*filters.Response, error) {
+	in.setHeaders(&s.Request)
 	in.head(&s.Request)
-	for _, h := range in.headers {
-		s.Request.Set(h[0], h[1])
-	}
 	if in.stopped() {
 		in.report()
 		return f.refuse(s, in, 415), nil
@@ -192,11 +189,7 @@ func (f *filter) request(s *filters.Stream, in *inspection, g *gate) (*filters.R
 			}
 		})
 		s.Body = b
-		n := len(in.headers)
 		f.hold(&s.Request, b)
-		for _, h := range in.headers[n:] {
-			s.Request.Set(h[0], h[1])
-		}
 		switch {
 		case in.stopped():
 			in.report()
@@ -204,14 +197,48 @@ func (f *filter) request(s *filters.Stream, in *inspection, g *gate) (*filters.R
 		case b.err != nil:
 			return nil, b.err
 		}
-		return nil, nil // reports when the body ends
+		return f.depart(s, in), nil // reports when the body ends
 	}
 	if in.refused {
 		in.report()
 		return f.refuse(s, in, 415), nil
 	}
+	r := f.depart(s, in)
 	in.report()
-	return nil, nil
+	return r, nil
+}
+
+// depart makes the head of a request what it has to be before it goes on: the
+// headers that rules add, and the route that they choose. A response means
+// that no other route can be chosen.
+func (f *filter) depart(s *filters.Stream, in *inspection) *filters.Response {
+	in.setHeaders(&s.Request)
+	in.gone = true
+	if !in.reroute {
+		return nil
+	}
+	before := s.Route
+	s.ClearRouteCache()
+	if s.Route != before {
+		return nil
+	}
+	in.refused, in.reason = true, "no_other_route"
+	in.report()
+	return f.refuse(s, in, 503)
+}
+
+// setHeaders makes the headers of rules what the rules said: those that the
+// message came with are not.
+func (in *inspection) setHeaders(h *message.Header) {
+	if in.f.cfg.dryRun {
+		return
+	}
+	for _, name := range in.set.headers {
+		h.Del(name)
+	}
+	for _, a := range in.headers {
+		h.Set(a[0], a[1])
+	}
 }
 
 // tunnel notes bytes that nobody will look at. They pass unless the
@@ -225,6 +252,7 @@ func (in *inspection) tunnel() {
 func (f *filter) response(s *filters.Stream, r *filters.Response, head bool) (*filters.Response, error) {
 	in := f.inspect(f.cfg.answer, "response")
 	in.identify(s)
+	in.setHeaders(&r.Header)
 	in.head(&r.Header)
 	body := !head && r.Status() != 204 && r.Status() != 304 && r.Tunnel == nil && !message.IsEmpty(r.Body) &&
 		(in.set.looks[inBody] || in.set.looks[inTrailer])
@@ -246,9 +274,7 @@ func (f *filter) response(s *filters.Stream, r *filters.Response, head bool) (*f
 		discard(r)
 		return f.refuse(s, in, 502), nil
 	}
-	for _, h := range in.headers {
-		r.Header.Set(h[0], h[1])
-	}
+	in.setHeaders(&r.Header)
 	return r, nil
 }
 
@@ -280,8 +306,10 @@ func (f *filter) wrap(h *message.Header, inner message.Body, in *inspection, grp
 	case len(list) > 0:
 		in.uninspectable("content_encoding") // a dry run changes nothing
 	}
-	form := strings.HasPrefix(strings.ToLower(h.Get("content-type")), "application/x-www-form-urlencoded")
-	src := newPlainSource(inner, in, form)
+	media, _, _ := strings.Cut(strings.ToLower(h.Get("content-type")), ";")
+	media = strings.TrimSpace(media)
+	json := strings.HasPrefix(media, "application/") && (strings.HasSuffix(media, "json") || strings.HasSuffix(media, "json-seq"))
+	src := newPlainSource(inner, in, media == "application/x-www-form-urlencoded", json)
 	src.tee = f.cfg.dryRun || !in.set.blocks && !in.set.edits && !in.set.heads
 	return newBody(inner, src, in, stop)
 }

@@ -132,6 +132,6 @@ func (in *inspection) once(name, value string, plus bool, quote func(string) str
 
 func (in *inspection) replacesFields() bool {
 	return slices.ContainsFunc(in.set.rules, func(r rule) bool {
-		return r.action == dlp.Replace && (r.places[inPath] || r.places[inQuery])
+		return r.action.edit() == dlp.Replace && (r.places[inPath] || r.places[inQuery])
 	})
 }

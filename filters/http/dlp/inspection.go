@@ -34,7 +34,7 @@ type tally struct {
 	typ, rule  int
 	place      place
 	field      string // header name
-	action     dlp.Action
+	action     action
 	likelihood dlp.Likelihood
 	count      int
 	bytes      int // of the longest
@@ -61,6 +61,8 @@ type inspection struct {
 	changed  bool
 	body     bool // and the body was
 	headers  [][2]string
+	reroute  bool   // another route is to be selected
+	gone     bool   // the head went on: it is too late for that
 	reason   string // why the body can't be inspected, "" if it can
 	refused  bool   // and that this refuses the message
 	reported bool
@@ -98,8 +100,11 @@ func (in *inspection) found(fd dlp.Finding, text []byte) dlp.Edit {
 		}
 		in.counts[i]++
 		act := r.action
-		if in.counts[i] < r.count {
-			act = dlp.Keep
+		switch {
+		case in.counts[i] < r.count:
+			act = report
+		case act == route && in.gone:
+			act = block
 		}
 		in.record(fd, i, act, text)
 		if in.f.cfg.dryRun || in.counts[i] < r.count {
@@ -108,23 +113,28 @@ func (in *inspection) found(fd dlp.Finding, text []byte) dlp.Edit {
 		if r.header != "" {
 			in.headers = append(in.headers, [2]string{r.header, strings.ReplaceAll(r.value, "{TYPE}", in.set.engine.Types()[fd.Type])})
 		}
-		if act == dlp.Block && in.blocker == nil {
+		if act == block && in.blocker == nil {
 			in.blocker, in.blocked = r, in.set.engine.Types()[fd.Type]
 		}
-		if act == dlp.Mask || act == dlp.Replace {
+		in.reroute = in.reroute || act == route
+		edit := act.edit()
+		if edit == dlp.Mask || edit == dlp.Replace {
 			in.changed = true
 			in.body = in.body || in.place == inBody
 		}
-		if act > best.Action {
+		if edit > best.Action {
 			best = r.edit
-			best.Action = act
+			best.Action = edit
 			best.Tag = in.set.tags[i][fd.Type]
+			if act == tokenize {
+				best.Tag = strings.ReplaceAll(best.Tag, "{TOKEN}", in.f.token(in.set.engine.Types()[fd.Type], text))
+			}
 		}
 	}
 	return best
 }
 
-func (in *inspection) record(fd dlp.Finding, ruleIndex int, act dlp.Action, text []byte) {
+func (in *inspection) record(fd dlp.Finding, ruleIndex int, act action, text []byte) {
 	in.f.findings.inc(series{in.dir, in.place, in.set.engine.Types()[fd.Type], act})
 	for i := range in.tallies {
 		t := &in.tallies[i]
@@ -153,6 +163,14 @@ func (f *filter) hash(text []byte) string {
 	m := hmac.New(sha256.New, f.key)
 	m.Write(text)
 	return hex.EncodeToString(m.Sum(nil)[:8])
+}
+
+// token stands for a value of a type: however it was divided by spaces and
+// dashes, and unlike the hash in reports.
+func (f *filter) token(typ string, text []byte) string {
+	m := hmac.New(sha256.New, f.key)
+	m.Write([]byte("token\x00" + typ + "\x00" + compactValue(string(text))))
+	return hex.EncodeToString(m.Sum(nil)[:16])
 }
 
 // uninspectable notes that the body can't be looked at.
@@ -199,6 +217,8 @@ func (in *inspection) report() {
 		outcome = "dry_run"
 	case in.stopped():
 		level, outcome = slog.LevelWarn, "blocked"
+	case in.reroute:
+		outcome = "rerouted"
 	case in.changed:
 		outcome = "changed"
 	}

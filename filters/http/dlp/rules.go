@@ -22,8 +22,34 @@ const (
 
 var placeNames = [places]string{"path", "query", "header", "body", "trailer"}
 
+// action is what a rule does.
+type action uint8
+
+const (
+	report action = iota
+	mask
+	replace
+	tokenize
+	block
+	route
+)
+
 // actionNames are labels of metrics and logs.
-var actionNames = [...]string{dlp.Keep: "report", dlp.Mask: "mask", dlp.Replace: "replace", dlp.Block: "block"}
+var actionNames = [...]string{report: "report", mask: "mask", replace: "replace", tokenize: "tokenize", block: "block", route: "route"}
+
+// edit is what a does with the bytes of a match.
+func (a action) edit() dlp.Action {
+	switch a {
+	case mask:
+		return dlp.Mask
+	case replace, tokenize:
+		return dlp.Replace
+	case block:
+		return dlp.Block
+	case report, route:
+	}
+	return dlp.Keep
+}
 
 // ruleSet is what is looked for in one direction.
 type ruleSet struct {
@@ -32,6 +58,8 @@ type ruleSet struct {
 	byType [][]int    // engine type → rules
 	tags   [][]string // rule → engine type → replacement
 	looks  [places]bool
+	// headers are those that rules add: nobody else may.
+	headers []string
 	// What rules may do to a body.
 	blocks, edits, replaces, heads bool
 }
@@ -60,6 +88,9 @@ func newRuleSet(rules []rule, want func(*rule) bool) (*ruleSet, error) {
 			continue
 		}
 		s.rules = append(s.rules, *r)
+		if r.header != "" && !slices.Contains(s.headers, r.header) {
+			s.headers = append(s.headers, r.header)
+		}
 		for _, t := range r.types {
 			if !slices.Contains(o.Types, t) {
 				o.Types = append(o.Types, t)
@@ -71,9 +102,9 @@ func newRuleSet(rules []rule, want func(*rule) bool) (*ruleSet, error) {
 			s.looks[p] = s.looks[p] || on
 		}
 		if r.places[inBody] {
-			s.blocks = s.blocks || r.action == dlp.Block
-			s.edits = s.edits || r.action == dlp.Mask || r.action == dlp.Replace
-			s.replaces = s.replaces || r.action == dlp.Replace
+			s.blocks = s.blocks || r.action == block || r.action == route
+			s.edits = s.edits || r.action == mask || r.action.edit() == dlp.Replace
+			s.replaces = s.replaces || r.action.edit() == dlp.Replace
 			s.heads = s.heads || r.header != ""
 		}
 	}

@@ -183,6 +183,9 @@ type Stream struct {
 	out     []byte
 	quote   func(tag string) string
 	pending int // bytes of the normal form that are held
+	// json says that the stream is JSON: a number that is edited stays one, or
+	// becomes a string.
+	json, inString bool
 }
 
 // NewStream returns a stream scanner that reports to sink. plus says that "+"
@@ -193,10 +196,15 @@ func (e *Engine) NewStream(sink Sink, plus bool, quote func(tag string) string) 
 	if !ok {
 		s = &Stream{}
 	}
-	s.sc, s.quote, s.norm.plus = e.NewScanner(sink), quote, plus
-	s.norm.carry, s.held, s.pending = nil, s.held[:0], 0
+	s.sc, s.quote, s.norm.plus, s.json = e.NewScanner(sink), quote, plus, false
+	s.norm.carry, s.held, s.pending, s.inString = nil, s.held[:0], 0, false
 	return s
 }
+
+// JSON says, before anything is written, that the stream is JSON: of numbers
+// outside strings, digits are masked with 9, and what replaces them is put in
+// quotes.
+func (s *Stream) JSON() { s.json = true }
 
 var streams = sync.Pool{New: func() any { return &Stream{} }}
 
@@ -221,7 +229,7 @@ func (s *Stream) Free() {
 // Reset makes s ready for another stream.
 func (s *Stream) Reset() {
 	s.sc.Reset()
-	s.norm.carry, s.held, s.pending = nil, s.held[:0], 0
+	s.norm.carry, s.held, s.pending, s.inString = nil, s.held[:0], 0, false
 }
 
 // Blocked reports whether the sink asked to stop the stream.
@@ -233,9 +241,21 @@ func (s *Stream) Held() int { return s.sc.Held() + len(s.norm.carry) }
 // Write is Scanner.Write for a Stream.
 func (s *Stream) Write(p []byte, final bool) ([]byte, error) {
 	if len(s.held) == 0 && s.quote == nil && s.norm.plain(p) {
-		out, err := s.sc.Write(p, final)
+		if !s.json {
+			out, err := s.sc.Write(p, final)
+			s.pending = s.sc.Held()
+			return out, err
+		}
+		r, err := s.sc.write(p, final)
 		s.pending = s.sc.Held()
-		return out, err
+		switch {
+		case err != nil || s.sc.Blocked():
+			return nil, err
+		case len(r.edits) > 0:
+			return s.raw(&r, final), nil
+		}
+		s.quotes(r.clean)
+		return r.clean, nil
 	}
 	s.norm.out, s.norm.units = s.norm.out[:0], s.norm.units[:0]
 	s.norm.write(p, final)
@@ -267,10 +287,14 @@ func (s *Stream) raw(r *released, final bool) []byte {
 		}
 		if len(replace) > 0 && replace[0].start == i {
 			s.out = append(s.out, s.tag(replace[0].Tag)...)
-			i, replace = replace[0].end, replace[1:]
-			for next < len(s.held) && int(s.held[next].at) < i {
-				next++
+			end := replace[0].end
+			replace = replace[1:]
+			for ; next < len(s.held) && int(s.held[next].at) < end; next++ {
+				s.quotes(r.clean[i:s.held[next].at])
+				i = int(s.held[next].at) + int(s.held[next].n) // a quote that was escaped is none
 			}
+			s.quotes(r.clean[min(i, end):end])
+			i = end
 			continue
 		}
 		if atUnit {
@@ -286,7 +310,7 @@ func (s *Stream) raw(r *released, final bool) []byte {
 		if len(replace) > 0 {
 			end = min(end, replace[0].start)
 		}
-		s.out = append(s.out, r.masked[i:end]...)
+		s.plain(r.clean[i:end], r.masked[i:end])
 		i = end
 	}
 	s.held = append(s.held[:0], s.held[next:]...)
@@ -294,6 +318,32 @@ func (s *Stream) raw(r *released, final bool) []byte {
 		s.held[i].at -= int32(len(r.clean))
 	}
 	return s.out
+}
+
+// quotes notes the quotes of JSON in b.
+func (s *Stream) quotes(b []byte) {
+	if s.json && bytes.Count(b, []byte{'"'})%2 == 1 {
+		s.inString = !s.inString
+	}
+}
+
+// plain writes what was written without escapes.
+func (s *Stream) plain(clean, masked []byte) {
+	if !s.json || bytes.Equal(clean, masked) {
+		s.quotes(clean)
+		s.out = append(s.out, masked...)
+		return
+	}
+	for i, c := range clean {
+		m := masked[i]
+		switch {
+		case c == '"':
+			s.inString = !s.inString
+		case m != c && isDigit(c) && !s.inString:
+			m = '9'
+		}
+		s.out = append(s.out, m)
+	}
 }
 
 // unit writes u, masked over its whole width if its byte was.
@@ -308,8 +358,11 @@ func (s *Stream) unit(u *unit, clean, masked byte) {
 }
 
 func (s *Stream) tag(t string) string {
-	if s.quote != nil {
+	switch {
+	case s.quote != nil:
 		return s.quote(t)
+	case s.json && !s.inString:
+		return `"` + t + `"`
 	}
 	return t
 }

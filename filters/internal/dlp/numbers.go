@@ -388,7 +388,7 @@ func cardShape(n *number, digits, groups int) Likelihood {
 		return Possible
 	case ones:
 		return VeryUnlikely
-	case uniform && alone:
+	case uniform && alone, groups == 4 && n.size[0] == 4 && n.size[1] == 4 && n.size[2] == 4 && n.size[3] == 4:
 		return Possible
 	}
 	return Unlikely

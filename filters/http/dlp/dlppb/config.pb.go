@@ -251,6 +251,14 @@ const (
 	Rule_REPLACE Rule_Action = 2
 	// BLOCK answers block_status, or resets the stream if it is too late.
 	Rule_BLOCK Rule_Action = 3
+	// TOKENIZE replaces a match by a keyed hash of it: equal values have equal
+	// tokens wherever the same key is configured, which it must be
+	// (hash_key or hash_key_file of at least 16 bytes).
+	Rule_TOKENIZE Rule_Action = 4
+	// ROUTE sets add_header, which must be set, and selects the request's
+	// route again, so that a route that matches the header takes it. If the
+	// request has gone on already, it is stopped. For requests only.
+	Rule_ROUTE Rule_Action = 5
 )
 
 // Enum value maps for Rule_Action.
@@ -260,12 +268,16 @@ var (
 		1: "MASK",
 		2: "REPLACE",
 		3: "BLOCK",
+		4: "TOKENIZE",
+		5: "ROUTE",
 	}
 	Rule_Action_value = map[string]int32{
-		"REPORT":  0,
-		"MASK":    1,
-		"REPLACE": 2,
-		"BLOCK":   3,
+		"REPORT":   0,
+		"MASK":     1,
+		"REPLACE":  2,
+		"BLOCK":    3,
+		"TOKENIZE": 4,
+		"ROUTE":    5,
 	}
 )
 
@@ -455,7 +467,8 @@ type Rule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name is required and unique.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// InfoTypes are built-in detectors by name, for example CREDIT_CARD_NUMBER.
+	// InfoTypes are built-in detectors by name, for example CREDIT_CARD_NUMBER;
+	// ALL_SECRETS and ALL_PERSONAL_DATA are all of a family.
 	InfoTypes []string `protobuf:"bytes,2,rep,name=info_types,json=infoTypes,proto3" json:"info_types,omitempty"`
 	// Regexes and words are detectors of the operator's own.
 	Regexes   []*Regex       `protobuf:"bytes,3,rep,name=regexes,proto3" json:"regexes,omitempty"`
@@ -469,13 +482,14 @@ type Rule struct {
 	MinCount uint32      `protobuf:"varint,8,opt,name=min_count,json=minCount,proto3" json:"min_count,omitempty"`
 	Action   Rule_Action `protobuf:"varint,9,opt,name=action,proto3,enum=fairlead.dlp.v1.Rule_Action" json:"action,omitempty"`
 	Mask     *Mask       `protobuf:"bytes,10,opt,name=mask,proto3" json:"mask,omitempty"`
-	// Replacement is what REPLACE writes; {TYPE} is the detector's name. Empty
-	// means "[{TYPE}]".
+	// Replacement is what REPLACE and TOKENIZE write; {TYPE} is the detector's
+	// name, {TOKEN} the token. Empty means "[{TYPE}]" and "[{TYPE}:{TOKEN}]".
 	Replacement string `protobuf:"bytes,11,opt,name=replacement,proto3" json:"replacement,omitempty"`
 	// BlockStatus is the HTTP status of BLOCK, 400 to 599. 0 means 403.
 	BlockStatus uint32 `protobuf:"varint,12,opt,name=block_status,json=blockStatus,proto3" json:"block_status,omitempty"`
 	// AddHeader is set in the message, to the request or the response, if the
-	// rule acted before the message's head went on.
+	// rule acted before the message's head went on. One that the message came
+	// with is removed.
 	AddHeader *Header `protobuf:"bytes,13,opt,name=add_header,json=addHeader,proto3" json:"add_header,omitempty"`
 	// AllowValues are not findings of this rule.
 	AllowValues   []string `protobuf:"bytes,14,rep,name=allow_values,json=allowValues,proto3" json:"allow_values,omitempty"`
@@ -957,7 +971,7 @@ const file_filters_http_dlp_dlppb_config_proto_rawDesc = "" +
 	"\rUninspectable\x12\b\n" +
 	"\x04AUTO\x10\x00\x12\b\n" +
 	"\x04DENY\x10\x01\x12\b\n" +
-	"\x04PASS\x10\x02\"\xae\a\n" +
+	"\x04PASS\x10\x02\"\xc7\a\n" +
 	"\x04Rule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -995,13 +1009,15 @@ const file_filters_http_dlp_dlppb_config_proto_rawDesc = "" +
 	"\bPOSSIBLE\x10\x03\x12\n" +
 	"\n" +
 	"\x06LIKELY\x10\x04\x12\x0f\n" +
-	"\vVERY_LIKELY\x10\x05\"6\n" +
+	"\vVERY_LIKELY\x10\x05\"O\n" +
 	"\x06Action\x12\n" +
 	"\n" +
 	"\x06REPORT\x10\x00\x12\b\n" +
 	"\x04MASK\x10\x01\x12\v\n" +
 	"\aREPLACE\x10\x02\x12\t\n" +
-	"\x05BLOCK\x10\x03\"c\n" +
+	"\x05BLOCK\x10\x03\x12\f\n" +
+	"\bTOKENIZE\x10\x04\x12\t\n" +
+	"\x05ROUTE\x10\x05\"c\n" +
 	"\x04Mask\x12\x1b\n" +
 	"\tkeep_last\x18\x01 \x01(\rR\bkeepLast\x12\x1c\n" +
 	"\tcharacter\x18\x02 \x01(\tR\tcharacter\x12 \n" +
