@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"encoding/binary"
 	"io"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/fairlead-mesh/fairlead/filters/internal/dlp"
@@ -13,8 +14,9 @@ import (
 
 // grpcSource scans gRPC messages one by one. A message up to the window is
 // scanned whole, field by field, before any byte of it goes on; of a longer
-// one the payload is scanned as a stream. Lengths never change: replacing is
-// masking here.
+// one the payload is scanned as a stream. Replacing changes the lengths of
+// fields, of the messages around them and of the frame; where a field may be
+// text or a message, and in what is scanned as a stream, it is masking.
 type grpcSource struct {
 	inner  message.Body
 	in     *inspection
@@ -30,6 +32,9 @@ type grpcSource struct {
 	big   int    // payload bytes to come of a message beyond the window
 	ended bool
 	err   error
+
+	inPlace bool   // lengths must not change
+	out     []byte // of the last scan
 }
 
 const prefixLen = 5
@@ -38,7 +43,7 @@ func newGRPCSource(inner message.Body, in *inspection, coding string, window int
 	s := &grpcSource{inner: inner, in: in, coding: coding, window: window}
 	s.stream = in.set.engine.NewStream(func(f dlp.Finding, text []byte) dlp.Edit {
 		e := in.found(f, text)
-		if e.Action == dlp.Replace {
+		if e.Action == dlp.Replace && s.inPlace {
 			e.Action = dlp.Mask
 		}
 		return e
@@ -109,7 +114,7 @@ func (s *grpcSource) begin(n int) ([]byte, bool, error) {
 			return nil, false, err
 		}
 	}
-	s.big, s.ended = n, true
+	s.big, s.ended, s.inPlace = n, true, true
 	s.stream.Reset()
 	return s.msg, false, nil
 }
@@ -146,35 +151,47 @@ func (s *grpcSource) whole() ([]byte, error) {
 	}
 	s.in.track, s.in.seen = true, s.in.seen[:0]
 	defer func() { s.in.track, s.in.again = false, false }()
-	if !s.fields(payload, 0) {
-		return s.msg, s.scan(payload)
-	}
-	if s.err == nil && readable(payload) {
+	text := readable(payload)
+	edited, ok := s.fields(payload, 0, text)
+	if !ok {
+		edited = s.scan(payload, false)
+	} else if s.err == nil && text {
 		s.in.again = true
-		return s.msg, s.scan(payload)
+		s.scan(payload, true)
+	}
+	if edited != nil && s.err == nil {
+		s.msg = append(s.msg[:prefixLen], edited...)
+		binary.BigEndian.PutUint32(s.msg[1:], uint32(len(edited)))
 	}
 	return s.msg, s.err
 }
 
-// scan looks at b and masks it in place.
-func (s *grpcSource) scan(b []byte) error {
+// scan looks at b and edits it in place. If the length changes, which inPlace
+// rules out, it returns what b has become.
+func (s *grpcSource) scan(b []byte, inPlace bool) []byte {
 	if s.in.blocker != nil {
 		return nil
 	}
 	s.stream.Reset()
-	at := 0
+	s.inPlace, s.out = inPlace, s.out[:0]
 	for p := b; ; {
 		n := min(len(p), pieceBytes)
 		out, err := s.stream.Write(p[:n], n == len(p))
 		if err != nil {
-			return err
-		}
-		at += copy(b[at:], out)
-		if n == len(p) {
+			s.err = err
 			return nil
+		}
+		s.out = append(s.out, out...)
+		if n == len(p) {
+			break
 		}
 		p = p[n:]
 	}
+	if len(s.out) == len(b) || s.in.blocker != nil {
+		copy(b, s.out)
+		return nil
+	}
+	return slices.Clone(s.out)
 }
 
 func (s *grpcSource) decompress(p []byte) ([]byte, bool) {
@@ -195,22 +212,36 @@ const maxNesting = 32
 
 // fields scans every length-delimited field of the protobuf message b that is
 // no message itself. It reports false, and scans nothing, if b is not
-// well-formed.
-func (s *grpcSource) fields(b []byte, depth int) bool {
+// well-formed. It returns what b has become if its length changed, which
+// inPlace rules out.
+func (s *grpcSource) fields(b []byte, depth int, inPlace bool) (edited []byte, ok bool) {
 	if depth > maxNesting || len(b) == 0 || !walkWire(b, nil) {
-		return false
+		return nil, false
 	}
-	return walkWire(b, func(field []byte) bool {
-		nested := s.fields(field, depth+1)
-		if s.err == nil && (!nested || readable(field)) {
+	done := 0 // of b, in edited
+	walkWire(b, func(size, start, end int) bool {
+		field := b[start:end]
+		text := readable(field)
+		sub, nested := s.fields(field, depth+1, inPlace || text)
+		if s.err == nil && (!nested || text) {
 			// Readable text may look like a nested message by chance, or
-			// by design: then both are tried.
+			// by design: then both are tried, and no length changes.
 			s.in.again = nested
-			s.err = s.scan(field)
+			sub = s.scan(field, inPlace || nested)
 			s.in.again = false
+		}
+		if sub != nil {
+			edited = append(edited, b[done:size]...)
+			edited = binary.AppendUvarint(edited, uint64(len(sub)))
+			edited = append(edited, sub...)
+			done = end
 		}
 		return s.err == nil && s.in.blocker == nil
 	})
+	if edited != nil {
+		edited = append(edited, b[done:]...)
+	}
+	return edited, true
 }
 
 // readable reports whether b may be meant as text.
@@ -218,35 +249,35 @@ func readable(b []byte) bool {
 	return utf8.Valid(b) && !bytes.ContainsFunc(b, func(r rune) bool { return r < ' ' && r != '\n' && r != '\t' && r != '\r' })
 }
 
-// walkWire goes over the fields of b. It reports whether b is well-formed.
-func walkWire(b []byte, f func([]byte) bool) bool {
-	for len(b) > 0 {
-		tag, n := binary.Uvarint(b)
+// walkWire goes over the fields of b. It reports whether b is well-formed. f is
+// called with where the size of a length-delimited field is, and its bytes.
+func walkWire(b []byte, f func(size, start, end int) bool) bool {
+	for i := 0; i < len(b); {
+		tag, n := binary.Uvarint(b[i:])
 		if n <= 0 || tag>>3 == 0 || tag>>3 > 1<<29-1 {
 			return false
 		}
-		b = b[n:]
+		i += n
 		switch tag & 7 {
 		case 0:
-			if _, n = binary.Uvarint(b); n <= 0 {
+			if _, n = binary.Uvarint(b[i:]); n <= 0 {
 				return false
 			}
-			b = b[n:]
+			i += n
 		case 1, 5:
-			n = 8 - int(tag&4)
-			if len(b) < n {
+			if i += 8 - int(tag&4); i > len(b) {
 				return false
 			}
-			b = b[n:]
 		case 2:
-			size, n := binary.Uvarint(b)
-			if n <= 0 || size > uint64(len(b)-n) {
+			size, n := binary.Uvarint(b[i:])
+			if n <= 0 || size > uint64(len(b)-i-n) {
 				return false
 			}
-			if f != nil && !f(b[n:n+int(size)]) {
+			end := i + n + int(size)
+			if f != nil && !f(i, i+n, end) {
 				return true
 			}
-			b = b[n+int(size):]
+			i = end
 		default:
 			return false
 		}

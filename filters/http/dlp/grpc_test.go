@@ -39,16 +39,25 @@ func TestGRPCMessagesStayWellFormed(t *testing.T) {
 	want := message1("pay "+masked+" now", "********.****.*.******.****.****@****.*******.***")
 	body := grpcFrame(0, plain) + grpcFrame(0, nil) + grpcFrame(0, message1("clean", "nobody"))
 	wantBody := grpcFrame(0, want) + grpcFrame(0, nil) + grpcFrame(0, message1("clean", "nobody"))
-	for _, action := range []string{"MASK", "REPLACE"} {
+	replaced := grpcFrame(0, message1("pay [CREDIT_CARD_NUMBER] now", "[EMAIL_ADDRESS]")) + grpcFrame(0, nil) + grpcFrame(0, message1("clean", "nobody"))
+	for action, want := range map[string]string{"MASK": wantBody, "REPLACE": replaced} {
 		for _, n := range []int{1, 2, 5, 0} {
 			got := compile(t, one(action), "").run(t, grpcRequest(split(body, n), ""), nil)
-			if got.status != 200 || got.u.body != wantBody {
-				t.Errorf("%s in %d pieces:\n got %q\nwant %q", action, n, got.u.body, wantBody)
+			if got.status != 200 || got.u.body != want {
+				t.Errorf("%s in %d pieces:\n got %q\nwant %q", action, n, got.u.body, want)
 			}
 		}
 	}
+	// Text, and what may be text, outside a message.
+	got := compile(t, one("REPLACE"), "").run(t, grpcRequest([]string{grpcFrame(0, []byte(`{"c":"`+card+`"}`))}, ""), nil)
+	if want := grpcFrame(0, []byte(`{"c":"[CREDIT_CARD_NUMBER]"}`)); got.u.body != want {
+		t.Errorf("JSON: %q, want %q", got.u.body, want)
+	}
+	if got := compile(t, one("REPLACE"), "").run(t, request{header: [][2]string{{"content-type", "application/grpc"}, {"content-length", "70"}}, body: &pieces{p: []string{body}}, grpc: true}, nil); got.u.header["content-length"] == "70" {
+		t.Error("the length of the body before it was edited")
+	}
 	x := compile(t, one("REPORT"), "")
-	if got := x.run(t, grpcRequest([]string{body}, ""), nil); got.u.body != body || strings.Count(x.log.String(), `"count":1`) != 2 {
+	if got = x.run(t, grpcRequest([]string{body}, ""), nil); got.u.body != body || strings.Count(x.log.String(), `"count":1`) != 2 {
 		t.Errorf("report: %s", x.log)
 	}
 }
