@@ -1,6 +1,7 @@
 package dlp
 
 import (
+	"bytes"
 	"errors"
 	"sync/atomic"
 
@@ -167,6 +168,9 @@ type plainSource struct {
 	// and is looked at on the way.
 	tee  bool
 	quit bool // scanning was given up
+	// parts is the end of what was read of a multipart body, to find the
+	// transfer encodings of its parts; nil for other bodies.
+	parts []byte
 }
 
 func newPlainSource(inner message.Body, in *inspection, plus, json bool) *plainSource {
@@ -192,6 +196,11 @@ func (s *plainSource) next() ([]byte, bool, error) {
 			if s.in.uninspectable(reason); s.in.refused {
 				return nil, false, &uninspectableError{reason}
 			}
+		}
+	}
+	if s.parts != nil && s.in.reason == "" && s.encodedPart(p) {
+		if s.in.uninspectable("transfer_encoding"); s.in.refused {
+			return nil, false, &uninspectableError{"transfer_encoding"}
 		}
 	}
 	final := s.last && len(s.rest) == 0
@@ -220,10 +229,39 @@ func disguised(p []byte) string {
 		return "gzip_content"
 	case len(p) >= 4 && p[0] == 0x28 && p[1] == 0xb5 && p[2] == 0x2f && p[3] == 0xfd:
 		return "zstd_content"
-	case len(p) >= 2 && (p[0] == 0xfe && p[1] == 0xff || p[0] == 0xff && p[1] == 0xfe):
+	case len(p) >= 2 && (p[0] == 0xfe && p[1] == 0xff || p[0] == 0xff && p[1] == 0xfe), len(p) >= 4 && (wide(p[0], p[1]) && wide(p[2], p[3]) || wide(p[1], p[0]) && wide(p[3], p[2])):
 		return "utf16_content"
+	case len(p) >= 4 && (string(p[:4]) == "PK\x03\x04" || string(p[:4]) == "PK\x05\x06" || string(p[:4]) == "Rar!" || string(p[:4]) == "7z\xbc\xaf" || string(p[:4]) == "\xfd7zX"),
+		len(p) >= 4 && string(p[:3]) == "BZh" && p[3] >= '1' && p[3] <= '9':
+		return "archive_content"
 	}
 	return ""
+}
+
+// wide reports whether a printable character is written in two bytes.
+func wide(c, zero byte) bool { return zero == 0 && c >= '\t' && c < 0x7f }
+
+const transferEncoding = "content-transfer-encoding:"
+
+// encodedPart reports whether a part of a multipart body says that it is in
+// base64 or quoted-printable. p is what follows s.parts.
+func (s *plainSource) encodedPart(p []byte) bool {
+	s.parts = append(s.parts, bytes.ToLower(p)...)
+	b := s.parts
+	for rest := b; ; {
+		i := bytes.Index(rest, []byte(transferEncoding))
+		if i < 0 {
+			break
+		}
+		rest = rest[i+len(transferEncoding):]
+		value := bytes.TrimLeft(rest, " \t\r\n\"")
+		if bytes.HasPrefix(value, []byte("base64")) || bytes.HasPrefix(value, []byte("quoted-printable")) || bytes.HasPrefix(value, []byte("x-uu")) {
+			return true
+		}
+	}
+	keep := min(len(b), len(transferEncoding)+40)
+	s.parts = append(s.parts[:0], b[len(b)-keep:]...)
+	return false
 }
 
 func (s *plainSource) held() int { return s.stream.Held() }

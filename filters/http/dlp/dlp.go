@@ -260,6 +260,9 @@ func (f *filter) response(s *filters.Stream, r *filters.Response, head bool) (*f
 		in.tunnel()
 	}
 	if body && !in.stopped() {
+		if r.Status() == 206 && in.set.looks[inBody] { // a part of what may be a match; ranges were not asked for
+			in.uninspectable("partial_content")
+		}
 		b := f.wrap(&r.Header, r.Body, in, strings.HasPrefix(r.Header.Get("content-type"), "application/grpc"), nil)
 		r.Body = b
 		f.hold(&r.Header, b)
@@ -310,6 +313,9 @@ func (f *filter) wrap(h *message.Header, inner message.Body, in *inspection, grp
 	media = strings.TrimSpace(media)
 	json := strings.HasPrefix(media, "application/") && (strings.HasSuffix(media, "json") || strings.HasSuffix(media, "json-seq"))
 	src := newPlainSource(inner, in, media == "application/x-www-form-urlencoded", json)
+	if strings.HasPrefix(media, "multipart/") {
+		src.parts = []byte{}
+	}
 	src.tee = f.cfg.dryRun || !in.set.blocks && !in.set.edits && !in.set.heads
 	return newBody(inner, src, in, stop)
 }

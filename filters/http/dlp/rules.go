@@ -87,26 +87,7 @@ func newRuleSet(rules []rule, want func(*rule) bool) (*ruleSet, error) {
 		if !want(r) {
 			continue
 		}
-		s.rules = append(s.rules, *r)
-		if r.header != "" && !slices.Contains(s.headers, r.header) {
-			s.headers = append(s.headers, r.header)
-		}
-		for _, t := range r.types {
-			if !slices.Contains(o.Types, t) {
-				o.Types = append(o.Types, t)
-			}
-		}
-		o.Regexes = append(o.Regexes, r.regexes...)
-		o.Words = append(o.Words, r.words...)
-		for p, on := range r.places {
-			s.looks[p] = s.looks[p] || on
-		}
-		if r.places[inBody] {
-			s.blocks = s.blocks || r.action == block || r.action == route
-			s.edits = s.edits || r.action == mask || r.action.edit() == dlp.Replace
-			s.replaces = s.replaces || r.action.edit() == dlp.Replace
-			s.heads = s.heads || r.header != ""
-		}
+		s.add(r, &o)
 	}
 	if len(s.rules) == 0 {
 		return nil, nil
@@ -136,6 +117,30 @@ func newRuleSet(rules []rule, want func(*rule) bool) (*ruleSet, error) {
 		s.tags = append(s.tags, tags)
 	}
 	return s, nil
+}
+
+// add takes r into s, and its detectors into o.
+func (s *ruleSet) add(r *rule, o *dlp.Options) {
+	s.rules = append(s.rules, *r)
+	if r.header != "" && !slices.Contains(s.headers, r.header) {
+		s.headers = append(s.headers, r.header)
+	}
+	for _, t := range r.types {
+		if !slices.Contains(o.Types, t) {
+			o.Types = append(o.Types, t)
+		}
+	}
+	o.Regexes = append(o.Regexes, r.regexes...)
+	o.Words = append(o.Words, r.words...)
+	for p, on := range r.places {
+		s.looks[p] = s.looks[p] || on
+	}
+	if r.places[inBody] {
+		s.blocks = s.blocks || r.action == block || r.action == route
+		s.edits = s.edits || r.action == mask || r.action.edit() == dlp.Replace
+		s.replaces = s.replaces || r.action.edit() == dlp.Replace
+		s.heads = s.heads || r.header != ""
+	}
 }
 
 // allowList holds values that are no findings.

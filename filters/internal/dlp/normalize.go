@@ -8,7 +8,7 @@ import (
 
 // normalizer undoes the ways of writing a character that hide it from a
 // detector and that the reader of the stream may undo as well: percent
-// encoding, JSON escapes, full-width forms, Arabic-Indic digits, kinds of
+// encoding, JSON escapes, numbers of characters in HTML, full-width forms, Arabic-Indic digits, kinds of
 // hyphens and spaces; zero-width characters vanish. It is a transducer: its
 // output does not depend on how the input was cut.
 type normalizer struct {
@@ -24,8 +24,12 @@ type unit struct {
 	at     int32
 	n      uint8
 	rawLen uint8
-	raw    [6]byte
+	raw    [maxEntity]byte
 }
+
+// maxEntity is the longest reference to a character in HTML that is undone,
+// like &#x00034; it has nine bytes.
+const maxEntity = 9
 
 // leads are bytes with which something to normalize may begin.
 var leads = []byte{'\\', '%', 0xC2, 0xD9, 0xDB, 0xE2, 0xEF}
@@ -40,6 +44,9 @@ func (n *normalizer) plain(p []byte) bool {
 			return false
 		}
 	}
+	if bytes.Contains(p, []byte("&#")) || len(p) > 0 && p[len(p)-1] == '&' {
+		return false
+	}
 	return !n.plus || bytes.IndexByte(p, '+') < 0
 }
 
@@ -51,7 +58,7 @@ func (n *normalizer) write(p []byte, final bool) {
 	}
 	for i := 0; i < len(p); {
 		c := p[i]
-		if c != '\\' && c != '%' && c < 0xC2 && (c != '+' || !n.plus) {
+		if c != '\\' && c != '%' && c != '&' && c < 0xC2 && (c != '+' || !n.plus) {
 			n.out = append(n.out, c)
 			i++
 			continue
@@ -93,6 +100,8 @@ func (n *normalizer) decode(p []byte, final bool) (width int, text string, ok bo
 		return 3, string([]byte{hexValue(p[1])<<4 | hexValue(p[2])}), true
 	case '\\':
 		return jsonEscape(p, final)
+	case '&':
+		return entity(p, final)
 	}
 	if !utf8.FullRune(p) && !final {
 		return 0, "", false
@@ -100,6 +109,36 @@ func (n *normalizer) decode(p []byte, final bool) (width int, text string, ok bo
 	r, w := utf8.DecodeRune(p)
 	text, ok = plainForm(r)
 	return w, text, ok
+}
+
+// entity undoes &#52; and &#x34;.
+func entity(p []byte, final bool) (width int, text string, ok bool) {
+	r, base, i := rune(0), rune(10), 1
+	for ; i < len(p) && i < maxEntity; i++ {
+		c := p[i]
+		switch {
+		case i == 1 && c == '#':
+			continue
+		case i == 2 && lower(c) == 'x':
+			base = 16
+			continue
+		case i >= 2 && isDigit(c), i >= 3 && base == 16 && isHex(c):
+			r = r*base + rune(hexValue(c))
+			continue
+		case i >= 3 && c == ';' && (base == 10 || i > 3):
+			if t, ok := plainForm(r); ok {
+				return i + 1, t, true
+			}
+			if r < utf8.RuneSelf {
+				return i + 1, string(r), true
+			}
+		}
+		return 1, "", false
+	}
+	if i < maxEntity && !final {
+		return 0, "", false
+	}
+	return 1, "", false
 }
 
 func jsonEscape(p []byte, final bool) (width int, text string, ok bool) {

@@ -69,6 +69,20 @@ var evasions = map[string]func(string) string{
 		}
 		return b.String()
 	},
+	"HTML decimal": func(s string) string {
+		var b strings.Builder
+		for i := range len(s) {
+			fmt.Fprintf(&b, "&#%d;", s[i])
+		}
+		return b.String()
+	},
+	"HTML hexadecimal": func(s string) string {
+		var b strings.Builder
+		for i := range len(s) {
+			fmt.Fprintf(&b, "&#x%04X;", s[i])
+		}
+		return b.String()
+	},
 	"slashes escaped": func(s string) string { return strings.ReplaceAll(s, "/", `\/`) },
 	"full width": func(s string) string {
 		return strings.Map(func(r rune) rune {
@@ -117,15 +131,15 @@ func TestEvasions(t *testing.T) {
 	if dashes := strings.ReplaceAll("4111-1111-1111-1111", "-", "–"); len(scanStream(e, dashes, nil, false, nil).findings) != 1 {
 		t.Error("en dashes: nothing found")
 	}
-	if n != 64 {
-		t.Errorf("%d combinations: want 64", n)
+	if n != 80 {
+		t.Errorf("%d combinations: want 80", n)
 	}
 }
 
 func TestTextWithoutSecretsPassesAsItIs(t *testing.T) {
 	e := everything(t)
 	for _, text := range []string{
-		`a\u00e9b\ud83d\ude00 \x \u12 100% %zz %4 \`, "–—\u200b\u200b", "über ＡＢＣ", `\\\\\"`, "%", `\u`, "\xe2\x80", "\xef", "a+b c%20d",
+		`a\u00e9b\ud83d\ude00 \x \u12 100% %zz %4 \`, "–—\u200b\u200b", "über ＡＢＣ", `\\\\\"`, "%", `\u`, "\xe2\x80", "\xef", "a+b c%20d", "a&b&amp;c&#;&#x;&#xZ;&#1", "&", "&#", "&#12345678;", "&#233;&#x1F600;",
 	} {
 		for _, cuts := range [][]int{nil, allCuts(len(text))} {
 			if got := scanStream(e, text, cuts, true, nil); got.out != text {
