@@ -361,6 +361,10 @@ func (s *session) flushLogs() (stop func()) {
 	}
 }
 
+// LogRefused writes the access log of a connection that a filter before this
+// one refused.
+func (f *Filter) LogRefused(c *filters.Connection) { (&session{f: f}).logInfo(c.Info) }
+
 func (s *session) log() { s.logInfo(s.info) }
 
 func (s *session) logInfo(info *streaminfo.Info) {

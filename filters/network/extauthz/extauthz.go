@@ -101,7 +101,8 @@ func (f *filter) OnNewConnection(c *filters.Connection) error {
 	if err != nil {
 		d.Why = err.Error
 	}
-	return &filters.Denied{Details: "ext_authz_" + reason, Flag: streaminfo.UnauthorizedExternalService, Decision: d}
+	c.Info.Details = "ext_authz_" + reason
+	return &filters.Denied{Details: c.Info.Details, Flag: streaminfo.UnauthorizedExternalService, Decision: d}
 }
 
 // metricName writes a stat prefix as Envoy's Prometheus output does.

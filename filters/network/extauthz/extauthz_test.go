@@ -85,7 +85,7 @@ func TestConnectionsThatItConcernsAreAskedAbout(t *testing.T) {
 			v := &service{answer: tc.answer}
 			info, r, err := run(t, tc.config, tc.policy, v)
 			var d *filters.Denied
-			if errors.As(err, &d) != (tc.details != "") || d != nil && (d.Flag != streaminfo.UnauthorizedExternalService || d.Details != tc.details) {
+			if errors.As(err, &d) != (tc.details != "") || d != nil && (d.Flag != streaminfo.UnauthorizedExternalService || d.Details != tc.details || info.Details != tc.details) {
 				t.Errorf("%v", err)
 			}
 			if asked := tc.counted != "disabled"; (v.asked == 1) != asked {
