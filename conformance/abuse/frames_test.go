@@ -39,12 +39,17 @@ func setting(id uint16, v uint32) []byte {
 
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-// request encodes a request's head without using the dynamic table.
+// request encodes a request's head without using the dynamic table. more may
+// begin with a method.
 func request(path string, more ...string) []byte {
 	var buf bytes.Buffer
 	e := hpack.NewEncoder(&buf)
 	e.SetMaxDynamicTableSizeLimit(0)
-	for _, f := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":authority", "victim"}, {":path", path}} {
+	method := "GET"
+	if len(more) > 1 && more[0] == ":method" {
+		method, more = more[1], more[2:]
+	}
+	for _, f := range [][2]string{{":method", method}, {":scheme", "http"}, {":authority", "victim"}, {":path", path}} {
 		_ = e.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
 	}
 	for i := 0; i+1 < len(more); i += 2 {
