@@ -73,10 +73,16 @@ func structural(name string) bool {
 func (in *inspection) text(at place, name, value string, plus bool, quote func(string) string) string {
 	in.place, in.field, in.seen, in.track = at, name, in.seen[:0], quote != nil
 	value = in.once(name, value, plus, quote)
-	// "%2534" is "%34" is "4", for whoever decodes twice.
+	// "%2534" is "%34" is "4", for whoever decodes twice, and "%2B" a space.
 	inner := value
-	for layer := 1; quote != nil && layer < maxLayers && in.blocker == nil && strings.Contains(inner, "%25"); layer++ {
-		inner = strings.ReplaceAll(inner, "%25", "%")
+	for layer := 1; quote != nil && layer < maxLayers && in.blocker == nil; layer++ {
+		before := inner
+		if plus {
+			inner = spaces.Replace(inner)
+		}
+		if inner = strings.ReplaceAll(inner, "%25", "%"); inner == before {
+			break
+		}
 		in.again = true
 		edited := in.once(name, inner, plus, quote)
 		in.again = false
@@ -88,6 +94,8 @@ func (in *inspection) text(at place, name, value string, plus bool, quote func(s
 	in.field, in.track = "", false
 	return value
 }
+
+var spaces = strings.NewReplacer("%2B", "+", "%2b", "+")
 
 // once scans value as it is.
 func (in *inspection) once(name, value string, plus bool, quote func(string) string) string {

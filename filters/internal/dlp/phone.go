@@ -69,7 +69,7 @@ func (r *numberRec) parenthesized(v *view, at int, emit *emitter) {
 // international is a number of ITU-T E.164 with its plus sign; a national part
 // in parentheses, +49 (30) 1234567, is read over.
 func (r *numberRec) international(v *view, n *number, at int, emit *emitter) {
-	if prev := v.at(at - 1); isWord(prev) || prev == '+' || prev == '/' || prev == '=' {
+	if prev := v.at(at - 1); isWord(prev) || prev == '+' {
 		return
 	}
 	digits := append([]byte(nil), n.d[:n.n]...)
