@@ -260,12 +260,30 @@ allow := {"allowed": true, "headers": {"X-User-Id": "7"}, "request_headers_to_re
 	if !u.called || s.Request.Count("x-user-id") != 1 || u.header["x-user-id"] != "7" || u.header["x-user-ida"] != "other" {
 		t.Errorf("called %v, headers %v", u.called, u.header)
 	}
+	trailers := &message.Header{}
+	for _, n := range []string{"x-user-id", "x_secret_key", "x-checksum"} {
+		trailers.Add(n, "t")
+	}
+	s = request{method: "POST"}.stream()
+	s.Body = &trailed{trailers}
+	run(t, f, s)
+	if got := s.Body.Trailers(); got.Len() != 1 || !got.Has("x-checksum") {
+		t.Errorf("trailers %v", got)
+	}
 	for _, n := range []string{"x_user_id", "x-user_id", "x-secret-key", "x_secret_key", "x-secret_key"} {
 		if _, ok := u.header[n]; ok {
 			t.Errorf("%s reached upstream", n)
 		}
 	}
 }
+
+// trailed is a body of trailers only.
+type trailed struct{ h *message.Header }
+
+func (b *trailed) Next() ([]byte, bool, error) { return nil, true, nil }
+func (b *trailed) Ready() (int, bool)          { return 0, false }
+func (b *trailed) Trailers() *message.Header   { return b.h }
+func (b *trailed) Close()                      {}
 
 // TestSchemasAreNotFetched: a JSON schema may name others by URL.
 func TestSchemasAreNotFetched(t *testing.T) {

@@ -176,8 +176,8 @@ func TestREADMEExamplesLoad(t *testing.T) {
 		}
 		visit(doc)
 	}
-	if n < 3 {
-		t.Errorf("%d configurations found in README.md: want at least 3", n)
+	if n < 5 {
+		t.Errorf("%d configurations found in README.md: want at least 5", n)
 	}
 }
 

@@ -281,6 +281,9 @@ func (d *decision) applyRequest(s *filters.Stream, f *filter) error {
 			dropAliases(&s.Request, h.name)
 		}
 	}
+	if len(d.headers)+len(d.remove) > 0 && !message.IsEmpty(s.Body) {
+		s.Body = &cleanTrailers{s.Body, d.headers, d.remove}
+	}
 	if len(d.querySet)+len(d.queryRemove) > 0 {
 		s.Request.Set(message.Path, d.rewriteQuery(s.Request.Get(message.Path)))
 	}
@@ -304,6 +307,27 @@ func dropAliases(h *message.Header, name string) {
 		return
 	}
 	h.DelFunc(func(f message.Field) bool { return f.Name != name && sameForCGI(f.Name, name) })
+}
+
+// cleanTrailers is a request body whose trailers hold nothing that the decision
+// sets or removes: some origins take trailers for headers.
+type cleanTrailers struct {
+	message.Body
+	set    []header
+	remove []string
+}
+
+// Trailers returns the trailers that may pass.
+func (c *cleanTrailers) Trailers() *message.Header {
+	t := c.Body.Trailers()
+	if t == nil {
+		return nil
+	}
+	t.DelFunc(func(f message.Field) bool {
+		return slices.ContainsFunc(c.set, func(h header) bool { return sameForCGI(h.name, f.Name) }) ||
+			slices.ContainsFunc(c.remove, func(name string) bool { return sameForCGI(name, f.Name) })
+	})
+	return t
 }
 
 func sameForCGI(a, b string) bool {

@@ -72,14 +72,7 @@ func decisionID() string {
 func (l *decisionLog) write(s *filters.Stream, r *result, c *compiled, dryRun, pass bool) {
 	now := time.Now()
 	event := l.event(s, r, c, now, dryRun, pass)
-	g := guards.Get().(*guard) //nolint:errcheck,forcetypeassert // the pool holds nothing else
-	defer g.put()
-	g.timer.Arm(l.timeout, g.fire)
-	drop, err := l.drops(event, c, g)
-	if !drop {
-		err = firstError(l.applyMasks(event, c, g), err)
-	}
-	g.clean = g.timer.Stop() && !g.Cancelled()
+	drop, err := l.edit(event, c)
 	if err != nil {
 		l.badMasks.Inc()
 		l.logger.Error("rego: the policy's rules about the decision log failed", "error", err)
@@ -105,13 +98,23 @@ func (l *decisionLog) write(s *filters.Stream, r *result, c *compiled, dryRun, p
 	}
 }
 
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
+// edit applies masks and the policy's rules about the log to event, within the
+// time of one evaluation.
+func (l *decisionLog) edit(event map[string]any, c *compiled) (drop bool, err error) {
+	if c == nil || c.mask == nil && c.drop == nil {
+		return false, l.applyMasks(event, nil, nil)
+	}
+	g := guards.Get().(*guard) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	defer g.put()
+	g.timer.Arm(l.timeout, g.fire)
+	drop, err = l.drops(event, c, g)
+	if !drop {
+		if maskErr := l.applyMasks(event, c, g); maskErr != nil {
+			err = maskErr
 		}
 	}
-	return nil
+	g.clean = g.timer.Stop() && !g.Cancelled()
+	return drop, err
 }
 
 // event is the decision under the names of OPA's decision logs, and what OPA

@@ -1,0 +1,102 @@
+package proxy_test
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	logsv1pb "go.opentelemetry.io/proto/otlp/logs/v1"
+	"google.golang.org/protobuf/proto"
+)
+
+// collector is an OpenTelemetry collector for logs, by gRPC and by HTTP.
+type collector struct {
+	mu      sync.Mutex
+	records []*logsv1pb.LogRecord
+	wrong   []string
+}
+
+func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b, err := io.ReadAll(r.Body)
+	grpc := r.Header.Get("Content-Type") == "application/grpc"
+	switch {
+	case err != nil:
+	case grpc && r.ProtoMajor == 2 && r.URL.Path == "/opentelemetry.proto.collector.logs.v1.LogsService/Export" && len(b) >= 5 && int(binary.BigEndian.Uint32(b[1:])) == len(b)-5:
+		b = b[5:]
+	case !grpc && r.URL.Path == "/v1/logs" && r.Header.Get("Content-Type") == "application/x-protobuf":
+	default:
+		err = fmt.Errorf("%s %s %v", r.Proto, r.URL.Path, r.Header)
+	}
+	var d logsv1pb.LogsData
+	if err == nil {
+		err = proto.Unmarshal(b, &d)
+	}
+	if err != nil {
+		c.wrong = append(c.wrong, err.Error())
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	for _, r := range d.GetResourceLogs() {
+		for _, s := range r.GetScopeLogs() {
+			c.records = append(c.records, s.GetLogRecords()...)
+		}
+	}
+	if grpc {
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Header().Set("Trailer", "Grpc-Status")
+		_, _ = w.Write([]byte{0, 0, 0, 0, 0})
+		w.Header().Set("Grpc-Status", "0")
+	}
+}
+
+func (c *collector) seen() (records int, wrong []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.records), c.wrong
+}
+
+// TestDecisionsReachACollectorThroughACluster: over the wire, in both protocols.
+func TestDecisionsReachACollectorThroughACluster(t *testing.T) {
+	for _, protocol := range []string{"GRPC", "HTTP"} {
+		t.Run(protocol, func(t *testing.T) {
+			c := &collector{}
+			srv := httptest.NewUnstartedServer(c)
+			srv.Config.Protocols = new(http.Protocols)
+			srv.Config.Protocols.SetHTTP1(true)
+			srv.Config.Protocols.SetUnencryptedHTTP2(true)
+			srv.Start()
+			defer srv.Close()
+			port, admin := freePort(t), freePort(t)
+			filter := fmt.Sprintf(`{name: authz, typed_config: {"@type": type.googleapis.com/fairlead.rego.v1.Config, policy: {sources: [{inline_string: "package envoy.authz\ndefault allow := false"}]},
+                decision_log: {otlp: {cluster: otel, protocol: %s, flush_interval: 0.05s}}}}, `, protocol)
+			startProxy(t, withAdmin("node: {id: a, cluster: a}\nstatic_resources:\n  listeners:"+
+				strings.Replace(hcmListener("main", port, "app", ""), "http_filters: [", "http_filters: ["+filter, 1)+
+				"\n  clusters:"+httpCluster("app", "1", "http_protocol_options: {}")+httpCluster("otel", urlPort(srv.URL), "http_protocol_options: {}"), admin), nil)
+			cl := dial(t, port)
+			defer cl.Close()
+			const n = 25
+			for range n {
+				if status, body := cl.get("/x"); status != 403 {
+					t.Fatal(status, body)
+				}
+			}
+			eventually(t, "all decisions arrive", func() bool { got, wrong := c.seen(); return got == n || len(wrong) > 0 })
+			if _, wrong := c.seen(); len(wrong) > 0 {
+				t.Fatal(wrong)
+			}
+			if r := c.records[0]; r.GetEventName() != "fairlead.policy.decision" || !strings.Contains(r.String(), "denied") {
+				t.Errorf("record %v", r)
+			}
+			eventually(t, "they are counted", func() bool {
+				return metric(t, admin, `fairlead_policy_log_exported_total{cluster="otel",result="sent"}`) == fmt.Sprint(n)
+			})
+		})
+	}
+}
