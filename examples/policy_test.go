@@ -88,7 +88,7 @@ func TestThePolicyExample(t *testing.T) {
 		all = string(b)
 		return strings.Contains(all, "parsed_body/card") && strings.Contains(all, `"policy":"shop-next"`)
 	})
-	if strings.Contains(all, "4111") || strings.Contains(all, "alice") || strings.Contains(all, "bob") {
+	if strings.Contains(all, "4111 1111") || strings.Contains(all, "alice") || strings.Contains(all, "bob") {
 		t.Errorf("what was to be masked is in the log:\n%s", all)
 	}
 	for line := range strings.Lines(all) {
