@@ -8,6 +8,9 @@ func regoCells() []cell {
 		return fmt.Sprintf(`policy: {sources: [{inline_string: "package envoy.authz\n%s"}]}`, src)
 	}
 	filter := func(src, more string) string { return native(regoT, policy(src)+more) }
+	bundled := func(cluster, more string) string {
+		return native(regoT, `policy: {bundles: [{http: {cluster: `+cluster+`, path: /b.tar.gz, timeout: 0.2s}, max_bytes: 1048576}]}`+more)
+	}
 	const (
 		conflict = `allow := true if input.attributes.request.http.method == \"GET\"\nallow := false if input.attributes.request.http.path == \"/\"`
 		endless  = `allow if { some i in numbers.range(1, 20000); some j in numbers.range(1, 20000); i + j == 0 }`
@@ -47,6 +50,12 @@ func regoCells() []cell {
 		{failure: "override", name: "a broken policy", http: good, route: override(typedSt, `type_url: `+perRoute+`, value: {`+policy("allow if {")+`}`), status: 403, details: inexecutable},
 		{failure: "override", name: "a query of no rule", http: good, route: override(typedSt, `type_url: `+perRoute+`, value: {query: data.envoy.authz.none}`), status: 403, details: inexecutable},
 		{failure: "override", name: "disabled", http: filter("allow := false", ""), route: override(typedSt, `type_url: `+perRoute+`, value: {disabled: true}`), status: 200},
+		{failure: "missing", name: "a bundle that has not come, dry_run", http: bundled("refused", ", dry_run: true"), status: 200},
+	}
+	for _, k := range append([][2]string{{"garbage", "garbage"}}, authorizers...) {
+		out = append(out,
+			cell{failure: k[0], name: "the server of bundles is " + k[1], http: bundled(k[1], ""), status: 403, details: "rego_denied{no_policy}"},
+			cell{failure: k[0], name: "the server of bundles is " + k[1] + ", failure_mode_allow", http: bundled(k[1], lax), status: 403, details: "rego_denied{no_policy}"})
 	}
 	return named(f, append(out, everyFamily(f, regoT, good, out[1])...))
 }
