@@ -163,7 +163,7 @@ func jwtCells() []cell {
 		{failure: "garbage", name: "a provider without keys", http: filter("forward: true", required, ""), token: token, status: 403, details: inexecutable},
 		{failure: "garbage", name: "a rule of an unknown provider", http: filter(local, "provider_name: q", ""), token: token, status: 403, details: inexecutable},
 		{failure: "missing", name: "an empty set of keys", http: filter(`local_jwks: {inline_string: '{"keys":[]}'}`, required, ""), token: token, status: 401, details: "jwt_authn_access_denied"},
-		{failure: "missing", name: "a file of keys", http: filter(`local_jwks: {filename: "${DIR}/none"}`, required, ""), token: token, status: 403, details: inexecutable},
+		{failure: "missing", name: "a file of keys", http: filter(`local_jwks: {filename: "${DIR}/none"}`, required, ""), token: token, status: 401, details: "jwt_authn_access_denied"},
 		{failure: "panic", name: "while it selects the route again", http: sabotages("reselect") + filter(local+", clear_route_cache: true, payload_in_metadata: x", required, ""), token: token, status: 500, details: panicked},
 		{failure: "panic", name: "also where a failed token may pass", http: sabotages("reselect") + filter(local+", clear_route_cache: true, payload_in_metadata: x", lax, ""), token: token, status: 500, details: panicked},
 		{failure: "override", name: "an unknown requirement", http: good, route: override(google+"envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig", "requirement_name: q"), token: token, status: 403, details: inexecutable},
