@@ -77,7 +77,7 @@ func TestADeadAuthorizerCostsNoTimeouts(t *testing.T) {
 				denied(cl)
 			}
 			if s := state(); s != "2" {
-				t.Errorf("after ten failures: breaker_state %q", s)
+				t.Errorf("after ten failures within %v: breaker_state %q", 10*timeout, s)
 			}
 			fastest := time.Hour
 			for range 50 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -27,20 +28,24 @@ var (
 	errAbandoned   = errors.New("upstream: nobody waits for the answer")
 )
 
-// A breaker opens after failuresInARow, or when of at least enoughCalls within
-// callWindow more than half failed. Then its cluster is not called for
-// restPeriod, and after that tried with one call at a time.
+// A breaker opens after failuresInARow that are not all of one moment: the end of
+// one endpoint fails what is under way there at once. However long they took,
+// they count. Then its cluster is not called for restPeriod, and after that
+// tried with one call at a time, which has probeTime.
 const (
 	failuresInARow = 10
-	enoughCalls    = 20
-	callWindow     = 10 * time.Second
+	moment         = 100 * time.Millisecond
 	restPeriod     = time.Second
+	probeTime      = 5 * time.Second
 )
 
 // calloutGuard is the circuit breaker of callouts to one cluster.
 type calloutGuard struct {
 	breaker                  *gobreaker.CircuitBreaker[*filters.CalloutResponse]
 	rejected, opened, failed *stats.Counter
+	// failing is the time of the first failure after the last success, in
+	// nanoseconds since 1970, 0 if there was none.
+	failing atomic.Int64
 }
 
 // RoundTrip implements filters.Upstreams. A cluster that is persistently
@@ -104,16 +109,28 @@ func (m *Manager) attempt(ctx context.Context, cluster string, req *filters.Call
 	var err error // the callee's own
 	g := m.guard(cluster)
 	resp, state := g.breaker.Execute(func() (r *filters.CalloutResponse, reason error) {
-		r, err = c.roundTrip(ctx, req, limit)
+		callCtx := ctx
+		if g.breaker.State() == gobreaker.StateHalfOpen {
+			var cancel context.CancelFunc
+			callCtx, cancel = context.WithTimeout(ctx, probeTime)
+			defer cancel()
+		}
+		r, err = c.roundTrip(callCtx, req, limit)
+		reason = err
 		switch {
 		case err != nil && ctx.Err() != nil && !errors.Is(context.Cause(ctx), context.DeadlineExceeded):
 			return r, errAbandoned
 		case errors.Is(err, ErrResponseTooLarge):
-			return r, nil
+			reason = nil
 		case err == nil && unavailable(r):
-			return r, errUnavailable
+			reason = errUnavailable
 		}
-		return r, err
+		if reason == nil {
+			g.failing.Store(0)
+		} else {
+			g.failing.CompareAndSwap(0, time.Now().UnixNano())
+		}
+		return r, reason
 	})
 	switch {
 	case state == nil || errors.Is(state, errAbandoned):
@@ -145,9 +162,9 @@ func (m *Manager) guard(cluster string) *calloutGuard {
 	sc := m.opt.Stats.Scope("fairlead_callout_", stats.Label{Name: "envoy_cluster_name", Value: cluster})
 	g := &calloutGuard{rejected: sc.Counter("rejected_total"), opened: sc.Counter("breaker_opened_total"), failed: sc.Counter("failed_total")}
 	g.breaker = gobreaker.NewCircuitBreaker[*filters.CalloutResponse](gobreaker.Settings{
-		Name: cluster, MaxRequests: 1, Interval: callWindow, Timeout: restPeriod,
+		Name: cluster, MaxRequests: 1, Timeout: restPeriod,
 		ReadyToTrip: func(n gobreaker.Counts) bool {
-			return n.ConsecutiveFailures >= failuresInARow || n.Requests >= enoughCalls && 2*n.TotalFailures > n.Requests
+			return n.ConsecutiveFailures >= failuresInARow && time.Since(time.Unix(0, g.failing.Load())) >= moment
 		},
 		IsExcluded: func(err error) bool { return errors.Is(err, errAbandoned) },
 		OnStateChange: func(name string, from, to gobreaker.State) {

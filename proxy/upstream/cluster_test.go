@@ -241,18 +241,71 @@ func TestCalloutRoundTripAndItsBreaker(t *testing.T) {
 		}
 	}
 	status = 503
-	for range 10 {
-		r, err = call(100, 0)
+	for range 40 {
+		if r, err = call(100, 0); err != nil || r.Status != 503 {
+			t.Fatalf("failures of one moment: %+v %v", r, err)
+		}
 	}
-	if err != nil || r.Status != 503 {
-		t.Errorf("the tenth failure: %+v %v", r, err)
+	status = 200
+	if _, err = call(100, 0); err != nil {
+		t.Fatal(err)
+	}
+	status = 503
+	for range 10 {
+		_, _ = call(100, 0)
+	}
+	time.Sleep(moment)
+	if r, err = call(100, 0); err != nil || r.Status != 503 {
+		t.Errorf("the last failure: %+v %v", r, err)
 	}
 	if r, err = call(100, 0); !errors.Is(err, gobreaker.ErrOpenState) {
-		t.Errorf("after ten failures: %+v %v", r, err)
+		t.Errorf("after failures for a while: %+v %v", r, err)
 	}
 	if n := testing.AllocsPerRun(100, func() { _, _ = call(100, 0) }); n > 12 {
 		t.Errorf("%v allocations while the breaker is open", n)
 	}
+}
+
+func TestAProbeThatHangsDoesNotHoldTheBreaker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		status := 503
+		o := &origin{answer: func(*message.Header, []byte) (int, string) { return status, "" }}
+		m := newTestManager(t, o, nil)
+		m.Apply([]*xdsresource.Cluster{cluster("a", "10.0.0.1:80")})
+		call := func() error {
+			_, err := m.RoundTrip(context.Background(), "a", &filters.Callout{Timeout: time.Hour}, 100)
+			return err
+		}
+		for range 11 {
+			_ = call()
+			time.Sleep(moment / 5)
+		}
+		if err := call(); !errors.Is(err, gobreaker.ErrOpenState) {
+			t.Fatalf("not open: %v", err)
+		}
+		time.Sleep(restPeriod)
+		status = 0 // no answer
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = call()
+		}()
+		synctest.Wait()
+		start := time.Now()
+		if err := call(); !errors.Is(err, gobreaker.ErrTooManyRequests) {
+			t.Errorf("beside the probe: %v", err)
+		}
+		<-done
+		if took := time.Since(start); took != probeTime {
+			t.Errorf("the probe took %v", took)
+		}
+		time.Sleep(restPeriod)
+		status = 200
+		time.Sleep(time.Millisecond)
+		if err := call(); err != nil {
+			t.Errorf("well again: %v", err)
+		}
+	})
 }
 
 func TestCalloutsAreRepeatedAsTheirPolicySays(t *testing.T) {
