@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -429,6 +430,9 @@ func (w *walk) head(ci *streaminfo.Conn, tunnel bool) (*message.Header, message.
 	for _, line := range q.Headers {
 		name, value, _ := strings.Cut(line, ":")
 		h.Add(strings.ToLower(strings.TrimSpace(name)), strings.TrimSpace(value))
+	}
+	if q.Body != "" && !h.Has("content-length") {
+		h.Add("content-length", strconv.Itoa(len(q.Body)))
 	}
 	version := message.HTTP2
 	if q.HTTP1 {

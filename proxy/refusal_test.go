@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters/builtin"
+	"github.com/fairlead-mesh/fairlead/internal/explain"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/proxy"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
@@ -138,6 +139,7 @@ func TestEveryRefusalHasItsEvent(t *testing.T) {
 				t.Errorf("status %d, want %d", status, c.status)
 			}
 			ev := log.next(t, c.path)
+			agrees(t, s, port, c.path, ev)
 			for k, v := range c.want {
 				if ev[k] != v {
 					t.Errorf("%s is %q, want %q", k, ev[k], v)
@@ -180,6 +182,25 @@ func TestEveryRefusalHasItsEvent(t *testing.T) {
 	}
 	if strings.Contains(b.String(), `reason="direct_response"`) {
 		t.Error("a direct response is counted")
+	}
+}
+
+// agrees asks s what it would do with the request that ev is about.
+func agrees(t *testing.T, s *proxy.Server, port int, path string, ev map[string]any) {
+	t.Helper()
+	r, err := s.Explain(&explain.Request{Destination: fmt.Sprintf("127.0.0.1:%d", port), Host: "a", Path: path, HTTP1: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	switch path {
+	case "/silent", "/idle", "/full", "/down": // known only when it is tried
+		if r.Outcome != explain.Forward {
+			t.Errorf("explain says %s by %s", r.Outcome, r.Decider)
+		}
+		return
+	}
+	if ev["status"] != float64(r.Status) || ev["response_code_details"] != r.Details {
+		t.Errorf("explain says %s by %s: %d %s, the event %v %v", r.Outcome, r.Decider, r.Status, r.Details, ev["status"], ev["response_code_details"])
 	}
 }
 

@@ -246,6 +246,11 @@ var (
 	nonForwardingTerminal = &answer{404, "route_not_forwarding"}
 )
 
+// Explain says what Do answers.
+func (a *answer) Explain(*filters.Stream) filters.Explanation {
+	return filters.Explanation{Verdict: filters.VerdictDeny, Status: a.status, Details: a.details}
+}
+
 // Do implements filters.HTTPFilter.
 func (a *answer) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
 	return s.LocalReply(a.status, "", a.details, 0), nil

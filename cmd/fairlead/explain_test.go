@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -54,11 +55,18 @@ func TestTheExampleOfTheDocumentation(t *testing.T) {
 
 func TestTheExamplesAreExplained(t *testing.T) {
 	inExamples(t)
+	token, err := os.ReadFile("ingress/expired.jwt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	expired := strings.TrimSpace(string(token))
 	rows := map[string]struct {
 		args                      string
 		outcome, decider, details string
 		route, cluster            string
 		status                    int
+		// text is said by some filter of the last hop.
+		text string
 	}{
 		"waypoint: the client reads": {
 			args: "-c waypoint/waypoint.yaml -s spiffe://cluster.local/ns/app/sa/client -d 10.96.0.10:9080 -p /reviews", outcome: explain.Forward, route: "split", cluster: "reviews-v1",
@@ -74,13 +82,48 @@ func TestTheExamplesAreExplained(t *testing.T) {
 			args:    "-c waypoint/waypoint.yaml -s spiffe://cluster.local/ns/other/sa/stranger -d 10.96.0.10:9080",
 			outcome: explain.Deny, decider: "envoy.filters.http.rbac", details: "rbac_access_denied_matched_policy[none]", status: 403, route: "split", cluster: "reviews-v1",
 		},
+		"waypoint: Rego reads the body": {
+			args:    `-c waypoint/waypoint.yaml -s spiffe://cluster.local/ns/app/sa/client -d 10.96.0.10:9080 -X POST -H content-type:application/json --data {"rating":9}`,
+			outcome: explain.Deny, decider: "fairlead.rego", details: "rego_denied{policy}", status: 422, route: "split", cluster: "reviews-v1", text: `answers "a rating is a number from 1 to 5\n"`,
+		},
+		"waypoint: and is content": {
+			args:    `-c waypoint/waypoint.yaml -s spiffe://cluster.local/ns/app/sa/client -d 10.96.0.10:9080 -X POST -H content-type:application/json --data {"rating":4}`,
+			outcome: explain.Forward, route: "split", cluster: "reviews-v1", text: "policy reviews answers: allowed",
+		},
+		"egress: a card number is masked": {
+			args:    `-c egress/egress.yaml -s spiffe://cluster.local/ns/payments/sa/payments -d 240.240.0.1:80 --host api.bank.example -X POST -H content-type:application/json --data {"card":"4111-1111-1111-1111"}`,
+			outcome: explain.Forward, route: "bank", cluster: "bank", text: "1 × CREDIT_CARD_NUMBER in body: mask (rule cards, likelihood VERY_LIKELY)",
+		},
+		"egress: a host for others": {
+			args:    "-c egress/egress.yaml -s spiffe://cluster.local/ns/reports/sa/reports -d 240.240.0.1:80 --host api.bank.example",
+			outcome: explain.Deny, decider: "envoy.filters.http.rbac", details: "rbac_access_denied_matched_policy[none]", status: 403, route: "bank", cluster: "bank",
+		},
+		"ingress: to TLS": {
+			args: "-c ingress/ingress.yaml http://shop.example.com:8080/x", outcome: explain.Answer, decider: "router", details: "direct_response", status: 301,
+		},
+		"ingress: no token": {
+			args:    "-c ingress/ingress.yaml https://shop.example.com:8443/account",
+			outcome: explain.Deny, decider: "envoy.filters.http.jwt_authn", details: "jwt_authn_access_denied{Jwt_is_missing}", status: 401,
+			text: "provider login (issuer https://login.example.com): Jwt is missing",
+		},
+		"ingress: an expired token": {
+			args:    "-c ingress/ingress.yaml https://shop.example.com:8443/account -H authorization:BearerEXPIRED",
+			outcome: explain.Deny, decider: "envoy.filters.http.jwt_authn", details: "jwt_authn_access_denied{Jwt_is_expired}", status: 401,
+		},
+		"ingress: by server name": {
+			args: "-c ingress/ingress.yaml https://admin.example.com:8443/", outcome: explain.Forward, cluster: "admin",
+		},
 		"waypoint: no such service": {
 			args: "-c waypoint/waypoint.yaml -s spiffe://cluster.local/ns/app/sa/client -d 10.96.0.99:9080", outcome: explain.Close, decider: "listener main_internal", details: "filter_chain_not_found",
 		},
 	}
 	for name, want := range rows {
 		t.Run(name, func(t *testing.T) {
-			out, err := fairlead(t, append([]string{"explain", "-o", "json"}, strings.Fields(want.args)...)...)
+			args := append([]string{"explain", "-o", "json"}, strings.Fields(want.args)...)
+			for i := range args {
+				args[i] = strings.Replace(args[i], "BearerEXPIRED", "Bearer "+expired, 1)
+			}
+			out, err := fairlead(t, args...)
 			if err != nil {
 				t.Fatal(err, out)
 			}
@@ -94,6 +137,9 @@ func TestTheExamplesAreExplained(t *testing.T) {
 			last := r.Hops[len(r.Hops)-1]
 			if last.Routing != nil && last.Routing.Route != nil && last.Routing.Route.Name != want.route {
 				t.Errorf("route %q, want %q", last.Routing.Route.Name, want.route)
+			}
+			if want.text != "" && !strings.Contains(out, strings.Trim(strconv.Quote(want.text), `"`)) {
+				t.Errorf("nobody says %q in\n%s", want.text, out)
 			}
 			if last.Upstream != nil && last.Upstream.Cluster != want.cluster {
 				t.Errorf("cluster %q, want %q", last.Upstream.Cluster, want.cluster)

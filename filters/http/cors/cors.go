@@ -55,7 +55,7 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 	if !enabled && !hit(f.p.ShadowPPM) {
 		return next.Do(s)
 	}
-	preflight := s.Request.Get(message.Method) == "OPTIONS" && s.Request.Get("access-control-request-method") != ""
+	preflight := preflight(&s.Request)
 	if !f.allowed(origin) {
 		f.invalid.Inc()
 		if enabled && preflight && !f.p.ForwardNotMatchingPreflights {
@@ -79,6 +79,10 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 		r.Header.Set("access-control-expose-headers", f.p.ExposeHeaders)
 	}
 	return r, nil
+}
+
+func preflight(h *message.Header) bool {
+	return h.Get(message.Method) == "OPTIONS" && h.Get("access-control-request-method") != ""
 }
 
 func hit(ppm uint32) bool {
@@ -124,4 +128,27 @@ func (f *filter) preflight(s *filters.Stream, origin string) *filters.Response {
 		r.Header.Add("access-control-allow-private-network", "true")
 	}
 	return r
+}
+
+// Explain says whether the filter answers s, a preflight, by itself.
+func (f *filter) Explain(s *filters.Stream) filters.Explanation {
+	origin := s.Request.Get("origin")
+	if origin == "" {
+		return filters.Explanation{Verdict: filters.VerdictPass, Text: []string{"the request has no origin"}}
+	}
+	answered := filters.Explanation{Verdict: filters.VerdictDeny, Status: 200, Details: "cors_response"}
+	allowed, pre := f.allowed(origin), preflight(&s.Request)
+	switch {
+	case f.p.EnabledPPM < 1_000_000:
+		return filters.Explanation{Verdict: filters.VerdictUnknown, Text: []string{"the policy is enforced for a share of the requests only"}}
+	case allowed && pre:
+		answered.Text = []string{"a preflight of an allowed origin is answered"}
+		return answered
+	case pre && !f.p.ForwardNotMatchingPreflights:
+		answered.Text = []string{"a preflight of an origin that is not allowed is answered without allowing it"}
+		return answered
+	case !allowed:
+		return filters.Explanation{Verdict: filters.VerdictPass, Text: []string{"the origin is not allowed: a browser will not show the response"}}
+	}
+	return filters.Explanation{Verdict: filters.VerdictAllow, Text: []string{"the origin is allowed"}}
 }

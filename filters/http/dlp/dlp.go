@@ -155,7 +155,7 @@ func (f *filter) refuse(s *filters.Stream, in *inspection, uninspectableStatus i
 	} else if status == 415 && in.reason == "decompression_limit" {
 		status = 413
 	}
-	return s.LocalReply(status, "", in.details(), 0)
+	return s.Deny(status, "", in.details(), 0, in.decision())
 }
 
 // prepareForResponse asks for a response that can be inspected: whole, so that
@@ -263,7 +263,10 @@ func (f *filter) response(s *filters.Stream, r *filters.Response, head bool) (*f
 		if r.Status() == 206 && in.set.looks[inBody] { // a part of what may be a match; ranges were not asked for
 			in.uninspectable("partial_content")
 		}
-		b := f.wrap(&r.Header, r.Body, in, strings.HasPrefix(r.Header.Get("content-type"), "application/grpc"), nil)
+		b := f.wrap(&r.Header, r.Body, in, strings.HasPrefix(r.Header.Get("content-type"), "application/grpc"), func(error) {
+			d := in.decision() // too late for another answer, but not for the record
+			s.Info.Decision = &d
+		})
 		r.Body = b
 		f.hold(&r.Header, b)
 		if b.err != nil && !in.stopped() {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/filters/internal/dlp"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
 
 // processKey is the hash key of configurations without one.
@@ -196,6 +197,15 @@ func (in *inspection) details() string {
 		return "dlp_blocked{" + in.blocked + "}"
 	}
 	return "dlp_uninspectable{" + in.reason + "}"
+}
+
+// decision is what is told about a message that is stopped.
+func (in *inspection) decision() streaminfo.Decision {
+	d := streaminfo.Decision{Filter: "dlp", Policy: in.f.name, Reason: "uninspectable_" + in.dir}
+	if in.blocker != nil {
+		d.Rule, d.Reason = in.blocker.name, "blocked_"+in.dir
+	}
+	return d
 }
 
 // stopped reports whether the message must not go on.

@@ -104,13 +104,14 @@ func wait(s *filters.Stream, d time.Duration) error {
 	}
 }
 
+const abortDetails = "fault_filter_abort"
+
 func (f *filter) abort(s *filters.Stream) *filters.Response {
-	const details = "fault_filter_abort"
 	status := f.c.HTTPStatus
 	if f.c.AbortGRPC {
 		status = httpFromGRPC(f.c.GRPCStatus)
 	}
-	r := s.LocalReply(status, "fault filter abort", details, streaminfo.FaultInjected)
+	r := s.LocalReply(status, "fault filter abort", abortDetails, streaminfo.FaultInjected)
 	if f.c.AbortGRPC && s.Info.IsGRPC {
 		r.Header.Set("grpc-status", strconv.Itoa(f.c.GRPCStatus))
 	}
@@ -144,4 +145,29 @@ func httpFromGRPC(status int) int {
 		return 401
 	}
 	return 500
+}
+
+// Explain says whether the fault applies to s; how often it does is a matter of
+// chance, unless that is always.
+func (f *filter) Explain(s *filters.Stream) filters.Explanation {
+	if !f.applies(s) {
+		return filters.Explanation{Verdict: filters.VerdictPass, Text: []string{"the fault is for other requests"}}
+	}
+	x := filters.Explanation{Verdict: filters.VerdictAllow}
+	if f.c.Delay > 0 && f.c.DelayPPM > 0 {
+		x.Text = append(x.Text, fmt.Sprintf("delays %g %% of requests by %s", float64(f.c.DelayPPM)/1e4, f.c.Delay))
+	}
+	if f.c.AbortPPM == 0 {
+		return x
+	}
+	status := f.c.HTTPStatus
+	if f.c.AbortGRPC {
+		status = httpFromGRPC(f.c.GRPCStatus)
+	}
+	x.Text = append(x.Text, fmt.Sprintf("answers %g %% of requests with %d", float64(f.c.AbortPPM)/1e4, status))
+	x.Verdict = filters.VerdictUnknown
+	if f.c.AbortPPM >= 1_000_000 {
+		x.Verdict, x.Status, x.Details = filters.VerdictDeny, status, abortDetails
+	}
+	return x
 }

@@ -57,3 +57,8 @@ func (f *filter) OnStreamEnd(s *filters.Stream, r *filters.Response) {
 	}
 	f.m.Request(s, r, m)
 }
+
+// Explain says nothing about a request: it only counts.
+func (f *filter) Explain(*filters.Stream) filters.Explanation {
+	return filters.Explanation{Verdict: filters.VerdictPass}
+}

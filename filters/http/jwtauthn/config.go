@@ -38,7 +38,7 @@ type Config struct {
 
 // Provider is one issuer of tokens.
 type Provider struct {
-	Issuer            string
+	Name, Issuer      string
 	Audiences         []string // without scheme and trailing slash
 	Subjects          *matcher.String
 	RequireExpiration bool
@@ -155,7 +155,7 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 		if err != nil {
 			return nil, fmt.Errorf("%s.%w", path, err)
 		}
-		b.index[name] = len(c.Providers)
+		p.Name, b.index[name] = name, len(c.Providers)
 		c.Providers = append(c.Providers, *p)
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.GetRequirementMap())) {

@@ -135,10 +135,7 @@ func (f *filter) Close() error {
 
 // Do implements filters.HTTPFilter.
 func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, error) {
-	// What the filter writes for a verified token no client may write.
-	for _, name := range f.sanitize {
-		s.Request.Del(name)
-	}
+	f.clean(s)
 	if f.c.BypassCORSPreflight && preflight(&s.Request) {
 		f.bypassed.Inc()
 		return next.Do(s)
@@ -148,7 +145,7 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 		f.allowed.Inc()
 		return next.Do(s)
 	}
-	v := verification{f: f, s: s, now: time.Now()}
+	v := verification{f: f, s: s, now: time.Now(), ask: true}
 	st := v.run(r)
 	if st != ok {
 		f.denied.Inc()
@@ -157,6 +154,14 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 	f.allowed.Inc()
 	v.apply()
 	return next.Do(s)
+}
+
+// clean removes what the filter writes for a verified token: no client may write
+// it.
+func (f *filter) clean(s *filters.Stream) {
+	for _, name := range f.sanitize {
+		s.Request.Del(name)
+	}
 }
 
 func preflight(h *message.Header) bool {
@@ -182,10 +187,7 @@ func (f *filter) requirement(s *filters.Stream) *Requirement {
 }
 
 func (f *filter) deny(s *filters.Stream, st status) *filters.Response {
-	code := 401
-	if st == audienceNotAllowed {
-		code = 403
-	}
+	code := st.code()
 	body := st.String()
 	if f.c.StripFailure {
 		body = ""
@@ -225,6 +227,7 @@ type verification struct {
 	f     *filter
 	s     *filters.Stream
 	now   time.Time
+	ask   bool // keys may be fetched
 	found []found
 	room  [4]found
 }
@@ -286,7 +289,7 @@ func (v *verification) evaluate(r *Requirement) status {
 // token verifies the token at l by its provider.
 func (v *verification) token(l *location, audiences []string) status {
 	p := v.f.providers[l.provider]
-	t, st := p.check(v.s, l.text, audiences, v.now, v.f.hit, v.f.miss)
+	t, st := p.check(v.s, l.text, audiences, v.now, v.f.hit, v.f.miss, v.ask)
 	if st == ok {
 		v.found = append(v.found, found{p, t, *l})
 	}

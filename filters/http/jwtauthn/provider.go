@@ -33,9 +33,18 @@ type verified struct {
 
 const maxCached = 1024
 
-// keySet returns the keys to verify t with.
-func (p *provider) keySet(s *filters.Stream, t *token) (*keySet, status) {
+// keySet returns the keys to verify t with. Unless ask, they are not fetched.
+func (p *provider) keySet(s *filters.Stream, t *token, ask bool) (*keySet, status) {
 	switch {
+	case p.remote != nil && !ask:
+		keys, fetch := p.remote.peek(t)
+		switch {
+		case fetch:
+			return nil, unfetched
+		case keys == nil:
+			return nil, fetchFails
+		}
+		return keys, ok
 	case p.remote != nil:
 		return p.remote.get(s, t)
 	case p.file != nil:
@@ -48,7 +57,7 @@ func (p *provider) keySet(s *filters.Stream, t *token) (*keySet, status) {
 
 // check verifies one token completely. audiences, if not nil, replace the
 // provider's.
-func (p *provider) check(s *filters.Stream, text string, audiences []string, now time.Time, hit, miss *stats.Counter) (*verified, status) {
+func (p *provider) check(s *filters.Stream, text string, audiences []string, now time.Time, hit, miss *stats.Counter, ask bool) (*verified, status) {
 	p.mu.RLock()
 	v := p.cache[text]
 	p.mu.RUnlock()
@@ -69,7 +78,7 @@ func (p *provider) check(s *filters.Stream, text string, audiences []string, now
 	if st := p.checkClaims(t, audiences, now); st != ok {
 		return nil, st
 	}
-	keys, st := p.keySet(s, t)
+	keys, st := p.keySet(s, t, ask)
 	if st != ok {
 		return nil, st
 	}

@@ -149,6 +149,16 @@ func (r *remote) state(t *token) (keys *keySet, wait <-chan struct{}) {
 	return keys, nil
 }
 
+// peek returns what state does, and whether get would wait for a fetch; none is
+// started.
+func (r *remote) peek(t *token) (keys *keySet, fetch bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	keys = r.fresh()
+	lacking := keys == nil || !keys.has(t.kid)
+	return keys, lacking && (r.fetching != nil || !time.Now().Before(r.next))
+}
+
 // has reports whether a key of that name, or without a name, is in the set.
 func (s *keySet) has(kid string) bool {
 	if kid == "" {

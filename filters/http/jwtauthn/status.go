@@ -34,6 +34,7 @@ const (
 	kidAlgMismatch
 	verificationFails
 	fetchFails
+	unfetched // only when explaining
 	statuses
 )
 
@@ -66,6 +67,7 @@ var statusTexts = [statuses]string{
 	kidAlgMismatch:     "Jwks doesn't have key to match kid or alg from Jwt",
 	verificationFails:  "Jwt verification fails",
 	fetchFails:         "Jwks remote fetch is failed",
+	unfetched:         "Jwks would be fetched",
 }
 
 var statusDetails = func() (d [statuses]string) {
@@ -74,6 +76,14 @@ var statusDetails = func() (d [statuses]string) {
 	}
 	return d
 }()
+
+// code is the HTTP status of a refusal.
+func (s status) code() int {
+	if s == audienceNotAllowed {
+		return 403
+	}
+	return 401
+}
 
 // reason is the text as a metric label.
 func (s status) reason() string {

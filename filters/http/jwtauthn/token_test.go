@@ -11,7 +11,7 @@ import (
 
 func check(t *testing.T, p *provider, text string) status {
 	t.Helper()
-	_, st := p.check(nil, text, nil, time.Now(), nil, nil)
+	_, st := p.check(nil, text, nil, time.Now(), nil, nil, true)
 	return st
 }
 
@@ -125,10 +125,10 @@ func TestTheCacheRemembersSignaturesOnly(t *testing.T) {
 	if st := check(t, p, text); st != ok || len(p.cache) != 1 {
 		t.Fatal(st, len(p.cache))
 	}
-	if _, st := p.check(nil, text, nil, time.Now().Add(2*time.Minute), nil, nil); st != expired {
+	if _, st := p.check(nil, text, nil, time.Now().Add(2*time.Minute), nil, nil, true); st != expired {
 		t.Errorf("a cached token does not expire: %q", st)
 	}
-	if _, st := p.check(nil, text, []string{"other"}, time.Now(), nil, nil); st != audienceNotAllowed {
+	if _, st := p.check(nil, text, []string{"other"}, time.Now(), nil, nil, true); st != audienceNotAllowed {
 		t.Errorf("a cached token skips the audience: %q", st)
 	}
 	p.Keys = &keySet{}

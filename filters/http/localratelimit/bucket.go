@@ -21,6 +21,23 @@ func newBucket(c Bucket, now time.Time) *bucket { return &bucket{c: c, tokens: c
 func (b *bucket) take(now time.Time) (ok bool, left uint32, next time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.fill(now)
+	if ok = b.tokens > 0; ok {
+		b.tokens--
+	}
+	return ok, b.tokens, b.filled.Add(b.c.Interval).Sub(now)
+}
+
+// peek returns how many tokens there are.
+func (b *bucket) peek(now time.Time) uint32 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fill(now)
+	return b.tokens
+}
+
+// fill adds what is due. The caller holds the lock.
+func (b *bucket) fill(now time.Time) {
 	if steps := now.Sub(b.filled) / b.c.Interval; steps > 0 {
 		b.filled = b.filled.Add(steps * b.c.Interval)
 		added := uint64(b.c.Max)
@@ -29,10 +46,6 @@ func (b *bucket) take(now time.Time) (ok bool, left uint32, next time.Duration) 
 		}
 		b.tokens = uint32(min(uint64(b.c.Max), uint64(b.tokens)+added))
 	}
-	if ok = b.tokens > 0; ok {
-		b.tokens--
-	}
-	return ok, b.tokens, b.filled.Add(b.c.Interval).Sub(now)
 }
 
 // place is where a bucket counts: filters of equal configuration are one
@@ -48,6 +61,17 @@ type table struct {
 	c  Bucket
 	mu sync.RWMutex
 	m  map[place]*bucket
+}
+
+// peek returns the tokens of a bucket, all of them if it was not used yet.
+func (t *table) peek(p place, now time.Time) uint32 {
+	t.mu.RLock()
+	b := t.m[p]
+	t.mu.RUnlock()
+	if b == nil {
+		return t.c.Max
+	}
+	return b.peek(now)
 }
 
 // maxBuckets bounds the buckets of one configuration; only per-connection

@@ -95,7 +95,7 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 		return f.annotate(left, reset)(next.Do(s))
 	}
 	f.enforced.Inc()
-	s.Info.Limit = fmt.Sprintf("%d requests, %d more each %s", f.c.Bucket.Max, f.c.Bucket.Fill, f.c.Bucket.Interval)
+	s.Info.Limit = f.limit()
 	r := s.Deny(f.c.Status, "local_rate_limited", "local_rate_limited", streaminfo.RateLimited,
 		streaminfo.Decision{Filter: "local_ratelimit", Policy: f.c.StatPrefix, Reason: "rate_limited"})
 	if s.Info.IsGRPC && f.c.ResourceExhausted {
@@ -107,6 +107,26 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 		r.Header.Set("retry-after", seconds(reset))
 	}
 	return f.annotate(left, reset)(r, nil)
+}
+
+// limit describes the bucket.
+func (f *filter) limit() string {
+	return fmt.Sprintf("%d requests, %d more each %s", f.c.Bucket.Max, f.c.Bucket.Fill, f.c.Bucket.Interval)
+}
+
+// Explain looks at the bucket that Do would take a token from.
+func (f *filter) Explain(s *filters.Stream) filters.Explanation {
+	left := f.buckets.peek(f.place(s), time.Now())
+	x := filters.Explanation{Verdict: filters.VerdictAllow, Text: []string{fmt.Sprintf("limit %s: %d left now", f.limit(), left)}}
+	if left > 0 {
+		return x
+	}
+	x.Verdict, x.Status, x.Details = filters.VerdictDeny, f.c.Status, "local_rate_limited"
+	if f.c.EnabledPPM < 1_000_000 || f.c.EnforcedPPM < 1_000_000 {
+		x.Verdict = filters.VerdictUnknown
+		x.Text = append(x.Text, "the limit applies to a share of the requests only")
+	}
+	return x
 }
 
 func (f *filter) place(s *filters.Stream) place {

@@ -53,3 +53,8 @@ func (f *filter) OnConnectionEnd(c *filters.Connection) {
 
 // Detached implements filters.Detached.
 func (f *filter) Detached() {}
+
+// Explain says nothing about a connection: it only counts.
+func (f *filter) Explain(*filters.Connection) filters.Explanation {
+	return filters.Explanation{Verdict: filters.VerdictPass}
+}

@@ -62,3 +62,14 @@ func (f *filter) upstream(c *filters.Connection) {
 
 // OnConnectionEnd implements filters.ConnectionEnder, for the access log.
 func (f *filter) OnConnectionEnd(c *filters.Connection) { f.upstream(c) }
+
+// Explain finds the client as OnNewConnection does, and says who it is.
+func (f *filter) Explain(c *filters.Connection) filters.Explanation {
+	ci := c.Info.Conn
+	p := peers.Lookup(f.workloads, ci.Remote.Addr())
+	if p == nil {
+		return filters.Explanation{Verdict: filters.VerdictPass}
+	}
+	peers.SetDownstream(&ci.FilterState, p, streaminfo.SharingNone)
+	return filters.Explanation{Verdict: filters.VerdictPass, Text: []string{"the client is " + p.Namespace + "/" + p.Workload}}
+}
