@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/explaintest"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
@@ -38,11 +39,13 @@ func run(t *testing.T, config, method string, headers ...string) string {
 	for i := 0; i < len(headers); i += 2 {
 		s.Request.Add(headers[i], headers[i+1])
 	}
+	q := explaintest.Ask(t, f, s)
 	s.SetChain([]filters.HTTPFilter{f, upstream{}})
 	r, err := filters.Start(s)
 	if err != nil {
 		t.Fatal(err)
 	}
+	q.Agrees(t, s, !r.Local, nil)
 	var b strings.Builder
 	for i := range r.Header.Len() {
 		h := r.Header.At(i)

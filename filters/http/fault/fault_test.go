@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/explaintest"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
@@ -67,10 +68,12 @@ func TestAbort(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			s := stream(compile(t, `{}`, tc.config))
 			s.Info.IsGRPC = tc.grpc
+			q := explaintest.Ask(t, s.Chain()[0], s)
 			r, err := filters.Start(s)
 			if err != nil {
 				t.Fatal(err)
 			}
+			q.Agrees(t, s, !r.Local, nil)
 			if r.Status() != tc.status || r.Header.Get("grpc-status") != tc.grpcStatus || s.Info.Flags != streaminfo.FaultInjected || s.Info.Details != "fault_filter_abort" {
 				t.Errorf("%d %q %v %q", r.Status(), r.Header.Get("grpc-status"), s.Info.Flags, s.Info.Details)
 			}

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/explaintest"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
@@ -75,12 +76,14 @@ func run(t *testing.T, f filters.HTTPFilter, path string, headers ...string) (*f
 			s.Request.Add(headers[i][1:], headers[i+1])
 		}
 	}
+	q := explaintest.Ask(t, f, s)
 	u := &upstream{}
 	s.SetChain([]filters.HTTPFilter{f, u})
 	r, err := filters.Start(s)
 	if err != nil {
 		t.Fatal(err)
 	}
+	q.Agrees(t, s, !r.Local, &u.seen)
 	return s, r, u
 }
 
@@ -302,6 +305,16 @@ func (k *keyServer) RoundTrip(_ context.Context, cluster string, req *filters.Ca
 	return &filters.CalloutResponse{Status: 200, Body: []byte(k.body)}, nil
 }
 
+func asking(authorization string) *filters.Stream {
+	s := &filters.Stream{}
+	s.Reset()
+	s.Info.Conn = &streaminfo.Conn{}
+	s.Request.Add(message.Method, "GET")
+	s.Request.Add(message.Path, "/")
+	s.Request.Add("authorization", authorization)
+	return s
+}
+
 func TestRemoteKeys(t *testing.T) {
 	config := strings.Replace(strict(""), `"localJwks":{"inlineString":`+quote(jwks())+`}`, `"remoteJwks":{"httpUri":{"uri":"https://idp.example/keys?x","cluster":"idp","timeout":"1s"},"cacheDuration":"60s"}`, 1)
 	long := token1(map[string]any{"exp": nil})
@@ -317,6 +330,10 @@ func TestRemoteKeys(t *testing.T) {
 			return body(r)
 		}
 		const failed = "Jwks remote fetch is failed"
+		x := explaintest.Ask(t, f, asking("Bearer "+long)).Explanation()
+		if x.Verdict != filters.VerdictUnknown || !strings.HasSuffix(x.Text[0], "Jwks would be fetched") || srv.fetches != 0 {
+			t.Errorf("%+v, %d fetches", x, srv.fetches)
+		}
 		if got := get(); got != failed {
 			t.Errorf("server down: %s", got)
 		}

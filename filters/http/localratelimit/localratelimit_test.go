@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/explaintest"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
@@ -52,12 +53,14 @@ func run(t *testing.T, f filters.HTTPFilter, edit func(s *filters.Stream)) (*fil
 	if edit != nil {
 		edit(s)
 	}
+	q := explaintest.Ask(t, f, s)
 	u := &upstream{}
 	s.SetChain([]filters.HTTPFilter{f, u})
 	r, err := filters.Start(s)
 	if err != nil {
 		t.Fatal(err)
 	}
+	q.Agrees(t, s, !r.Local, &u.seen)
 	return s, r, u
 }
 

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/explaintest"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
@@ -147,6 +148,7 @@ func (r request) stream() *filters.Stream {
 
 func run(t testing.TB, f filters.HTTPFilter, s *filters.Stream) (*upstream, *filters.Response) {
 	t.Helper()
+	q := explaintest.Ask(t, f, s)
 	u := &upstream{}
 	if f == nil {
 		s.SetChain([]filters.HTTPFilter{nil, u})
@@ -157,6 +159,7 @@ func run(t testing.TB, f filters.HTTPFilter, s *filters.Stream) (*upstream, *fil
 	if err != nil {
 		t.Fatal(err)
 	}
+	q.Agrees(t, s, u.called, nil)
 	return u, r
 }
 

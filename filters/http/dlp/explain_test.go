@@ -1,0 +1,65 @@
+package dlp
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/message"
+)
+
+func TestFindingsAreExplainedAndNeitherCountedNorLogged(t *testing.T) {
+	const card = "4111 1111 1111 1111"
+	for name, c := range map[string]struct {
+		config  string
+		req     request
+		verdict filters.Verdict
+		details string
+		text    string
+	}{
+		"a masked body":              {one("MASK"), request{body: message.Bytes([]byte("card " + card)), header: [][2]string{{"content-type", "text/plain"}}}, filters.VerdictAllow, "", "1 × CREDIT_CARD_NUMBER in body: mask (rule r, likelihood "},
+		"a blocked body":             {one("BLOCK"), request{body: message.Bytes([]byte("card " + card)), header: [][2]string{{"content-type", "text/plain"}}}, filters.VerdictDeny, "dlp_blocked{CREDIT_CARD_NUMBER}", "1 × CREDIT_CARD_NUMBER in body: block (rule r, likelihood "},
+		"a blocked header":           {one("BLOCK"), request{header: [][2]string{{"x-mail", "a@example.com"}}}, filters.VerdictDeny, "dlp_blocked{EMAIL_ADDRESS}", "1 × EMAIL_ADDRESS in header x-mail: block (rule r, likelihood "},
+		"a dry run":                  {strings.Replace(one("BLOCK"), "{", `{"dryRun":true,`, 1), request{header: [][2]string{{"x-mail", "a@example.com"}}}, filters.VerdictPass, "", "dry run: the request passes unchanged"},
+		"nothing":                    {one("BLOCK"), request{body: message.Bytes([]byte("hello"))}, filters.VerdictAllow, "", "nothing is found in the request"},
+		"a coding that nobody knows": {one("BLOCK"), request{body: message.Bytes([]byte("hello")), header: [][2]string{{"content-encoding", "x"}}}, filters.VerdictDeny, "dlp_uninspectable{content_encoding}", "the body can't be inspected: content_encoding"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := compile(t, c.config, "")
+			s := c.req.stream()
+			got := x.f.(interface {
+				Explain(s *filters.Stream) filters.Explanation
+			}).Explain(s)
+			if got.Verdict != c.verdict || got.Details != c.details || (got.Status != 0) != (c.verdict == filters.VerdictDeny) ||
+				!slices.ContainsFunc(got.Text, func(s string) bool { return strings.HasPrefix(s, c.text) }) {
+				t.Errorf("%+v", got)
+			}
+			if strings.Contains(strings.Join(got.Text, " "), "4111") || strings.Contains(strings.Join(got.Text, " "), "a@example") {
+				t.Errorf("shows the match: %q", got.Text)
+			}
+			if x.log.Len() > 0 {
+				t.Errorf("logged %s", x.log)
+			}
+			var b strings.Builder
+			if err := x.reg.WritePrometheusUsed(&b, func(string) bool { return true }); err != nil {
+				t.Fatal(err)
+			}
+			if b.Len() > 0 {
+				t.Errorf("counted %s", b.String())
+			}
+			if name == "a masked body" {
+				if body, err := readAll(s.Body); err != nil || strings.Contains(body, card) {
+					t.Errorf("later filters see %q, %v", body, err)
+				}
+			}
+			live := c.req // with a body of its own
+			if c.req.body != nil {
+				live.body = message.Bytes([]byte(map[bool]string{true: "card " + card, false: "hello"}[strings.Contains(c.text, "CARD")]))
+			}
+			if r := x.run(t, live, nil); (r.status != 200) != (got.Verdict == filters.VerdictDeny) || r.status != 200 && (r.status != got.Status || r.s.Info.Details != got.Details) {
+				t.Errorf("live: %d %s", r.status, r.s.Info.Details)
+			}
+		})
+	}
+}
