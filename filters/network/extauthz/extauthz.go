@@ -105,6 +105,17 @@ func (f *filter) OnNewConnection(c *filters.Connection) error {
 	return &filters.Denied{Details: c.Info.Details, Flag: streaminfo.UnauthorizedExternalService, Decision: d}
 }
 
+// Explain says whether the service would be asked about c. It is not asked.
+func (f *filter) Explain(c *filters.Connection) filters.Explanation {
+	if f.concerns != nil && !f.concerns(authz.Input{Info: c.Info}) {
+		return filters.Explanation{Verdict: filters.VerdictPass, Text: []string{"filter_enabled_metadata does not match: the service is not asked"}}
+	}
+	return filters.Explanation{
+		Verdict: filters.VerdictUnknown,
+		Text:    []string{"the service behind cluster " + f.c.Service.Cluster + " would be asked; it is not asked here"},
+	}
+}
+
 // metricName writes a stat prefix as Envoy's Prometheus output does.
 func metricName(prefix string) string {
 	return strings.Map(func(r rune) rune {

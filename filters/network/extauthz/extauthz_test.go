@@ -59,6 +59,15 @@ func run(t *testing.T, config, policy string, v filters.Upstreams) (*streaminfo.
 	if policy != "" {
 		c.Info.Metadata.Set("envoy.filters.network.rbac", "istio_ext_authz_shadow_effective_policy_id", policy)
 	}
+	x := f.(interface {
+		Explain(c *filters.Connection) filters.Explanation
+	}).Explain(c)
+	if (x.Verdict == filters.VerdictUnknown) != strings.HasPrefix(policy, "istio-ext-authz-") {
+		t.Errorf("policy %q is explained as %+v", policy, x)
+	}
+	if asked, ok := v.(*service); ok && asked.asked != 0 {
+		t.Error("explaining asks")
+	}
 	return c.Info, r, f.(filters.NetworkFilter).OnNewConnection(c)
 }
 
