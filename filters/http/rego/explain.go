@@ -1,7 +1,6 @@
 package rego
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -17,26 +16,15 @@ func (f *filter) Explain(s *filters.Stream) filters.Explanation {
 	}
 	quiet := *f
 	quiet.latency, quiet.logger = nil, slog.New(slog.DiscardHandler)
-	c := f.program.current.Load()
-	var res result
-	body, err := quiet.buffer(s, c)
-	switch {
-	case errors.Is(err, errTooLarge):
-		res = result{outcome: tooLarge, err: err}
-	case err != nil:
-		return filters.Explanation{Verdict: filters.VerdictUnknown, Text: []string{"reading the body: " + err.Error()}}
-	default:
-		res = quiet.evaluate(s, c, body)
+	res, err := quiet.decide(s, f.program.current.Load())
+	if err != nil {
+		return filters.Explanation{Verdict: filters.VerdictUnknown, Text: []string{err.Error()}}
 	}
 	return quiet.explain(s, &res)
 }
 
 func (f *filter) explain(s *filters.Stream, res *result) filters.Explanation {
-	text := "the policy answers: " + outcomeNames[res.outcome]
-	if f.cfg.name != "" {
-		text = "policy " + f.cfg.name + " answers: " + outcomeNames[res.outcome]
-	}
-	x := filters.Explanation{Verdict: filters.VerdictAllow, Text: []string{text}}
+	x := filters.Explanation{Verdict: filters.VerdictAllow, Text: []string{"policy " + f.name + " answers: " + outcomeNames[res.outcome]}}
 	if res.err != nil {
 		x.Text = append(x.Text, res.err.Error())
 	}

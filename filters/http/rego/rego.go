@@ -329,7 +329,6 @@ func (g *guard) put() {
 // deny answers the request.
 func (f *filter) deny(s *filters.Stream, r *result) *filters.Response {
 	status, details, flag := f.cfg.denyStatus, "rego_denied{"+outcomeNames[r.outcome]+"}", streaminfo.UnauthorizedExternalService
-	s.Info.Decision = &streaminfo.Decision{Filter: "rego", Policy: f.cfg.name, Reason: outcomeNames[r.outcome]}
 	switch r.outcome {
 	case denied:
 		return r.dec.reply(s, f)
