@@ -44,7 +44,7 @@ func (p *Process) check(cfg *bootstrap.Config) ([]Diagnostic, error) {
 	s.secrets.SetADS(s.opt.Static.Secrets)
 	b := &builder{s: s, res: s.opt.Static}
 	snap := b.build()
-	b.refreshRoutes(snap) // adds what is to be said about route tables
+	b.refreshRoutes(snap)  // adds what is to be said about route tables
 	s.snapshot.Store(snap) // Close releases it
 	c := checker{cfg: cfg, secrets: s.secrets, identity: p.opt.Identity}
 	for _, d := range snap.Diagnostics {

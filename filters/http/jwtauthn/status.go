@@ -67,7 +67,7 @@ var statusTexts = [statuses]string{
 	kidAlgMismatch:     "Jwks doesn't have key to match kid or alg from Jwt",
 	verificationFails:  "Jwt verification fails",
 	fetchFails:         "Jwks remote fetch is failed",
-	unfetched:         "Jwks would be fetched",
+	unfetched:          "Jwks would be fetched",
 }
 
 var statusDetails = func() (d [statuses]string) {
