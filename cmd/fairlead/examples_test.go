@@ -58,7 +58,7 @@ func TestTheExamplesValidate(t *testing.T) {
 			}
 		}
 	}
-	if n != 12 {
-		t.Errorf("%d configurations, want 12", n)
+	if n != 13 {
+		t.Errorf("%d configurations, want 13", n)
 	}
 }
