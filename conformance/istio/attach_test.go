@@ -261,3 +261,50 @@ func TestAPluginThatCannotRun(t *testing.T) {
 		})
 	}
 }
+
+// The plugins of examples/egress-guard target the Gateway of a waypoint, and so
+// all that goes through it.
+func TestAnEgressWaypointThatIsGuarded(t *testing.T) {
+	const external = "http://external.example"
+	here := []string{"namespace: egress}", "namespace: app}", "name: egress-guard}]", "name: waypoint}]"}
+	t.Run("the namespace may reach the host", func(t *testing.T) {
+		s := begin(t, "egress-guard", append(here, `"payments": {"api.bank.example"`, `"client": {"external.example"`)...)
+		for _, c := range []exchange{
+			{name: "an allowed host", as: s.shop, method: "GET", url: external + "/", answer: "hello", status: 200, body: "hello"},
+			{name: "in capitals, with its port", as: s.shop, method: "GET", url: external + "/", header: "host: External.Example:80", answer: "hello", status: 200, body: "hello"},
+			{name: "another host at the same address", as: s.shop, method: "GET", url: external + "/", header: "host: evil.example", status: 403, refused: true},
+			{name: "a host of another namespace", as: s.shop, method: "GET", url: external + "/", header: "host: api.stats.example", status: 403, refused: true},
+			{name: "a card and a key", as: s.shop, method: "POST", url: external + "/", send: "card " + card + ", key " + key, status: 200, got: "card " + masked + ", key " + strings.Repeat("*", len(key))},
+			{name: "an answer is not masked", as: s.shop, method: "GET", url: external + "/", answer: "card " + card, status: 200, body: card},
+			{name: "the Gateway's other services are guarded, too", as: s.shop, method: "GET", url: web + "/", status: 403, refused: true},
+		} {
+			t.Run(c.name, func(t *testing.T) { s.exchange(t, c) })
+		}
+	})
+	t.Run("nothing is allowed by default", func(t *testing.T) {
+		s := begin(t, "egress-guard", here...)
+		s.exchange(t, exchange{as: s.shop, method: "GET", url: external + "/", status: 403, refused: true})
+		s.exchange(t, exchange{as: s.stranger, method: "GET", url: external + "/", status: 403, refused: true})
+	})
+}
+
+func TestAnIngressGatewayWithFilters(t *testing.T) {
+	s := beginIngress(t, "ingress")
+	const shop, blue = "http://shop.example", "x-team: blue"
+	c := newOutsider("127.16.0.40:80")
+	defer c.http.CloseIdleConnections()
+	for _, c := range []exchange{
+		{name: "whom the policy allows", as: c, method: "GET", url: shop + "/", header: blue, answer: "hello", status: 200, body: "hello"},
+		{name: "whom it does not", as: c, method: "GET", url: shop + "/", status: 403, refused: true},
+		{name: "a card in the request", as: c, method: "POST", url: shop + "/", header: blue, send: "card " + card, status: 200, got: "card " + masked},
+		{name: "a card in the response", as: c, method: "GET", url: shop + "/", header: blue, answer: "card " + card, status: 200, body: "card " + masked},
+		{name: "a key in the request", as: c, method: "POST", url: shop + "/", header: blue, send: "key " + key, status: 451, refused: true},
+		{name: "a key in the response", as: c, method: "GET", url: shop + "/", header: blue, answer: "key " + key, status: 451},
+		{name: "the route that opens the policy", as: c, method: "GET", url: shop + "/open", answer: "hello", status: 200, body: "hello"},
+		{name: "the route without a rule", as: c, method: "POST", url: shop + "/open", send: "card " + card, status: 200, got: "card " + card},
+		{name: "the route's other rule", as: c, method: "POST", url: shop + "/open", send: "key " + key, status: 451, refused: true},
+		{name: "a host that nobody has", as: c, method: "GET", url: "http://else.example/", header: blue, status: 404, refused: true},
+	} {
+		t.Run(c.name, func(t *testing.T) { s.exchange(t, c) })
+	}
+}

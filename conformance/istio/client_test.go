@@ -34,6 +34,17 @@ func newClient(proxy string) *client {
 	return c
 }
 
+// newOutsider returns a client outside of the mesh, all of whose connections go
+// to addr.
+func newOutsider(addr string) *client {
+	return &client{http: &http.Client{
+		Timeout: 10 * time.Second,
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", addr)
+		}},
+	}}
+}
+
 // dial opens a connection to a service by name.
 func (c *client) dial(ctx context.Context, addr string) (net.Conn, error) {
 	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", c.proxy)

@@ -100,8 +100,9 @@ type scenario struct {
 	*mesh
 	istiod   *xds.FakeDiscoveryServer
 	relay    *relay
-	waypoint *process
+	waypoint *process // or the gateway
 	drain    time.Duration
+	objects  []runtime.Object // of this scenario
 }
 
 // scenarios counts by name the scenarios that ran.
@@ -116,6 +117,35 @@ func begin(t *testing.T, name string, edit ...string) *scenario {
 
 // beginFor is begin with how long the waypoint lives on after SIGTERM.
 func beginFor(t *testing.T, name string, drain time.Duration, edit ...string) *scenario {
+	t.Helper()
+	began := time.Now()
+	s := control(t, name, drain, edit...)
+	if err := s.startWaypoint(t); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the waypoint is ready after %v", time.Since(began).Round(time.Millisecond))
+	return s
+}
+
+// beginIngress is begin with an ingress gateway in place of the waypoint.
+func beginIngress(t *testing.T, name string, edit ...string) *scenario {
+	t.Helper()
+	s := control(t, name, 20*time.Millisecond, edit...)
+	for _, o := range s.objects {
+		if p, ok := o.(*corev1.Pod); ok && p.Name == "ingress-0" {
+			if err := s.proxyRoot(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := s.startProxy(t, "router", "ingress", "ingress-0", "127.16.0.40"); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// control starts istiod with the mesh and the objects in testdata/<name>.
+func control(t *testing.T, name string, drain time.Duration, edit ...string) *scenario {
 	t.Helper()
 	scenarios[name]++
 	files, err := filepath.Glob(filepath.Join("testdata", name, "*.yaml"))
@@ -138,7 +168,7 @@ func beginFor(t *testing.T, name string, drain time.Duration, edit ...string) *s
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &scenario{mesh: world, drain: drain}
+	s := &scenario{mesh: world, drain: drain, objects: objects}
 	s.web1.reset(nil)
 	s.web2.reset(nil)
 	s.external.reset(nil)
@@ -150,11 +180,7 @@ func beginFor(t *testing.T, name string, drain time.Duration, edit ...string) *s
 		ListenerBuilder: func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") },
 	})
 	s.relay = newRelay(t, s.istiod.Listener.Addr().String())
-	istiodReady := time.Since(began)
-	if err := s.startWaypoint(t); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("istiod ready after %v, the waypoint after %v", istiodReady.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+	t.Logf("istiod is ready after %v", time.Since(began).Round(time.Millisecond))
 	return s
 }
 
@@ -209,18 +235,23 @@ func merge(base, more []runtime.Object) []runtime.Object {
 	return out
 }
 
-// startWaypoint starts the proxy as istiod's pod template does, in the
-// container's root directory.
+// startWaypoint starts the waypoint.
 func (s *scenario) startWaypoint(t *testing.T) error {
-	cmd := exec.Command("/fairlead", "proxy", "waypoint", "--domain", "app.svc.cluster.local", "--serviceCluster", "waypoint.app",
+	return s.startProxy(t, "waypoint", "waypoint", "waypoint-0", "127.16.0.20")
+}
+
+// startProxy starts a proxy as istiod's pod template does, in the container's
+// root directory. name is that of its service account and its Deployment.
+func (s *scenario) startProxy(t *testing.T, role, name, pod, ip string) error {
+	cmd := exec.Command("/fairlead", "proxy", role, "--domain", "app.svc.cluster.local", "--serviceCluster", name+".app",
 		"--proxyLogLevel", cmp.Or(os.Getenv("WAYPOINT_LOG_LEVEL"), "warning"), "--proxyComponentLogLevel", "misc:error", "--log_output_level", "default:info")
-	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Chroot: filepath.Join(s.dir, "root")}
+	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Chroot: s.root(pod)}
 	cmd.Env = []string{
-		"ISTIO_META_SERVICE_ACCOUNT=waypoint", "ISTIO_META_NODE_NAME=node-1", "PILOT_CERT_PROVIDER=istiod", "CA_ADDR=istiod.istio-system.svc:15012",
-		"POD_NAME=waypoint-0", "POD_NAMESPACE=app", "INSTANCE_IP=127.16.0.20", "SERVICE_ACCOUNT=waypoint", "HOST_IP=10.99.0.1", "ISTIO_CPU_LIMIT=2",
+		"ISTIO_META_SERVICE_ACCOUNT=" + name, "ISTIO_META_NODE_NAME=node-1", "PILOT_CERT_PROVIDER=istiod", "CA_ADDR=istiod.istio-system.svc:15012",
+		"POD_NAME=" + pod, "POD_NAMESPACE=app", "INSTANCE_IP=" + ip, "SERVICE_ACCOUNT=" + name, "HOST_IP=10.99.0.1", "ISTIO_CPU_LIMIT=2",
 		`PROXY_CONFIG={"controlPlaneAuthPolicy":"NONE","terminationDrainDuration":"` + s.drain.String() + `","discoveryAddress":"` + s.relay.l.Addr().String() + `"}`,
-		"ISTIO_META_CLUSTER_ID=Kubernetes", "ISTIO_META_INTERCEPTION_MODE=REDIRECT", "ISTIO_META_WORKLOAD_NAME=waypoint",
-		"ISTIO_META_OWNER=kubernetes://apis/apps/v1/namespaces/app/deployments/waypoint", "ISTIO_META_MESH_ID=cluster.local", "TRUST_DOMAIN=cluster.local",
+		"ISTIO_META_CLUSTER_ID=Kubernetes", "ISTIO_META_INTERCEPTION_MODE=REDIRECT", "ISTIO_META_WORKLOAD_NAME=" + name,
+		"ISTIO_META_OWNER=kubernetes://apis/apps/v1/namespaces/app/deployments/" + name, "ISTIO_META_MESH_ID=cluster.local", "TRUST_DOMAIN=cluster.local",
 	}
 	p, err := start(cmd)
 	if err != nil {

@@ -95,7 +95,7 @@ func (m *mesh) startPod(p *corev1.Pod) (err error) {
 	ready := ip + ":15008"
 	switch p.Name {
 	case "waypoint-0":
-		return m.waypointRoot(p)
+		return m.proxyRoot(p)
 	case "web-1":
 		m.web1, err = startApp(p.Name, ip, "8080", "8081")
 	case "web-2":
@@ -144,7 +144,7 @@ func ztunnelConfig(objects []runtime.Object, self *corev1.Pod, certs, listeners 
 	fmt.Fprintf(&b, "workload: {namespace: %s, name: %s, serviceAccount: %s}\n", self.Namespace, self.Name, self.Spec.ServiceAccountName)
 	fmt.Fprintf(&b, "identity: {certificate: %[1]s/cert-chain.pem, key: %[1]s/key.pem, roots: %[1]s/root-cert.pem}\n", certs)
 	fmt.Fprintf(&b, "listeners: {%s}\ndrainTime: 1s\n", listeners)
-	b.WriteString("policies:\n- {name: waypoint-only, namespace: app, scope: WorkloadSelector, action: Allow, rules: [[[{principals: [!Exact cluster.local/ns/app/sa/waypoint]}]]]}\n")
+	b.WriteString("policies:\n- {name: waypoint-only, namespace: app, scope: WorkloadSelector, action: Allow, rules: [[[{principals: [!Exact cluster.local/ns/app/sa/waypoint, !Exact cluster.local/ns/app/sa/ingress]}]]]}\n")
 	b.WriteString("services:\n")
 	endpoints := map[string][]string{} // services by pod
 	for _, o := range objects {
@@ -191,10 +191,13 @@ func ztunnelConfig(objects []runtime.Object, self *corev1.Pod, certs, listeners 
 // credentials is where a pod has its certificate as a volume.
 const credentials = "var/run/secrets/workload-spiffe-credentials"
 
-// waypointRoot makes the root directory of the waypoint's container: the
-// binary, the pod's labels, and its certificate as a volume.
-func (m *mesh) waypointRoot(p *corev1.Pod) error {
-	root := filepath.Join(m.dir, "root")
+// root is the root directory of a proxy's container.
+func (m *mesh) root(pod string) string { return filepath.Join(m.dir, "root-"+pod) }
+
+// proxyRoot makes it: the binary, the pod's labels, and its certificate as a
+// volume.
+func (m *mesh) proxyRoot(p *corev1.Pod) error {
+	root := m.root(p.Name)
 	if err := m.ca.issue(filepath.Join(root, credentials), p.Namespace, p.Spec.ServiceAccountName); err != nil {
 		return err
 	}
@@ -213,6 +216,9 @@ func (m *mesh) waypointRoot(p *corev1.Pod) error {
 		return err
 	}
 	bin := filepath.Join(root, "fairlead")
+	if _, err := os.Stat(bin); err == nil {
+		return nil // of a scenario before
+	}
 	if os.Link(m.fairlead, bin) == nil {
 		return nil
 	}

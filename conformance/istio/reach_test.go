@@ -82,7 +82,7 @@ func TestANewCertificateIsUsedWithoutARestart(t *testing.T) {
 	l := startLoad(t, s.shop, 2)
 	l.await(t, "the load", func(a *answer) bool { return a.Status == 200 })
 	first := serial()
-	if err := s.ca.issue(filepath.Join(s.dir, "root", credentials), "app", "waypoint"); err != nil {
+	if err := s.ca.issue(filepath.Join(s.root("waypoint-0"), credentials), "app", "waypoint"); err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
