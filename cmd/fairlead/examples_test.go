@@ -58,7 +58,7 @@ func TestTheExamplesValidate(t *testing.T) {
 			}
 		}
 	}
-	if n != 13 {
-		t.Errorf("%d configurations, want 13", n)
+	if n != 14 {
+		t.Errorf("%d configurations, want 14", n)
 	}
 }
