@@ -41,6 +41,9 @@ type serverTLS struct{ s *tlscontext.Server }
 // Config implements listener.ServerTLS.
 func (t serverTLS) Config() (*tls.Config, error) { return t.s.Config(), nil }
 
+// Admits is what tlscontext.Server says.
+func (t serverTLS) Admits(id string) error { return t.s.Admits(id) }
+
 // Describe implements listener.ServerTLS.
 func (t serverTLS) Describe(cs *tls.ConnectionState) *streaminfo.TLS { return t.s.Info(cs) }
 

@@ -63,8 +63,13 @@ func (w *walk) note(format string, args ...any) {
 	w.out.Notes = append(w.out.Notes, fmt.Sprintf(format, args...))
 }
 
-// settle records the outcome, unless there is one.
+// settle records the outcome, unless there is one. Where it depended on
+// somebody whether the request comes this far, an end here is the end.
 func (w *walk) settle(outcome, decider string, status int, details string) {
+	if w.out.Outcome == explain.Unknown && outcome != explain.Unknown && outcome != explain.Forward {
+		w.note("it may end earlier, by %s, which is not asked here", w.out.Decider)
+		w.out.Outcome = ""
+	}
 	if w.out.Outcome == "" {
 		w.out.Outcome, w.out.Decider, w.out.Status, w.out.Details = outcome, decider, status, details
 	}
@@ -244,10 +249,15 @@ func (w *walk) secure(bc *builtChain, ci *streaminfo.Conn, tunnel bool) {
 		return
 	}
 	ci.TLS = &streaminfo.TLS{Version: "TLSv1.3"}
+	if a, ok := bc.chain.TLS.(interface{ Admits(id string) error }); ok {
+		if err := a.Admits(id); err != nil {
+			w.note("TLS handshake with filter chain %s: %v", bc.chain.Name, err)
+			w.settle(explain.Close, "TLS handshake", 0, "")
+			w.closed = true
+		}
+	}
 	if id != "" {
 		ci.TLS.Peer = streaminfo.Certificate{URISANs: []string{id}, Digest: strings.Repeat("0", 64)}
-	} else if tunnel {
-		w.note("no source identity is given; a handshake with %s may need a client certificate", bc.chain.Name)
 	}
 	if tunnel || !w.q.HTTP1 {
 		ci.TLS.ALPN = "h2"

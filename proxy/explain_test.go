@@ -189,6 +189,14 @@ var questions = map[string]question{
 		nearest: "ns[app]-policy[allow-nothing]-rule[0]",
 		misses:  []string{`server name (SNI): exactly "a.b", has none`, `source identity: exactly "` + appClient + `", has "` + productpage + `"`},
 	},
+	"a filter that denies in any case decides, whatever the authorizer says": {
+		scenario: "waypoint-rich", q: from(productpage, "vs-svc.app:8080", "/direct"), outcome: explain.Deny,
+		decider: "extensions.istio.io/trafficextension/app.wasm-file~istio-translated-wasmplugin", status: 403,
+		details:  "filter_not_executable{extensions.istio.io/trafficextension/app.wasm-file~istio-translated-wasmplugin}",
+		hops:     []string{"connect_terminate/default", "main_internal/inbound-vip|8080|http|vs-svc.app.svc.cluster.local"},
+		rejected: 1, reason: `does not match prefix "/fault" (ignoring case)`,
+		note: "it may end earlier, by envoy.filters.http.ext_authz, which is not asked here",
+	},
 	"a service of the egress waypoint": {
 		scenario: "egress", q: from("spiffe://cluster.local/ns/app/sa/other", "httpbin.org:80", "/x"), outcome: explain.Deny, decider: "envoy.filters.http.rbac", status: 403,
 		details: "rbac_access_denied_matched_policy[none]", hops: []string{"connect_terminate/default", "main_internal/inbound-vip|80|http|httpbin.org"},
@@ -221,8 +229,8 @@ func TestWhatIstiodProgramsIsExplained(t *testing.T) {
 			}
 		})
 	}
-	if len(questions) != 10 {
-		t.Errorf("%d questions, want 10", len(questions))
+	if len(questions) != 11 {
+		t.Errorf("%d questions, want 11", len(questions))
 	}
 }
 

@@ -98,9 +98,9 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{opt: o, log: o.Logger, stats: o.Stats.Scope(""), node: o.Node, listeners: map[string]*listener.Listener{}, pending: map[*time.Timer]func(){}}
 	s.logs = accesslog.NewSinks(s.stats.Scope("fairlead_access_log_"))
-	s.refusals = refusal.New(refusal.Options{Logger: o.Logger, Stats: s.stats, Workloads: o.Workloads})
 	s.secrets = secret.NewStore(secret.Config{Identity: o.Identity, Logger: o.Logger})
 	s.clusters = newClusters(s)
+	s.refusals = refusal.New(refusal.Options{Logger: o.Logger, Stats: s.stats, Workloads: o.Workloads, Clusters: s.clusters})
 	sc := s.stats.Scope("fairlead_config_")
 	s.st = serverStats{
 		snapshots: sc.Counter("snapshots_total"), chainsCompiled: sc.Counter("filter_chains_compiled_total"), chainsKept: sc.Counter("filter_chains_kept_total"),

@@ -113,6 +113,13 @@ func TestTheExamplesAreExplained(t *testing.T) {
 		"ingress: by server name": {
 			args: "-c ingress/ingress.yaml https://admin.example.com:8443/", outcome: explain.Forward, cluster: "admin",
 		},
+		"waypoint: another mesh": {
+			args: "-c waypoint/waypoint.yaml -s spiffe://other.mesh/ns/app/sa/client -d 10.96.0.10:9080", outcome: explain.Close, decider: "TLS handshake",
+			text: "TLS handshake with filter chain default: spiffe://other.mesh/ns/app/sa/client matches none of the names",
+		},
+		"waypoint: no identity": {
+			args: "-c waypoint/waypoint.yaml -d 10.96.0.10:9080", outcome: explain.Close, decider: "TLS handshake", text: "a client certificate is required",
+		},
 		"waypoint: no such service": {
 			args: "-c waypoint/waypoint.yaml -s spiffe://cluster.local/ns/app/sa/client -d 10.96.0.99:9080", outcome: explain.Close, decider: "listener main_internal", details: "filter_chain_not_found",
 		},

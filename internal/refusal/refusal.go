@@ -28,12 +28,19 @@ type Workloads interface {
 	Peer(addr netip.Addr) *streaminfo.Peer
 }
 
+// Clusters knows what clusters stand for; *upstream.Manager does.
+type Clusters interface {
+	// ClusterMetadata returns the static metadata of a cluster, nil if unknown.
+	ClusterMetadata(name string) *streaminfo.Metadata
+}
+
 // Options are what a Recorder is made of; every field may be zero.
 type Options struct {
 	Logger *slog.Logger
 	// Stats is the root scope.
 	Stats     *stats.Scope
 	Workloads Workloads
+	Clusters  Clusters
 	// PerSecond bounds the events that are logged, 100 by default, in bursts
 	// of twice as many. What goes beyond is counted only.
 	PerSecond int
@@ -46,6 +53,7 @@ type Options struct {
 type Recorder struct {
 	log                *slog.Logger
 	workloads          Workloads
+	clusters           Clusters
 	denials, replies   *stats.CounterFamily
 	refused            *stats.CounterFamily
 	suppressed         *stats.Counter
@@ -65,7 +73,7 @@ func New(o Options) *Recorder {
 		o.Now = time.Now
 	}
 	return &Recorder{
-		log: o.Logger, workloads: o.Workloads, now: o.Now,
+		log: o.Logger, workloads: o.Workloads, clusters: o.Clusters, now: o.Now,
 		denials:    o.Stats.CounterFamily("fairlead_policy_denials_total", "Requests and connections that a filter denied.", "filter", "policy", "reason"),
 		replies:    o.Stats.CounterFamily("fairlead_local_replies_total", "Errors that the proxy answered by itself, denials included.", "reason", "response_code"),
 		refused:    o.Stats.CounterFamily("fairlead_connections_refused_total", "Connections that were closed before they were served.", "reason"),
@@ -86,12 +94,23 @@ func configured(details string) bool {
 	return details == "" || details == "direct_response" || details == "cors_response"
 }
 
-// HTTP records a finished stream, if it is Wanted. request is its head as it
-// was in the end; response, which may be nil, what was answered.
-func (r *Recorder) HTTP(info *streaminfo.Info, request, response *message.Header, local bool) {
-	if r == nil || !Wanted(info, local) {
+// Stream is a finished stream.
+type Stream struct {
+	Info *streaminfo.Info
+	// Request is its head as it was in the end; Response, which may be nil,
+	// what was answered, by the proxy itself if Local.
+	Request, Response *message.Header
+	Local             bool
+	// Cluster is that of the route, "" if there is none.
+	Cluster string
+}
+
+// HTTP records a stream, if it is Wanted.
+func (r *Recorder) HTTP(s *Stream) {
+	if r == nil || !Wanted(s.Info, s.Local) {
 		return
 	}
+	info, request, response, local := s.Info, s.Request, s.Response, s.Local
 	if local {
 		r.replies.With(reason(info.Details), strconv.Itoa(info.ResponseCode)).Inc()
 	}
@@ -111,7 +130,7 @@ func (r *Recorder) HTTP(info *streaminfo.Info, request, response *message.Header
 	if response != nil && info.IsGRPC {
 		a = text(a, "grpc_status", response.Get("grpc-status"))
 	}
-	a = r.common(a, info)
+	a = r.common(a, info, s.Cluster)
 	a = text(a, "method", request.Get(message.Method))
 	a = text(a, "authority", request.Get(message.Authority))
 	path, _, _ := strings.Cut(request.Get(message.Path), "?") // queries hold what logs should not
@@ -164,7 +183,7 @@ func (r *Recorder) Connection(info *streaminfo.Info) {
 	if !r.admit(level) {
 		return
 	}
-	a := r.common(make([]slog.Attr, 0, 20), info)
+	a := r.common(make([]slog.Attr, 0, 20), info, "")
 	details := info.ConnectionTerminationDetails
 	if details == "" {
 		details = ci.TerminationDetails
@@ -194,7 +213,7 @@ func (r *Recorder) admit(level slog.Level) bool {
 
 // common are the attributes of requests and connections: what was decided, and
 // who is at both ends.
-func (r *Recorder) common(a []slog.Attr, info *streaminfo.Info) []slog.Attr {
+func (r *Recorder) common(a []slog.Attr, info *streaminfo.Info, cluster string) []slog.Attr {
 	ci := info.Conn
 	a = text(a, "response_code_details", info.Details)
 	if info.Flags != 0 {
@@ -214,7 +233,7 @@ func (r *Recorder) common(a []slog.Attr, info *streaminfo.Info) []slog.Attr {
 		}
 	}
 	a = text(a, "limit", info.Limit)
-	a = append(a, r.source(info), r.destination(info))
+	a = append(a, r.source(info), r.destination(info, cluster))
 	a = text(a, "listener", ci.ListenerName)
 	return text(a, "filter_chain", ci.FilterChainName)
 }
@@ -257,7 +276,7 @@ func (r *Recorder) source(info *streaminfo.Info) slog.Attr {
 	return group("source", r.workload(a, peer, ci.Remote.Addr()))
 }
 
-func (r *Recorder) destination(info *streaminfo.Info) slog.Attr {
+func (r *Recorder) destination(info *streaminfo.Info, cluster string) slog.Attr {
 	ci, u := info.Conn, &info.Upstream
 	var a []slog.Attr
 	if ci.LocalName != "" {
@@ -281,8 +300,14 @@ func (r *Recorder) destination(info *streaminfo.Info) slog.Attr {
 	if !at.IsValid() {
 		at = ci.Local.Addr()
 	}
-	a = r.workload(a, peer, at)
-	a = text(a, "cluster", u.ClusterRaw)
+	n := len(a)
+	if a = r.workload(a, peer, at); len(a) == n { // a service that no workload was chosen of
+		a = r.service(a, u.ClusterMetadata, cluster)
+	}
+	if u.ClusterRaw != "" {
+		cluster = u.ClusterRaw
+	}
+	a = text(a, "cluster", cluster)
 	a = text(a, "host", u.Host)
 	return group("destination", text(a, "transport_failure", u.TransportFailureReason))
 }
@@ -299,6 +324,22 @@ func (r *Recorder) workload(a []slog.Attr, p *streaminfo.Peer, at netip.Addr) []
 	a = text(a, "namespace", p.Namespace)
 	a = text(a, "workload", p.Workload)
 	return text(a, "service", p.CanonicalName)
+}
+
+// service names the service that a cluster stands for, as istiod says it in the
+// cluster's metadata.
+func (r *Recorder) service(a []slog.Attr, md *streaminfo.Metadata, cluster string) []slog.Attr {
+	if md == nil && r.clusters != nil && cluster != "" {
+		md = r.clusters.ClusterMetadata(cluster)
+	}
+	list, _ := md.Namespace("istio")["services"].([]any)
+	if len(list) == 0 {
+		return a
+	}
+	s, _ := list[0].(map[string]any)
+	ns, _ := s["namespace"].(string)
+	name, _ := s["name"].(string)
+	return text(text(a, "namespace", ns), "service", name)
 }
 
 func group(name string, a []slog.Attr) slog.Attr {

@@ -20,6 +20,17 @@ type table map[netip.Addr]*streaminfo.Peer
 
 func (t table) Peer(a netip.Addr) *streaminfo.Peer { return t[a] }
 
+// clusters knows the cluster reviews.
+type clusters struct{}
+
+func (clusters) ClusterMetadata(name string) *streaminfo.Metadata {
+	if name != "reviews" {
+		return nil
+	}
+	md := streaminfo.MetadataFrom(map[string]map[string]any{"istio": {"services": []any{map[string]any{"namespace": "app", "name": "reviews", "host": "reviews.app.svc.cluster.local"}}}})
+	return &md
+}
+
 // recorded is a Recorder with what it wrote.
 type recorded struct {
 	*Recorder
@@ -40,7 +51,7 @@ func newRecorded(perSecond int) *recorded {
 		netip.MustParseAddr("10.0.0.7"):  {Namespace: "app", Workload: "client", CanonicalName: "client"},
 		netip.MustParseAddr("10.0.1.11"): {Namespace: "app", Workload: "reviews-v1", CanonicalName: "reviews", Identity: "spiffe://cluster.local/ns/app/sa/reviews"},
 	}
-	r.Recorder = New(Options{Logger: slog.New(h), Stats: r.reg.Scope(""), Workloads: peers, PerSecond: perSecond, Now: func() time.Time { return r.now }})
+	r.Recorder = New(Options{Logger: slog.New(h), Stats: r.reg.Scope(""), Workloads: peers, Clusters: clusters{}, PerSecond: perSecond, Now: func() time.Time { return r.now }})
 	return r
 }
 
@@ -98,12 +109,12 @@ func TestADenialNamesBothEndsAndThePolicy(t *testing.T) {
 	i := info()
 	i.ResponseCode, i.Details = 403, "rbac_access_denied_matched_policy[ns[app]-policy[deny]-rule[1]]"
 	i.Decision = &streaminfo.Decision{Filter: "rbac", Policy: "ns[app]-policy[deny]-rule[1]", Reason: "matched_policy", Why: func() string { return "because" }}
-	r.HTTP(i, request, nil, true)
+	r.HTTP(&Stream{Info: i, Request: request, Local: true, Cluster: "reviews"})
 	want := []map[string]any{{
 		"level": "INFO", "msg": "request denied", "status": 403.0, "response_code_details": i.Details,
 		"filter": "rbac", "policy": "app/deny", "rule": "1", "reason": "matched_policy", "clause": "because",
 		"source":      map[string]any{"address": "10.0.0.7:1234", "identity": "spiffe://cluster.local/ns/app/sa/client", "namespace": "app", "workload": "client", "service": "client"},
-		"destination": map[string]any{"address": "10.96.0.10:9080"},
+		"destination": map[string]any{"address": "10.96.0.10:9080", "cluster": "reviews", "namespace": "app", "service": "reviews"},
 		"listener":    "main_internal", "filter_chain": "reviews", "method": "GET", "authority": "reviews", "path": "/secret", "route": "default", "virtual_host": "v",
 		"request_id": "id", "trace_id": "0af7651916cd43dd8448eb211c80319c", "duration_ms": 1.5,
 	}}
@@ -123,7 +134,7 @@ func TestAFailureNamesUpstreamAndTheLimit(t *testing.T) {
 	i := info()
 	i.ResponseCode, i.Details, i.Flags, i.Limit = 504, "response_timeout", streaminfo.UpstreamRequestTimeout, "route timeout 10s"
 	i.Upstream = streaminfo.Upstream{ClusterRaw: "reviews-v1", Host: "envoy://x/10.0.1.11:9080", Address: netip.MustParseAddrPort("10.0.1.11:9080"), TransportFailureReason: "refused"}
-	r.HTTP(i, request, nil, true)
+	r.HTTP(&Stream{Info: i, Request: request, Local: true, Cluster: "reviews"})
 	ev := r.events(t)[0]
 	want := map[string]any{
 		"address": "10.96.0.10:9080", "namespace": "app", "workload": "reviews-v1", "service": "reviews", "cluster": "reviews-v1", "host": "envoy://x/10.0.1.11:9080",
@@ -164,7 +175,7 @@ func TestWhatIsRecorded(t *testing.T) {
 			if c.denied {
 				i.Decision = &streaminfo.Decision{Filter: "dlp"}
 			}
-			r.HTTP(i, request, head("grpc-status", "14"), c.local)
+			r.HTTP(&Stream{Info: i, Request: request, Response: head("grpc-status", "14"), Local: c.local})
 			got := ""
 			for _, e := range r.events(t) {
 				got += e["msg"].(string)
@@ -222,7 +233,7 @@ func TestEventsAreBoundedAndCountersAreNot(t *testing.T) {
 	asked := 0
 	i.Decision = &streaminfo.Decision{Filter: "x", Why: func() string { asked++; return "" }}
 	for range 100 {
-		r.HTTP(i, request, nil, true)
+		r.HTTP(&Stream{Info: i, Request: request, Local: true, Cluster: "reviews"})
 	}
 	if n := len(r.events(t)); n != 10 {
 		t.Errorf("%d events, want 10", n)
@@ -232,7 +243,7 @@ func TestEventsAreBoundedAndCountersAreNot(t *testing.T) {
 	}
 	r.now = r.now.Add(time.Second)
 	for range 100 {
-		r.HTTP(i, request, nil, true)
+		r.HTTP(&Stream{Info: i, Request: request, Local: true, Cluster: "reviews"})
 	}
 	if n := len(r.events(t)); n != 15 {
 		t.Errorf("%d events a second later, want 15", n)
@@ -256,7 +267,8 @@ func TestPassingCostsNothing(t *testing.T) {
 	r := newRecorded(0)
 	i := info()
 	i.ResponseCode, i.Details = 200, "via_upstream"
-	if a := testing.AllocsPerRun(100, func() { r.HTTP(i, request, nil, false) }); a != 0 {
+	passing := &Stream{Info: i, Request: request}
+	if a := testing.AllocsPerRun(100, func() { r.HTTP(passing) }); a != 0 {
 		t.Errorf("%v allocations", a)
 	}
 }

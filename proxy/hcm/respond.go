@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/refusal"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"github.com/fairlead-mesh/fairlead/routing"
@@ -355,7 +356,7 @@ func (cn *conn) ProtocolError(status int, details string) {
 	}
 	info.End = info.Start
 	if status != 0 {
-		m.cfg.Refusals.HTTP(&info, &message.Header{}, nil, true)
+		m.cfg.Refusals.HTTP(&refusal.Stream{Info: &info, Request: &message.Header{}, Local: true})
 	}
 	ctx := format.Context{Info: &info}
 	for _, l := range m.cfg.AccessLogs {

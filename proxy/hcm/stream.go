@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/refusal"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/internal/timer"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
@@ -385,11 +386,18 @@ func (st *stream) finish() {
 // refused records a stream that was answered here. It runs before the filters
 // and the logs, which may change the record, and only then.
 func (st *stream) refused(local bool) {
+	if !refusal.Wanted(&st.s.Info, local) {
+		return
+	}
 	var h *message.Header
 	if st.s.Response != nil {
 		h = &st.s.Response.Header
 	}
-	st.m.cfg.Refusals.HTTP(&st.s.Info, &st.s.Request, h, local)
+	cluster := ""
+	if r := st.s.Route; r != nil {
+		cluster = r.ClusterName()
+	}
+	st.m.cfg.Refusals.HTTP(&refusal.Stream{Info: &st.s.Info, Request: &st.s.Request, Response: h, Local: local, Cluster: cluster})
 }
 
 // release gives the stream back to the pool. A stream whose timers might still

@@ -6,8 +6,10 @@ package tlscontext
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -24,6 +26,8 @@ type Server struct {
 	cfg    *tls.Config
 	noALPN *tls.Config
 	certs  []*secret.Certificate
+	// clients verifies client certificates, nil if none are looked at.
+	clients *verifier
 }
 
 // NewServer compiles spec. An error means that the context can't be executed;
@@ -54,6 +58,7 @@ func NewServer(spec *xdsresource.DownstreamTLS, store *secret.Store) (*Server, e
 		}
 		s.cfg.ClientAuth = tls.RequestClientCert
 		s.cfg.VerifyConnection = ver.server
+		s.clients = ver
 	}
 	if spec.RequireClientCert {
 		if spec.Validation == nil {
@@ -72,6 +77,33 @@ func NewServer(spec *xdsresource.DownstreamTLS, store *secret.Store) (*Server, e
 }
 
 var errUnverified = errors.New("client certificates are required, but there is no trusted CA (or pin) to verify them with")
+
+// Admits says what a handshake would object to in the name of a client: id is
+// the URI in its certificate, "" if it presents none. Signatures and dates are
+// left out.
+func (s *Server) Admits(id string) error {
+	if id == "" {
+		if s.cfg.ClientAuth == tls.RequireAnyClientCert {
+			return errors.New("a client certificate is required")
+		}
+		return nil
+	}
+	if s.clients == nil {
+		return nil
+	}
+	u, err := url.Parse(id)
+	if err != nil {
+		return fmt.Errorf("%q is no URI: %w", id, err)
+	}
+	var extra *xdsresource.Validation
+	if a, err := s.clients.trust.Get(); err == nil {
+		extra = a.Validation
+	}
+	if !s.clients.named(&x509.Certificate{URIs: []*url.URL{u}}, extra) {
+		return fmt.Errorf("%s matches none of the names that clients may have (match_typed_subject_alt_names)", id)
+	}
+	return nil
+}
 
 // Config is the configuration for every connection of the chain; it must not
 // be modified.
