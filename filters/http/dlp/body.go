@@ -9,8 +9,8 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/message"
 )
 
-// pieceBytes bounds what is scanned at once, and so a scanner's buffer.
-const pieceBytes = 16 << 10
+// pieceBytes bounds what is scanned at once, and so what a scanner gives back.
+const pieceBytes = 4 << 10
 
 // stopError ends a body that must not go on.
 type stopError struct{ details string }
@@ -37,7 +37,7 @@ func (g *gate) stopped() bool { return g.state.CompareAndSwap(gateOpen, gateStop
 // piece is valid until the next call.
 type source interface {
 	next() (piece []byte, final bool, err error)
-	held() int
+	memory() int // bytes that it takes
 	free()
 }
 
@@ -57,17 +57,23 @@ func newBody(inner message.Body, src source, in *inspection, stop func(error)) *
 	return &body{inner: inner, src: src, in: in, stop: stop}
 }
 
-// hold pulls the body until it is complete or limit bytes are held, so that it
-// can still be answered cleanly.
+// hold pulls the body until it is complete or takes limit bytes of memory, so
+// that it can still be answered cleanly.
 func (b *body) hold(limit int) {
-	for b.err == nil && !b.done && len(b.queue)+b.src.held() < limit {
+	for b.err == nil && !b.done && b.memory()+pieceBytes < limit {
 		p, ok := b.step()
 		if !ok {
 			return
 		}
+		if n := len(b.queue) + len(p); n > cap(b.queue) { // not the double
+			b.queue = append(make([]byte, 0, n+pieceBytes), b.queue...)
+		}
 		b.queue = append(b.queue, p...)
 	}
 }
+
+// memory is what b takes, without what inner holds.
+func (b *body) memory() int { return cap(b.queue) + b.src.memory() }
 
 // step scans once more. It reports false after an error.
 func (b *body) step() ([]byte, bool) {
@@ -264,8 +270,8 @@ func (s *plainSource) encodedPart(p []byte) bool {
 	return false
 }
 
-func (s *plainSource) held() int { return s.stream.Held() }
-func (s *plainSource) free()     { s.stream.Free() }
+func (s *plainSource) memory() int { return s.stream.Memory() }
+func (s *plainSource) free()       { s.stream.Free() }
 
 // uninspectableError ends a body that can't be looked at.
 type uninspectableError struct{ reason string }

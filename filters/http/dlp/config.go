@@ -24,7 +24,7 @@ const (
 
 const (
 	defaultWindow = 64 << 10
-	minWindow     = 16 << 10
+	minWindow     = 64 << 10
 	maxWindow     = 1 << 20
 	defaultRatio  = 100
 	maxRules      = 200

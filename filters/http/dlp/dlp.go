@@ -296,7 +296,7 @@ func (f *filter) wrap(h *message.Header, inner message.Body, in *inspection, grp
 		if h.Has("grpc-encoding") { // messages go on uncompressed
 			h.Del("content-length")
 		}
-		return newBody(inner, newGRPCSource(inner, in, h.Get("grpc-encoding"), f.cfg.window), in, stop)
+		return newBody(inner, newGRPCSource(inner, in, h.Get("grpc-encoding"), f.cfg.window/4), in, stop)
 	}
 	switch {
 	case !known:

@@ -485,3 +485,48 @@ func TestReportsHoldNoSecret(t *testing.T) {
 		t.Errorf("hashes %v: equal matches must have equal hashes", byPlace)
 	}
 }
+
+// TestMemoryOfAStream holds a stream to what the README says: window_bytes,
+// 64 KiB by default, the part included that is awaited for a clean answer.
+func TestMemoryOfAStream(t *testing.T) {
+	n := 0
+	for what, text := range map[string]string{
+		"clean text":  strings.Repeat("clean text, ", 20000),
+		"cards":       strings.Repeat(card+" ", 10000),
+		"escapes":     strings.Repeat(`\u0061\n`, 30000),
+		"an open key": "-----BEGIN PRIVATE KEY-----\n" + strings.Repeat("QUJDREVGR0g/\n", 20000),
+	} {
+		for _, action := range []string{"REPORT", "MASK", "REPLACE", "BLOCK"} {
+			for _, window := range []int{0, 64 << 10, 256 << 10} {
+				x := guard(t, action)
+				f, ok := x.f.(*filter)
+				if !ok {
+					t.Fatal("no filter")
+				}
+				if window > 0 {
+					f.cfg.window = window
+				}
+				in := f.inspect(f.cfg.request, "request")
+				h := &message.Header{}
+				b := f.wrap(h, &pieces{p: split(text, len(text)/16384+1)}, in, false, nil)
+				f.hold(h, b)
+				most := b.memory()
+				for last := false; !last; {
+					var err error
+					if _, last, err = b.Next(); err != nil {
+						break
+					}
+					most = max(most, b.memory())
+				}
+				b.Close()
+				if most > f.cfg.window {
+					t.Errorf("%s, %s: %d bytes of memory, want at most %d", what, action, most, f.cfg.window)
+				}
+				n++
+			}
+		}
+	}
+	if n != 48 {
+		t.Errorf("%d cases: want 48", n)
+	}
+}

@@ -51,8 +51,8 @@ func newGRPCSource(inner message.Body, in *inspection, coding string, window int
 	return s
 }
 
-func (s *grpcSource) held() int { return len(s.msg) + s.stream.Held() }
-func (s *grpcSource) free()     { s.stream.Free(); s.msg = nil }
+func (s *grpcSource) memory() int { return cap(s.msg) + cap(s.out) + s.stream.Memory() }
+func (s *grpcSource) free()       { s.stream.Free(); s.msg, s.out = nil, nil }
 
 func (s *grpcSource) next() ([]byte, bool, error) {
 	if s.ended {

@@ -61,14 +61,17 @@ func benchScan(b *testing.B, types []string, data []byte) {
 func BenchmarkScanText(b *testing.B) { benchScan(b, twentyTypes, cleanText(1<<20)) }
 func BenchmarkScanJSON(b *testing.B) { benchScan(b, twentyTypes, cleanJSON(1<<20)) }
 
+// naivePatterns are expressions for ten kinds, without validation.
+var naivePatterns = []string{
+	`\b(?:\d[ -]?){13,19}\b`, `\b\d{3}-\d{2}-\d{4}\b`, `\b[A-Z]{2}\d{2}[A-Z0-9]{11,30}\b`, `[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\.[a-z]{2,}`,
+	`\b\d{1,3}(?:\.\d{1,3}){3}\b`, `\bAKIA[A-Z0-9]{16}\b`, `\bAIza[\w-]{35}`, `\bgh[pousr]_\w{36}`, `\beyJ[\w-]+\.[\w-]+\.[\w-]+`, `(?i)(?:password|secret|api_key)\s*[:=]\s*\S{12,}`,
+}
+
 // BenchmarkNaiveRegexp is what one expression for each of ten of the types
 // costs, without validation.
 func BenchmarkNaiveRegexp(b *testing.B) {
 	var res []*regexp.Regexp
-	for _, p := range []string{
-		`\b(?:\d[ -]?){13,19}\b`, `\b\d{3}-\d{2}-\d{4}\b`, `\b[A-Z]{2}\d{2}[A-Z0-9]{11,30}\b`, `[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\.[a-z]{2,}`,
-		`\b\d{1,3}(?:\.\d{1,3}){3}\b`, `\bAKIA[A-Z0-9]{16}\b`, `\bAIza[\w-]{35}`, `\bgh[pousr]_\w{36}`, `\beyJ[\w-]+\.[\w-]+\.[\w-]+`, `(?i)(?:password|secret|api_key)\s*[:=]\s*\S{12,}`,
-	} {
+	for _, p := range naivePatterns {
 		res = append(res, regexp.MustCompile(p))
 	}
 	data := cleanText(1 << 20)
@@ -87,6 +90,40 @@ func BenchmarkCompileAll(b *testing.B) {
 	for b.Loop() {
 		if _, err := New(Options{Types: Builtin()}); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkStream is what a body costs: the scan, escapes seen through, and a
+// copy.
+func BenchmarkStream(b *testing.B) {
+	for _, types := range []struct {
+		name string
+		list []string
+	}{{"20", twentyTypes}, {"all", Builtin()}} {
+		for _, data := range []struct {
+			name string
+			text []byte
+		}{{"text", cleanText(1 << 20)}, {"JSON", cleanJSON(1 << 20)}} {
+			b.Run(types.name+" "+data.name, func(b *testing.B) {
+				e, err := New(Options{Types: types.list})
+				if err != nil {
+					b.Fatal(err)
+				}
+				s := e.NewStream(func(Finding, []byte) Edit { return Edit{} }, false, nil)
+				defer s.Free()
+				b.SetBytes(int64(len(data.text)))
+				b.ReportAllocs()
+				for b.Loop() {
+					for p := data.text; len(p) > 0; {
+						n := min(4<<10, len(p))
+						if _, err := s.Write(p[:n], false); err != nil {
+							b.Fatal(err)
+						}
+						p = p[n:]
+					}
+				}
+			})
 		}
 	}
 }

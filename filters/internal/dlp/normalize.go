@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"sync"
 	"unicode/utf8"
+	"unsafe"
 )
 
 // normalizer undoes the ways of writing a character that hide it from a
@@ -16,6 +17,7 @@ type normalizer struct {
 	carry []byte
 	out   []byte
 	units []unit
+	base  int32 // what out[0] counts as in units
 }
 
 // unit is one character that was written otherwise: out[at:at+n] was raw. n is
@@ -73,7 +75,7 @@ func (n *normalizer) write(p []byte, final bool) {
 			i += width
 			continue
 		}
-		u := unit{at: int32(len(n.out)), n: uint8(len(text)), rawLen: uint8(width)}
+		u := unit{at: n.base + int32(len(n.out)), n: uint8(len(text)), rawLen: uint8(width)}
 		copy(u.raw[:], p[i:i+width])
 		n.out = append(n.out, text...)
 		n.units = append(n.units, u)
@@ -225,6 +227,7 @@ type Stream struct {
 	// json says that the stream is JSON: a number that is edited stays one, or
 	// becomes a string.
 	json, inString bool
+	block          int // bytes of the block at hand that were written
 }
 
 // NewStream returns a stream scanner that reports to sink. plus says that "+"
@@ -236,7 +239,7 @@ func (e *Engine) NewStream(sink Sink, plus bool, quote func(tag string) string) 
 		s = &Stream{}
 	}
 	s.sc, s.quote, s.norm.plus, s.json = e.NewScanner(sink), quote, plus, false
-	s.norm.carry, s.held, s.pending, s.inString = nil, s.held[:0], 0, false
+	s.norm.carry, s.held, s.pending, s.inString, s.block = nil, s.held[:0], 0, false, 0
 	return s
 }
 
@@ -257,7 +260,7 @@ func (s *Stream) Syntax(plus bool, quote func(tag string) string) {
 func (s *Stream) Free() {
 	s.sc.Free()
 	s.sc, s.quote = nil, nil
-	if cap(s.out) > maxKept || cap(s.norm.out) > maxKept || cap(s.held) > 1024 || cap(s.norm.units) > 1024 {
+	if cap(s.out) > maxKept || cap(s.norm.out) > maxKept || cap(s.held) > maxUnits {
 		*s = Stream{}
 	}
 	clear(s.out[:cap(s.out)])
@@ -268,7 +271,7 @@ func (s *Stream) Free() {
 // Reset makes s ready for another stream.
 func (s *Stream) Reset() {
 	s.sc.Reset()
-	s.norm.carry, s.held, s.pending, s.inString = nil, s.held[:0], 0, false
+	s.norm.carry, s.held, s.pending, s.inString, s.block = nil, s.held[:0], 0, false, 0
 }
 
 // Blocked reports whether the sink asked to stop the stream.
@@ -279,40 +282,71 @@ func (s *Stream) Held() int { return s.sc.Held() + len(s.norm.carry) }
 
 // Write is Scanner.Write for a Stream.
 func (s *Stream) Write(p []byte, final bool) ([]byte, error) {
-	if len(s.held) == 0 && s.quote == nil && s.norm.plain(p) {
-		if !s.json {
-			out, err := s.sc.Write(p, final)
-			s.pending = s.sc.Held()
-			return out, err
-		}
-		r, err := s.sc.write(p, final)
-		s.pending = s.sc.Held()
-		switch {
-		case err != nil || s.sc.Blocked():
+	s.out = s.out[:0]
+	for {
+		// Block by block, and blocks begin at fixed offsets of the stream: then
+		// memory is bounded, and its bounds don't depend on the pieces.
+		n := min(len(p), blockBytes-s.block)
+		s.block = (s.block + n) % blockBytes
+		s.sc.force = s.block == 0
+		if err := s.write(p[:n], final && n == len(p)); err != nil || s.sc.Blocked() {
 			return nil, err
-		case len(r.edits) > 0:
-			return s.raw(&r, final), nil
 		}
-		s.quotes(r.clean)
-		return r.clean, nil
+		if s.block == 0 && (len(s.held) > maxUnits || len(s.sc.edits)-s.sc.gone > maxEdits) {
+			s.sc.err = ErrTooComplex
+			return nil, ErrTooComplex
+		}
+		if p = p[n:]; len(p) == 0 {
+			return s.out, nil
+		}
 	}
-	s.norm.out, s.norm.units = s.norm.out[:0], s.norm.units[:0]
-	s.norm.write(p, final)
-	for _, u := range s.norm.units {
-		u.at += int32(s.pending)
-		s.held = append(s.held, u)
-	}
-	r, err := s.sc.write(s.norm.out, final)
-	s.pending = s.sc.Held()
-	if err != nil || s.sc.Blocked() {
-		return nil, err
-	}
-	return s.raw(&r, final), nil
 }
 
-// raw writes what was released in its original form, edited.
-func (s *Stream) raw(r *released, final bool) []byte {
-	s.out = s.out[:0]
+const (
+	blockBytes = 768
+	// maxUnits and maxEdits bound the characters that are written otherwise
+	// and the edits among the bytes held back after a block: a few KiB in
+	// which something is still possible.
+	maxUnits = 384
+	maxEdits = 128
+)
+
+// write scans p and appends what is released to s.out.
+func (s *Stream) write(p []byte, final bool) error {
+	plain := len(s.held) == 0 && s.quote == nil && s.norm.plain(p)
+	if !plain {
+		if n := len(s.held) + len(p)/2 + 1; n > cap(s.held) { // not the double
+			s.held = append(make([]unit, 0, n), s.held...)
+		}
+		s.norm.out, s.norm.base, s.norm.units = s.norm.out[:0], int32(s.pending), s.held
+		s.norm.write(p, final)
+		s.held, p = s.norm.units, s.norm.out
+	}
+	r, err := s.sc.write(p, final)
+	s.pending = s.sc.Held()
+	switch {
+	case err != nil || s.sc.Blocked():
+		return err
+	case plain && len(r.edits) == 0:
+		s.quotes(r.clean)
+		if n := len(s.out) + len(r.clean); n > cap(s.out) {
+			s.out = append(fit(nil, n), s.out...)
+		}
+		s.out = append(s.out, r.clean...)
+	default:
+		s.raw(&r, final)
+	}
+	return nil
+}
+
+// Memory returns how many bytes s takes.
+func (s *Stream) Memory() int {
+	return int(unsafe.Sizeof(*s)) + s.sc.Memory() + cap(s.out) + cap(s.norm.out) + cap(s.norm.carry) + int(unsafe.Sizeof(unit{}))*cap(s.held)
+}
+
+// raw appends what was released to s.out, in its original form, edited.
+func (s *Stream) raw(r *released, final bool) {
+	s.room(r)
 	next, replace := 0, r.replace
 	for i := 0; i < len(r.clean) || final; {
 		atUnit := next < len(s.held) && int(s.held[next].at) == i
@@ -324,9 +358,9 @@ func (s *Stream) raw(r *released, final bool) []byte {
 		if i >= len(r.clean) {
 			break
 		}
-		if len(replace) > 0 && replace[0].start == i {
-			s.out = append(s.out, s.tag(replace[0].Tag)...)
-			end := replace[0].end
+		if len(replace) > 0 && int(replace[0].start) == i {
+			s.out = append(s.out, s.tag(r.styles[replace[0].style].Tag)...)
+			end := int(replace[0].end())
 			replace = replace[1:]
 			for ; next < len(s.held) && int(s.held[next].at) < end; next++ {
 				s.quotes(r.clean[i:s.held[next].at])
@@ -347,7 +381,7 @@ func (s *Stream) raw(r *released, final bool) []byte {
 			end = min(end, int(s.held[next].at))
 		}
 		if len(replace) > 0 {
-			end = min(end, replace[0].start)
+			end = min(end, int(replace[0].start))
 		}
 		s.plain(r.clean[i:end], r.masked[i:end])
 		i = end
@@ -356,7 +390,22 @@ func (s *Stream) raw(r *released, final bool) []byte {
 	for i := range s.held {
 		s.held[i].at -= int32(len(r.clean))
 	}
-	return s.out
+}
+
+// room makes s.out large enough for what raw will append: not twice that.
+func (s *Stream) room(r *released) {
+	n := len(s.out) + len(r.clean)
+	for i := range s.held {
+		if int(s.held[i].at) <= len(r.clean) {
+			n += int(s.held[i].rawLen)
+		}
+	}
+	for i := range r.replace {
+		n += len(r.tag(i))
+	}
+	if n > cap(s.out) {
+		s.out = append(fit(nil, n), s.out...)
+	}
 }
 
 // quotes notes the quotes of JSON in b.

@@ -1,8 +1,10 @@
 package dlp
 
 import (
+	"math"
 	"slices"
 	"sync"
+	"unsafe"
 )
 
 // Action is what a sink wants done with the bytes of a finding.
@@ -92,10 +94,15 @@ type candidate struct {
 	need int // not worth trying before the buffer is that long
 }
 
+// editSpan is the place of an edit and which of Scanner.styles it is: as small
+// as can be, for there may be many.
 type editSpan struct {
-	start, end int
-	Edit
+	start int32
+	size  uint16
+	style uint16
 }
+
+func (e editSpan) end() int32 { return e.start + int32(e.size) }
 
 // Scanner scans one stream. It is used by one goroutine at a time.
 type Scanner struct {
@@ -108,18 +115,19 @@ type Scanner struct {
 	scanned int    // buf[:scanned] went through the automaton
 	state   uint32
 
-	pending  []candidate
-	lastEnd  []int64 // by type: end of the last finding, as stream offset
-	edits    []editSpan
-	emit     emitter
-	view     view
-	out      []byte // what Write returned
-	masked   []byte // what was released last, masked
-	gone     []editSpan
-	replaced []editSpan
-	work     int64
-	err      error
-	blocked  bool
+	pending []candidate
+	lastEnd []int64 // by type: end of the last finding, as stream offset
+	edits   []editSpan
+	styles  []Edit // what edits has of them
+	emit    emitter
+	view    view
+	out     []byte // what Write returned
+	masked  []byte // what was released last, masked
+	gone    int    // of edits: those of what was released last
+	force   bool   // try again whatever it costs
+	work    int64
+	err     error
+	blocked bool
 }
 
 var scanners = sync.Pool{New: func() any { return &Scanner{} }}
@@ -138,15 +146,15 @@ func (e *Engine) NewScanner(sink Sink) *Scanner {
 
 // Reset makes s ready for another stream.
 func (s *Scanner) Reset() {
-	s.buf, s.out, s.pending, s.edits = s.buf[:0], s.out[:0], s.pending[:0], s.edits[:0]
-	s.base, s.release, s.scanned, s.work = 0, 0, 0, 0
+	s.buf, s.out, s.pending, s.edits, s.styles = s.buf[:0], s.out[:0], s.pending[:0], s.edits[:0], s.styles[:0]
+	s.base, s.release, s.scanned, s.work, s.gone = 0, 0, 0, 0, 0
 	s.state = s.e.auto.start
 	s.err, s.blocked = nil, false
 	clear(s.lastEnd)
 }
 
 // maxKept bounds the buffers that a freed scanner keeps.
-const maxKept = 64 << 10
+const maxKept = 32 << 10
 
 // Free gives s back. It must not be used afterwards, nor what Write returned.
 func (s *Scanner) Free() {
@@ -156,12 +164,20 @@ func (s *Scanner) Free() {
 	clear(s.buf[:cap(s.buf)]) // it held somebody's data
 	clear(s.out[:cap(s.out)])
 	clear(s.masked[:cap(s.masked)])
+	clear(s.styles[:cap(s.styles)])
 	s.e, s.sink, s.view = nil, nil, view{}
 	scanners.Put(s)
 }
 
 // Blocked reports whether the sink asked to stop the stream.
 func (s *Scanner) Blocked() bool { return s.blocked }
+
+// Memory returns how many bytes s takes.
+func (s *Scanner) Memory() int {
+	const edit, pend = int(unsafe.Sizeof(editSpan{})), int(unsafe.Sizeof(candidate{}))
+	return int(unsafe.Sizeof(*s)) + int(unsafe.Sizeof(Edit{}))*cap(s.styles) + cap(s.buf) + cap(s.out) + cap(s.masked) + edit*cap(s.edits) + pend*cap(s.pending) +
+		int(unsafe.Sizeof(match{}))*cap(s.emit.found) + 8*cap(s.lastEnd)
+}
 
 // Held returns how many bytes are held back.
 func (s *Scanner) Held() int { return len(s.buf) - s.release }
@@ -175,13 +191,30 @@ func (s *Scanner) Write(p []byte, final bool) ([]byte, error) {
 	if err != nil || len(r.edits) == 0 {
 		return r.clean, err
 	}
-	s.out = append(s.out[:0], r.masked...)
-	shift := 0
-	for _, e := range r.replace {
-		s.out = slices.Replace(s.out, e.start+shift, e.end+shift, []byte(e.Tag)...)
-		shift += len(e.Tag) - (e.end - e.start)
+	if len(r.replace) == 0 {
+		return r.masked, nil
 	}
+	n := len(r.masked)
+	for i := range r.replace {
+		n += len(r.tag(i))
+	}
+	s.out = fit(s.out, n)
+	done := int32(0)
+	for i := range r.replace {
+		e := r.replace[i]
+		s.out = append(append(s.out, r.masked[done:e.start]...), r.tag(i)...)
+		done = e.end()
+	}
+	s.out = append(s.out, r.masked[done:]...)
 	return s.out, nil
+}
+
+// fit returns b, emptied, with room for n bytes and little more.
+func fit(b []byte, n int) []byte {
+	if cap(b) < n {
+		return make([]byte, 0, (n+1023)&^1023)
+	}
+	return b[:0]
 }
 
 // released is what one write lets go: the bytes as they came, the same with
@@ -189,13 +222,20 @@ func (s *Scanner) Write(p []byte, final bool) ([]byte, error) {
 type released struct {
 	clean, masked  []byte
 	edits, replace []editSpan
+	styles         []Edit
 }
+
+// tag returns what replacement i writes.
+func (r *released) tag(i int) string { return r.styles[r.replace[i].style].Tag }
 
 func (s *Scanner) write(p []byte, final bool) (released, error) {
 	if s.err != nil || s.blocked {
 		return released{}, s.err
 	}
 	s.compact()
+	if n := len(s.buf) + len(p); n > cap(s.buf) { // not the double
+		s.buf = append(fit(nil, n), s.buf...)
+	}
 	s.buf = append(s.buf, p...)
 	s.advance(final)
 	if s.err != nil || s.blocked {
@@ -206,6 +246,12 @@ func (s *Scanner) write(p []byte, final bool) (released, error) {
 
 // compact drops what neither recognizers nor the reader need any more.
 func (s *Scanner) compact() {
+	s.edits = slices.Delete(s.edits, 0, s.gone)
+	s.gone = 0
+	if len(s.edits) == 0 {
+		clear(s.styles)
+		s.styles = s.styles[:0]
+	}
 	drop := s.release - history
 	if drop <= 0 {
 		return
@@ -220,8 +266,7 @@ func (s *Scanner) compact() {
 		c.at, c.from, c.need = c.at-drop, c.from-drop, c.need-drop
 	}
 	for i := range s.edits {
-		s.edits[i].start -= drop
-		s.edits[i].end -= drop
+		s.edits[i].start -= int32(drop)
 	}
 }
 
@@ -255,7 +300,7 @@ func (s *Scanner) decide(final bool) bool {
 	for i := range s.pending {
 		c := &s.pending[i]
 		v := &s.view // not a local: it would be allocated for each candidate
-		v.buf, v.final, v.from, v.work, v.short = s.buf, final, c.at, 0, !final && c.need > len(s.buf)
+		v.buf, v.final, v.from, v.work, v.short = s.buf, final, c.at, 0, !final && !s.force && c.need > len(s.buf)
 		if !v.short {
 			s.emit.found = s.emit.found[:0]
 			s.e.recs[c.ref.rec].recognize(v, c.at, int(c.ref.id), &s.emit)
@@ -294,10 +339,27 @@ func (s *Scanner) report() {
 		case Block:
 			s.blocked = true
 		case Mask, Replace:
-			s.edits = append(s.edits, editSpan{m.start, m.end, ed})
+			s.edit(m, ed)
 		case Keep:
 		}
 	}
+}
+
+// edit notes an edit of m.
+func (s *Scanner) edit(m match, e Edit) {
+	style := slices.Index(s.styles, e)
+	if style < 0 {
+		style = len(s.styles)
+		s.styles = append(s.styles, e)
+	}
+	if style > math.MaxUint16 || m.end-m.start > math.MaxUint16 {
+		s.err = ErrTooComplex // beyond every bound
+		return
+	}
+	if len(s.edits) == cap(s.edits) { // not the double
+		s.edits = append(make([]editSpan, 0, len(s.edits)+64), s.edits...)
+	}
+	s.edits = append(s.edits, editSpan{int32(m.start), uint16(m.end - m.start), uint16(style)})
 }
 
 // back returns where a match whose tail ends at i may begin.
@@ -332,7 +394,6 @@ func (s *Scanner) horizon(final bool) int {
 // give releases the bytes up to h with the edits applied. An edit is applied
 // whole: if h cuts it, everything from its start is held.
 func (s *Scanner) give(h int) released {
-	s.gone = s.gone[:0]
 	if len(s.edits) == 0 {
 		p := s.buf[s.release:h]
 		s.release = h
@@ -340,60 +401,57 @@ func (s *Scanner) give(h int) released {
 	}
 	slices.SortStableFunc(s.edits, func(a, b editSpan) int {
 		if a.start != b.start {
-			return a.start - b.start
+			return int(a.start - b.start)
 		}
-		return b.end - a.end
+		return int(b.size) - int(a.size)
 	})
 	for again := true; again; {
 		again = false
 		for i := range s.edits {
-			if e := &s.edits[i]; e.start < h && e.end > h {
-				h, again = e.start, true
+			if e := &s.edits[i]; int(e.start) < h && int(e.end()) > h {
+				h, again = int(e.start), true
 			}
 		}
 	}
 	h = max(h, s.release)
 	clean := s.buf[s.release:h]
-	done := 0
-	for done < len(s.edits) && s.edits[done].start < h {
-		e := s.edits[done]
-		e.start, e.end = e.start-s.release, e.end-s.release
-		s.gone = append(s.gone, e)
-		done++
+	for s.gone < len(s.edits) && int(s.edits[s.gone].start) < h {
+		s.edits[s.gone].start -= int32(s.release)
+		s.gone++
 	}
-	s.edits = slices.Delete(s.edits, 0, done)
 	s.release = h
-	if done == 0 {
+	if s.gone == 0 {
 		return released{clean: clean, masked: clean}
 	}
-	s.masked = append(s.masked[:0], clean...)
-	return released{clean: clean, masked: s.masked, edits: s.gone, replace: s.apply()}
+	s.masked = append(fit(s.masked, len(clean)), clean...)
+	return released{clean: clean, masked: s.masked, edits: s.edits[:s.gone], replace: s.apply(), styles: s.styles}
 }
 
-// apply masks s.masked and returns the replacements. Overlapping edits with a
-// Replace among them become one replacement.
+// apply masks s.masked and returns the replacements, which take the place of
+// the edits. Overlapping edits with a Replace among them become one
+// replacement.
 func (s *Scanner) apply() []editSpan {
-	s.replaced = s.replaced[:0]
-	for i := 0; i < len(s.gone); {
-		group := s.gone[i]
-		replace, j := -1, i
-		for ; j < len(s.gone) && s.gone[j].start < group.end; j++ {
-			group.end = max(group.end, s.gone[j].end)
-			if s.gone[j].Action == Replace && replace < 0 {
+	gone, replaced := s.edits[:s.gone], 0
+	for i := 0; i < len(gone); {
+		group := gone[i]
+		replace, j, end := -1, i, group.end()
+		for ; j < len(gone) && gone[j].start < end; j++ {
+			end = max(end, gone[j].end())
+			if s.styles[gone[j].style].Action == Replace && replace < 0 {
 				replace = j
 			}
 		}
 		if replace >= 0 {
-			group.Edit = s.gone[replace].Edit
-			s.replaced = append(s.replaced, group)
+			gone[replaced] = editSpan{group.start, uint16(end - group.start), gone[replace].style}
+			replaced++
 		} else {
-			for _, e := range s.gone[i:j] {
-				MaskBytes(s.masked[e.start:e.end], e.Edit)
+			for _, e := range gone[i:j] {
+				MaskBytes(s.masked[e.start:e.end()], s.styles[e.style])
 			}
 		}
 		i = j
 	}
-	return s.replaced
+	return gone[:replaced]
 }
 
 // MaskBytes overwrites b, the bytes of one match, as a Mask edit does.

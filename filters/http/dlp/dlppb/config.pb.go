@@ -24,8 +24,8 @@ const (
 type Config_Uninspectable int32
 
 const (
-	// AUTO is DENY if a blocking, masking or replacing rule looks at the
-	// body, else PASS.
+	// AUTO is DENY if a rule masks, replaces, tokenizes, blocks or chooses a
+	// route in bodies, else PASS.
 	Config_AUTO Config_Uninspectable = 0
 	// DENY answers 415 to a request and 502 in place of a response whose body
 	// can't be inspected, or resets the stream if it has begun.
@@ -317,8 +317,11 @@ type Config struct {
 	// Name is the policy's name in metrics and logs. Empty means the filter's
 	// name.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// WindowBytes is how much of a body is held so that a blocking rule can
-	// still answer cleanly. 0 means 65536; 16384 to 1048576.
+	// WindowBytes bounds the memory that inspection takes for one stream: the
+	// scanner, and what is held of a body so that a blocking rule can still
+	// answer cleanly. Decoders of content encodings come on top. A gRPC message
+	// up to a quarter of it is taken apart by fields. 0 means 65536; 65536 to
+	// 1048576.
 	WindowBytes uint32 `protobuf:"varint,3,opt,name=window_bytes,json=windowBytes,proto3" json:"window_bytes,omitempty"`
 	// OnUninspectable says what happens to bodies with an encoding that can't be
 	// undone, that is malformed or beyond the limits.
