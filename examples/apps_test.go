@@ -15,6 +15,7 @@ func TestTheServersToTryTheExamplesWith(t *testing.T) {
 	}{
 		{"waypoint/apps.yaml", map[string]string{"http://127.0.0.11:9080": "reviews v1\n", "http://127.0.0.12:9080": "reviews v2\n"}},
 		{"ingress/apps.yaml", map[string]string{"http://127.0.0.11:8081": "shop\n", "http://127.0.0.12:8081": "admin\n"}},
+		{"dlp/apps.yaml", map[string]string{"http://127.0.0.11:8081": "shop: paid with 4111 1111 1111 1111\n", "http://127.0.0.12:8081": "projects\n"}},
 		{"egress/servers.yaml", map[string]string{"https://127.0.0.21:8443": "bank\n", "https://127.0.0.22:8443": "stats\n", "https://127.0.0.23:8443": "impostor\n"}},
 	} {
 		t.Run(c.file, func(t *testing.T) {

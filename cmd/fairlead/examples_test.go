@@ -58,7 +58,7 @@ func TestTheExamplesValidate(t *testing.T) {
 			}
 		}
 	}
-	if n != 14 {
-		t.Errorf("%d configurations, want 14", n)
+	if n != 16 {
+		t.Errorf("%d configurations, want 16", n)
 	}
 }

@@ -86,6 +86,7 @@ func TestFindingsChooseAnotherRoute(t *testing.T) {
 	}{
 		{"clean", request{body: &pieces{p: []string{"clean"}}}, false, 200, ""},
 		{"the client chooses", request{header: [][2]string{{"x-dlp-route", "quarantine"}, {"x-dlp-route", "b"}}}, false, 200, ""},
+		{"the client chooses what findings choose", request{path: "/?c=" + card, header: [][2]string{{"x-dlp-route", "quarantine"}}}, true, 200, ""},
 		{"in the query", request{path: "/?c=" + card}, true, 200, ""},
 		{"in the body", request{body: &pieces{p: split(`{"c":"`+card+`"}`, 4)}}, true, 200, ""},
 		{"too late", request{body: &pieces{p: split(long+card+" ", 40)}}, false, 403, "dlp_blocked{CREDIT_CARD_NUMBER}"},
@@ -99,8 +100,13 @@ func TestFindingsChooseAnotherRoute(t *testing.T) {
 			s.SetChain(chain)
 			s.Route = first
 			selected := 0
+			if s.Request.Has("x-dlp-route") { // the client chose, and the route was selected before the filter
+				s.Route = other
+				selected--
+			}
 			s.Reselect = func(s *filters.Stream) {
 				selected++
+				s.Route = first
 				if s.Request.Get("x-dlp-route") == "quarantine" {
 					s.Route = other
 				}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -171,7 +172,11 @@ func prepareForResponse(h *message.Header) {
 // request inspects what is there of the request and wraps its body. A
 // response means: stop here.
 func (f *filter) request(s *filters.Stream, in *inspection, g *gate) (*filters.Response, error) {
+	claimed := !f.cfg.dryRun && slices.ContainsFunc(in.set.routes, s.Request.Has)
 	in.setHeaders(&s.Request)
+	if claimed { // the client chose a route that only findings choose
+		s.ClearRouteCache()
+	}
 	in.head(&s.Request)
 	if in.stopped() {
 		in.report()

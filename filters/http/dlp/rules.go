@@ -58,8 +58,9 @@ type ruleSet struct {
 	byType [][]int    // engine type → rules
 	tags   [][]string // rule → engine type → replacement
 	looks  [places]bool
-	// headers are those that rules add: nobody else may.
-	headers []string
+	// headers are those that rules add: nobody else may. routes are those of
+	// them that choose a route.
+	headers, routes []string
 	// What rules may do to a body.
 	blocks, edits, replaces, heads bool
 }
@@ -124,6 +125,9 @@ func (s *ruleSet) add(r *rule, o *dlp.Options) {
 	s.rules = append(s.rules, *r)
 	if r.header != "" && !slices.Contains(s.headers, r.header) {
 		s.headers = append(s.headers, r.header)
+	}
+	if r.action == route {
+		s.routes = append(s.routes, r.header)
 	}
 	for _, t := range r.types {
 		if !slices.Contains(o.Types, t) {
