@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -24,11 +25,11 @@ import (
 
 // corpus compiles what istiod programs in a scenario, in a server that serves
 // nothing.
-func corpus(t *testing.T, scenario string) *proxy.Server {
+func corpus(t testing.TB, scenario string) *proxy.Server {
 	return counted(t, scenario, &stats.Registry{})
 }
 
-func counted(t *testing.T, scenario string, reg *stats.Registry) *proxy.Server {
+func counted(t testing.TB, scenario string, reg *stats.Registry) *proxy.Server {
 	t.Helper()
 	s, err := proxy.New(proxy.Options{Offline: true, Stats: reg, Registry: builtin.Registry(), Logger: slog.New(slog.DiscardHandler), Node: filters.Node{Namespace: "app"}})
 	if err != nil {
@@ -47,7 +48,7 @@ func counted(t *testing.T, scenario string, reg *stats.Registry) *proxy.Server {
 	return s
 }
 
-func load[T any](t *testing.T, d *xdsresource.Decoder, scenario, kind, typeURL string) map[string]T {
+func load[T any](t testing.TB, d *xdsresource.Decoder, scenario, kind, typeURL string) map[string]T {
 	t.Helper()
 	f, err := os.Open(filepath.Join("..", "xdsclient", "xdsresource", "testdata", "istiod", scenario, kind+".json.gz"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -288,4 +289,39 @@ func nearest(h explain.Hop) (name string, misses []string) {
 		}
 	}
 	return name, misses
+}
+
+// FuzzQuestion asks whatever an operator might send: there is an answer or an
+// error, both ways of printing work, and every filter that is not reached comes
+// behind one that ends the request.
+func FuzzQuestion(f *testing.F) {
+	for _, q := range questions {
+		b, err := json.Marshal(&q.q)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add([]byte(`{"listener":"connect_terminate","method":"CONNECT","host":"[::1","headers":[":path: x","upgrade: websocket","connection: upgrade"],"body":"x"}`))
+	f.Add([]byte(`{"listener":"connect_originate","destination":"::1:1","path":"*","scheme":"ftp","sni":"*","alpn":["x"],"random":18446744073709551615}`))
+	s := corpus(f, "waypoint-rich")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		q, err := proxy.DecodeQuestion(b)
+		if err != nil {
+			return
+		}
+		r, err := s.Explain(q)
+		if err != nil {
+			return
+		}
+		if err := r.WriteText(io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := json.Marshal(r); err != nil {
+			t.Fatal(err)
+		}
+		if r.Outcome == "" || len(r.Hops) == 0 {
+			t.Fatalf("%+v", r)
+		}
+	})
 }

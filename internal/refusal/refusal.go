@@ -138,7 +138,7 @@ func (r *Recorder) HTTP(s *Stream) {
 	a = text(a, "route", info.RouteName)
 	a = text(a, "virtual_host", info.VirtualHost)
 	a = text(a, "request_id", info.RequestID)
-	a = text(a, "trace_id", traceID(info, request))
+	a = text(a, "trace_id", TraceID(info, request))
 	r.log.LogAttrs(context.Background(), level, msg, r.timed(a, info)...)
 }
 
@@ -266,24 +266,44 @@ func Principal(info *streaminfo.Info) string {
 }
 
 func (r *Recorder) source(info *streaminfo.Info) slog.Attr {
-	ci := info.Conn
+	peer := Peer(info)
+	if peer == nil && r.workloads != nil {
+		peer = r.workloads.Peer(info.Conn.Remote.Addr())
+	}
+	return Source(info.Conn, Principal(info), peer)
+}
+
+// Peer returns the client's workload as filters found it, nil if they did not.
+func Peer(info *streaminfo.Info) *streaminfo.Peer {
+	p, _ := info.FilterState.Get(downstreamPeer).(*streaminfo.Peer)
+	return p
+}
+
+// Source is the attribute "source" of an event; peer may be nil.
+func Source(ci *streaminfo.Conn, identity string, peer *streaminfo.Peer) slog.Attr {
 	a := addr(nil, "address", ci.Remote)
 	if ci.DirectRemote != ci.Remote {
 		a = addr(a, "direct_address", ci.DirectRemote)
 	}
-	a = text(a, "identity", Principal(info))
-	peer, _ := info.FilterState.Get(downstreamPeer).(*streaminfo.Peer)
-	return group("source", r.workload(a, peer, ci.Remote.Addr()))
+	return group("source", describe(text(a, "identity", identity), peer))
+}
+
+// Destination is the attribute "destination" of an event about a request that
+// was routed to cluster.
+func Destination(ci *streaminfo.Conn, cluster string) slog.Attr {
+	return group("destination", text(local(nil, ci), "cluster", cluster))
+}
+
+func local(a []slog.Attr, ci *streaminfo.Conn) []slog.Attr {
+	if ci.LocalName != "" {
+		return text(a, "address", ci.LocalName)
+	}
+	return addr(a, "address", ci.Local)
 }
 
 func (r *Recorder) destination(info *streaminfo.Info, cluster string) slog.Attr {
 	ci, u := info.Conn, &info.Upstream
-	var a []slog.Attr
-	if ci.LocalName != "" {
-		a = text(a, "address", ci.LocalName)
-	} else {
-		a = addr(a, "address", ci.Local)
-	}
+	a := local(nil, ci)
 	id := ""
 	if u.TLS != nil && len(u.TLS.Peer.URISANs) > 0 {
 		id = u.TLS.Peer.URISANs[0]
@@ -318,6 +338,10 @@ func (r *Recorder) workload(a []slog.Attr, p *streaminfo.Peer, at netip.Addr) []
 	if p == nil && r.workloads != nil && at.IsValid() {
 		p = r.workloads.Peer(at)
 	}
+	return describe(a, p)
+}
+
+func describe(a []slog.Attr, p *streaminfo.Peer) []slog.Attr {
 	if p == nil {
 		return a
 	}
@@ -360,9 +384,9 @@ func addr(a []slog.Attr, key string, v netip.AddrPort) []slog.Attr {
 	return append(a, slog.String(key, v.String()))
 }
 
-// traceID returns the trace of the request: the stream's, or what the client
+// TraceID returns the trace of the request: the stream's, or what the client
 // says in traceparent (W3C Trace Context).
-func traceID(info *streaminfo.Info, request *message.Header) string {
+func TraceID(info *streaminfo.Info, request *message.Header) string {
 	if info.TraceID != "" {
 		return info.TraceID
 	}

@@ -74,6 +74,8 @@ type namedRoute struct {
 	chain []filters.HTTPFilter
 }
 
+func (r *namedRoute) ClusterName() string { return r.name }
+
 func TestFindingsChooseAnotherRoute(t *testing.T) {
 	conf := one("ROUTE", `"direction":"REQUEST","addHeader":{"name":"x-dlp-route","value":"quarantine"}`)
 	long := strings.Repeat("clean text, ", 10000)

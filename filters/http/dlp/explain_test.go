@@ -1,12 +1,15 @@
 package dlp
 
 import (
+	"encoding/json"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
 
 func TestFindingsAreExplainedAndNeitherCountedNorLogged(t *testing.T) {
@@ -61,5 +64,36 @@ func TestFindingsAreExplainedAndNeitherCountedNorLogged(t *testing.T) {
 				t.Errorf("live: %d %s", r.status, r.s.Info.Details)
 			}
 		})
+	}
+}
+
+func TestAReportNamesBothEnds(t *testing.T) {
+	x := compile(t, one("REPORT"), "")
+	r := request{header: [][2]string{{"x-mail", "a@example.com"}, {"traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}}.stream()
+	r.Info.Conn.Local = netip.MustParseAddrPort("10.96.0.1:80")
+	r.Info.FilterState.Set("io.istio.peer_principal", streaminfo.String("spiffe://cluster.local/ns/a/sa/b"), streaminfo.SharingNone)
+	r.Info.FilterState.Set("downstream_peer", &streaminfo.Peer{Namespace: "a", Workload: "w"}, streaminfo.SharingNone)
+	r.Route = &namedRoute{name: "bank"}
+	r.SetChain([]filters.HTTPFilter{x.f, &upstream{}})
+	if _, err := filters.Start(r); err != nil {
+		t.Fatal(err)
+	}
+	var ev map[string]any
+	if err := json.Unmarshal(x.log.Bytes(), &ev); err != nil {
+		t.Fatal(err)
+	}
+	for k, want := range map[string]any{
+		"source":      map[string]any{"address": "10.0.0.1:4", "direct_address": nil, "identity": "spiffe://cluster.local/ns/a/sa/b", "namespace": "a", "workload": "w"},
+		"destination": map[string]any{"address": "10.96.0.1:80", "cluster": "bank"},
+	} {
+		got, _ := ev[k].(map[string]any)
+		for f, v := range want.(map[string]any) {
+			if got[f] != v {
+				t.Errorf("%s.%s is %v, want %v", k, f, got[f], v)
+			}
+		}
+	}
+	if ev["trace_id"] != "0af7651916cd43dd8448eb211c80319c" {
+		t.Errorf("trace_id %v", ev["trace_id"])
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/filters/internal/dlp"
+	"github.com/fairlead-mesh/fairlead/internal/refusal"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
 
@@ -69,7 +70,10 @@ type inspection struct {
 	reported bool
 	fields   *dlp.Stream
 
-	requestID, traceID, route, principal string
+	requestID, traceID, route, principal, cluster string
+
+	conn *streaminfo.Conn
+	peer *streaminfo.Peer
 }
 
 func (f *filter) inspect(set *ruleSet, dir string) *inspection {
@@ -79,7 +83,11 @@ func (f *filter) inspect(set *ruleSet, dir string) *inspection {
 // identify keeps what a report says about the stream: the report may be
 // written by the goroutine that sends the body.
 func (in *inspection) identify(s *filters.Stream) {
-	in.requestID, in.traceID, in.route = s.Info.RequestID, s.Info.TraceID, s.Info.RouteName
+	in.requestID, in.traceID, in.route = s.Info.RequestID, refusal.TraceID(&s.Info, &s.Request), s.Info.RouteName
+	in.conn, in.peer = s.Info.Conn, refusal.Peer(&s.Info)
+	if s.Route != nil {
+		in.cluster = s.Route.ClusterName()
+	}
 	if in.principal = s.Info.FilterState.GetString("io.istio.peer_principal"); in.principal == "" && s.Info.Conn != nil {
 		in.principal = s.Info.Conn.PeerURI()
 	}
@@ -236,6 +244,9 @@ func (in *inspection) report() {
 		slog.String("policy", in.f.name), slog.String("direction", in.dir), slog.String("outcome", outcome),
 		slog.String("request_id", in.requestID), slog.String("trace_id", in.traceID), slog.String("route", in.route),
 		slog.String("source_principal", in.principal),
+	}
+	if in.conn != nil {
+		attrs = append(attrs, refusal.Source(in.conn, in.principal, in.peer), refusal.Destination(in.conn, in.cluster))
 	}
 	if in.reason != "" {
 		attrs = append(attrs, slog.String("uninspectable", in.reason))
