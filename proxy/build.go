@@ -323,24 +323,16 @@ func (b *builder) compileChain(bl *builtListener, fc *xdsresource.FilterChain) *
 
 func (b *builder) networkFilter(lc *listener.Chain, where, direction string, f *xdsresource.NetworkFilter, path string, broken func(path, why string)) {
 	tc := resolveDiscovery(b.res, &f.TypedConfig, f.ConfigDiscovery, asNetwork)
-	switch {
-	case tc == nil:
+	if tc == nil {
 		broken(path, "its configuration (ECDS) has not arrived")
 		b.diags[len(b.diags)-1].late = true
 		return
-	case tc.Unknown != "" && tc.FailOpen:
-		b.diag(where, path, "warning", "not executable and left out, as its failure policy FAIL_OPEN says: "+tc.Unknown)
-		return
-	case tc.Unknown != "":
-		broken(path, tc.Unknown)
+	}
+	v, err := b.compileNetwork(direction, f.Name, tc)
+	if err != nil && tc.FailOpen {
+		b.diag(where, path, "warning", leftOut+err.Error())
 		return
 	}
-	fac := b.s.opt.Registry.Network(tc.TypeURL)
-	if fac == nil {
-		broken(path, "no network filter is registered for "+tc.TypeURL)
-		return
-	}
-	v, err := fac.Compile(b.s.env(f.Name, direction), tc.Config)
 	if err != nil {
 		broken(path, err.Error())
 		return
@@ -354,6 +346,17 @@ func (b *builder) networkFilter(lc *listener.Chain, where, direction string, f *
 	default:
 		broken(path, fmt.Sprintf("%T is no network filter", v))
 	}
+}
+
+func (b *builder) compileNetwork(direction, name string, tc *xdsresource.TypedConfig) (any, error) {
+	if tc.Unknown != "" {
+		return nil, errors.New(tc.Unknown)
+	}
+	fac := b.s.opt.Registry.Network(tc.TypeURL)
+	if fac == nil {
+		return nil, errors.New("no network filter is registered for " + tc.TypeURL)
+	}
+	return fac.Compile(b.s.env(name, direction), tc.Config)
 }
 
 func (b *builder) tcpProxy(where string, spec *xdsresource.TCPProxy) (filters.TerminalFilter, error) {

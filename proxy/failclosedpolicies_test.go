@@ -1,6 +1,9 @@
 package proxy_test
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 func regoCells() []cell {
 	const f, perRoute, lax = "rego", google + "fairlead.rego.v1.PerRoute", ", failure_mode_allow: true"
@@ -102,6 +105,7 @@ func pluginCells() []cell {
 		return fmt.Sprintf(`{name: late, typed_config: {"@type": %s, config: {failure_policy: %s, vm_config: {code: {local: {filename: %s}}},
 configuration: {"@type": type.googleapis.com/google.protobuf.StringValue, value: '%s'}}}}`, wasmT, policy, file, config)
 	}
+	const allows = `{"policy": {"sources": [{"inline_string": "package envoy.authz\nallow := true"}]}}`
 	http := discovered(wasmT, "")
 	var out []cell
 	for _, k := range []struct{ failure, name, file, config string }{
@@ -116,6 +120,17 @@ configuration: {"@type": type.googleapis.com/google.protobuf.StringValue, value:
 			cell{failure: k.failure, name: k.name + ", FAIL_RELOAD", http: http, ecds: plugin("FAIL_RELOAD", k.file, k.config), status: 403, details: inexecutable},
 			cell{failure: k.failure, name: k.name + ", FAIL_OPEN", http: http, ecds: plugin("FAIL_OPEN", k.file, k.config), status: 200})
 	}
+	const networkT = google + "envoy.extensions.filters.network.wasm.v3.Wasm"
+	network := discovered(networkT, "")
+	forConnections := func(policy, file string) string {
+		return strings.Replace(plugin(policy, file, allows), wasmT, networkT, 1)
+	}
+	out = append(out,
+		cell{failure: "missing", name: "an unknown filter of connections", network: network, ecds: forConnections("FAIL_CLOSED", "/go-native/nosuch")},
+		cell{failure: "missing", name: "an unknown filter of connections, FAIL_OPEN", network: network, ecds: forConnections("FAIL_OPEN", "/go-native/nosuch"), status: 200},
+		cell{failure: "garbage", name: "an HTTP filter for connections", network: network, ecds: forConnections("FAIL_CLOSED", "/go-native/rego")},
+		cell{failure: "garbage", name: "an HTTP filter for connections, FAIL_OPEN", network: network, ecds: forConnections("FAIL_OPEN", "/go-native/rego"), status: 200},
+		cell{failure: "ecds", name: "it never arrives for connections", network: network})
 	const denies = `{"policy": {"sources": [{"inline_string": "package envoy.authz\nallow := false"}]}}`
 	return named("plugin", append(out,
 		cell{failure: "control", name: "it denies, whatever its strategy", http: http, ecds: plugin("FAIL_OPEN", "/go-native/rego", denies), status: 403, details: "rego_denied"},

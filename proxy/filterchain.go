@@ -255,9 +255,11 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) filters.HTTPFilte
 	return ref.filter
 }
 
+const leftOut = "not executable and left out, as its failure policy FAIL_OPEN says: "
+
 // leaveOut is what a plugin's failStrategy FAIL_OPEN asks for.
 func (cb *chainBuilder) leaveOut(name, why string) filters.HTTPFilter {
-	cb.b.diag(cb.where, "http_filters["+name+"]", "warning", "not executable and left out, as its failure policy FAIL_OPEN says: "+why)
+	cb.b.diag(cb.where, "http_filters["+name+"]", "warning", leftOut+why)
 	return nil
 }
 
