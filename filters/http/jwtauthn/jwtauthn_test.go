@@ -76,7 +76,10 @@ func run(t *testing.T, f filters.HTTPFilter, path string, headers ...string) (*f
 			s.Request.Add(headers[i][1:], headers[i+1])
 		}
 	}
-	q := explaintest.Ask(t, f, s)
+	var q *explaintest.Question
+	if c, ok := f.(*filter); ok && !slices.ContainsFunc(c.providers, func(p *provider) bool { return p.file != nil }) {
+		q = explaintest.Ask(t, f, s) // keys in a file may change before Do
+	}
 	u := &upstream{}
 	s.SetChain([]filters.HTTPFilter{f, u})
 	r, err := filters.Start(s)
