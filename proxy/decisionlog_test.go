@@ -100,3 +100,33 @@ func TestDecisionsReachACollectorThroughACluster(t *testing.T) {
 		})
 	}
 }
+
+// TestSecretsOfPoliciesAreHidden: neither form of the configuration shows what
+// it takes to download, to sign or to export.
+func TestSecretsOfPoliciesAreHidden(t *testing.T) {
+	const fields = `policy: {bundles: [{http: {cluster: app, path: /b, credentials: {token: SECRET1}}, verification: {keys: [{id: a, algorithm: HS256, secret: SECRET2}]}}]},
+                decision_log: {otlp: {cluster: app, credentials: {token: SECRET3}}}`
+	for name, filter := range map[string]string{
+		"protobuf":    `{name: authz, typed_config: {"@type": type.googleapis.com/fairlead.rego.v1.Config, ` + fields + `}}, `,
+		"TypedStruct": `{name: authz, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/fairlead.rego.v1.Config, value: {` + fields + `}}}, `,
+	} {
+		t.Run(name, func(t *testing.T) {
+			port, admin := freePort(t), freePort(t)
+			startProxy(t, withAdmin("node: {id: a, cluster: a}\nstatic_resources:\n  listeners:"+
+				strings.Replace(hcmListener("main", port, "app", ""), "http_filters: [", "http_filters: ["+filter, 1)+
+				"\n  clusters:"+httpCluster("app", "1", "http_protocol_options: {}"), admin), nil)
+			if status, _ := request(t, port, "/"); status != 403 {
+				t.Errorf("without a bundle: %d", status)
+			}
+			for _, path := range []string{"/config_dump", "/stats/prometheus", "/debug/unsupported", "/listeners?format=json"} {
+				status, body := fetch(t, fmt.Sprintf("http://127.0.0.1:%d%s", admin, path))
+				if strings.Contains(body, "SECRET") {
+					t.Errorf("%s (%d) tells a secret", path, status)
+				}
+				if path == "/config_dump" && !strings.Contains(body, "fairlead.rego") {
+					t.Error("the filter is not in the dump")
+				}
+			}
+		})
+	}
+}

@@ -108,6 +108,7 @@ func TestMasks(t *testing.T) {
 			name: "the policy's rule removes", log: all, rule: `package system.log
 mask contains "/input/parsed_body/card"
 mask contains "/input/not/there"
+mask contains "/nd_builtin_cache"
 mask contains {"op": "remove", "path": "/input/attributes/request/http/headers/cookie"} if input.outcome == "allowed"`,
 			gone: []string{"BODYSECRET", "COOKIESECRET"}, there: []string{"AUTHSECRET"},
 			erased: []any{"/input/parsed_body/card", "/input/attributes/request/http/headers/cookie"},

@@ -222,9 +222,18 @@ func TestASwapLosesNoRequest(t *testing.T) {
 	srv := &server{status: 200, body: bundles[0]}
 	e := env()
 	e.Upstreams = srv
-	f := compileOnly(t, e, `{"policy":{"bundles":[{"http":{"cluster":"bundles","path":"/b","minDelay":"0.1s","maxDelay":"0.1s"}}]},"timeout":"10s"}`)
+	const js = `{"policy":{"bundles":[{"http":{"cluster":"bundles","path":"/b","minDelay":"0.1s","maxDelay":"0.1s"}}]},"timeout":"10s"`
+	f := compileOnly(t, e, js+`}`)
 	defer closeFilter(f)
 	p := f.(*filter).program
+	// Others compile the same bundle at the same time.
+	for _, b := range []string{"http.send", "opa.runtime", "net.lookup_ip_addr"} {
+		g := compileOnly(t, e, js+`,"allowBuiltins":["`+b+`"]}`)
+		defer closeFilter(g)
+		if g.(*filter).program == p {
+			t.Fatal("not a program of its own")
+		}
+	}
 	for i := 0; p.current.Load() == nil; i++ {
 		if i > 500 {
 			t.Fatal("no bundle")
