@@ -78,8 +78,8 @@ func (r *replayBody) Close() {
 }
 
 // parseBody makes parsed_body as opa-envoy-plugin does: by content-type JSON,
-// form or multipart; null otherwise, and null if the body was cut.
-func parseBody(h *message.Header, b requestBody) (*ast.Term, bool, error) {
+// form, multipart, or gRPC by descriptors; null otherwise, and null if the body was cut.
+func (f *filter) parseBody(h *message.Header, b requestBody) (*ast.Term, bool, error) {
 	null := ast.InternedNullTerm
 	ct, ok := h.Joined("content-type")
 	if !ok || len(b.bytes) == 0 {
@@ -97,6 +97,12 @@ func parseBody(h *message.Header, b requestBody) (*ast.Term, bool, error) {
 	var v ast.Value
 	var err error
 	switch {
+	case strings.Contains(lower, "application/grpc") && f.methods != nil:
+		v, truncated, err := f.methods.parseGRPC(h, b, f.cfg.maxBody)
+		if err != nil {
+			return nil, false, fmt.Errorf("parsed_body: %w", err)
+		}
+		return v, truncated, nil
 	case strings.Contains(lower, "application/json"):
 		if truncated {
 			return null, true, nil

@@ -50,6 +50,8 @@ type config struct {
 	denyStatus         int
 	clearRouteCache    bool
 	peerCertificate    bool
+	descriptors        []byte // a FileDescriptorSet, or
+	descriptorFile     string
 }
 
 // policyConfig is a validated Policy.
@@ -159,6 +161,7 @@ func decodeConfig(m *regopb.Config) (*config, error) {
 		extensions: m.GetContextExtensions(), metadataNamespaces: m.GetMetadataContextNamespaces(),
 		name: m.GetName(), metadataNamespace: m.GetMetadataNamespace(),
 		clearRouteCache: m.GetClearRouteCache(), peerCertificate: m.GetIncludePeerCertificate(),
+		descriptors: m.GetProtoDescriptorInline(), descriptorFile: m.GetProtoDescriptorFile(),
 	}
 	if m.GetPolicy() == nil {
 		return nil, errors.New("policy: required")
@@ -197,6 +200,11 @@ func decodeConfig(m *regopb.Config) (*config, error) {
 	}
 	if c.metadataNamespace == "" {
 		c.metadataNamespace = defaultMetadataNamespace
+	}
+	if len(c.descriptors) > 0 {
+		if _, err := readMethods(c.descriptors); err != nil {
+			return nil, fmt.Errorf("proto_descriptor_inline: %w", err)
+		}
 	}
 	if m.GetDecisionLog() != nil {
 		if c.log, err = decodeLog(m.GetDecisionLog()); err != nil {

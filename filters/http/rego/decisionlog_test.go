@@ -193,6 +193,9 @@ mask contains "/input/a" if count([x | some i in numbers.range(1, 100000); some 
 	}
 }
 
+// number is what JSON numbers are in documents.
+func number(s string) json.Number { return json.Number(s) }
+
 func compareText(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) }
 
 func secretRequest() request {

@@ -91,7 +91,7 @@ func (f *filter) buildInput(s *filters.Stream, w *want, b requestBody) (ast.Valu
 		parsed, truncated := ast.InternedNullTerm, b.truncated
 		if w.parsedBody || w.truncated {
 			var err error
-			if parsed, truncated, err = parseBody(&s.Request, b); err != nil {
+			if parsed, truncated, err = f.parseBody(&s.Request, b); err != nil {
 				return nil, err
 			}
 		}

@@ -59,6 +59,7 @@ type filter struct {
 	name       string // of the policy
 	program    *program
 	extensions *ast.Term
+	methods    grpcMethods // nil: messages of gRPC are not parsed
 	log        *decisionLog
 	logger     *slog.Logger
 	decisions  [outcomes]*stats.Counter
@@ -109,6 +110,9 @@ func (Factory) Compile(env *filters.Env, base, over filters.Config) (filters.HTT
 		shared = &filters.Shared{}
 	}
 	var err error
+	if f.methods, err = cfg.methods(); err != nil {
+		return nil, fmt.Errorf("rego: proto_descriptor: %w", err)
+	}
 	var release func()
 	if f.program, release, err = acquireProgram(env, shared, cfg, f.logger, failures); err != nil {
 		return nil, fmt.Errorf("rego: policy %s: %w", name, err)
@@ -250,6 +254,9 @@ func (f *filter) evaluate(s *filters.Stream, c *compiled, body requestBody) (res
 		f.latency.Observe(res.elapsed.Seconds())
 	}()
 	input, err := f.buildInput(s, &c.want, body)
+	if errors.Is(err, errTooLarge) {
+		return result{outcome: tooLarge, err: err}
+	}
 	if err != nil {
 		return result{outcome: malformed, err: fmt.Errorf("input: %w", err)}
 	}

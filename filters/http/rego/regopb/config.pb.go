@@ -264,8 +264,17 @@ type Config struct {
 	ClearRouteCache bool `protobuf:"varint,15,opt,name=clear_route_cache,json=clearRouteCache,proto3" json:"clear_route_cache,omitempty"`
 	// IncludePeerCertificate adds input.attributes.source.certificate.
 	IncludePeerCertificate bool `protobuf:"varint,16,opt,name=include_peer_certificate,json=includePeerCertificate,proto3" json:"include_peer_certificate,omitempty"`
-	unknownFields          protoimpl.UnknownFields
-	sizeCache              protoimpl.SizeCache
+	// ProtoDescriptor, if set, is a FileDescriptorSet ("protoc --include_imports
+	// --descriptor_set_out") by which the message of a gRPC call becomes
+	// input.parsed_body, for methods whose client sends one message.
+	//
+	// Types that are valid to be assigned to ProtoDescriptor:
+	//
+	//	*Config_ProtoDescriptorFile
+	//	*Config_ProtoDescriptorInline
+	ProtoDescriptor isConfig_ProtoDescriptor `protobuf_oneof:"proto_descriptor"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Config) Reset() {
@@ -409,6 +418,47 @@ func (x *Config) GetIncludePeerCertificate() bool {
 	}
 	return false
 }
+
+func (x *Config) GetProtoDescriptor() isConfig_ProtoDescriptor {
+	if x != nil {
+		return x.ProtoDescriptor
+	}
+	return nil
+}
+
+func (x *Config) GetProtoDescriptorFile() string {
+	if x != nil {
+		if x, ok := x.ProtoDescriptor.(*Config_ProtoDescriptorFile); ok {
+			return x.ProtoDescriptorFile
+		}
+	}
+	return ""
+}
+
+func (x *Config) GetProtoDescriptorInline() []byte {
+	if x != nil {
+		if x, ok := x.ProtoDescriptor.(*Config_ProtoDescriptorInline); ok {
+			return x.ProtoDescriptorInline
+		}
+	}
+	return nil
+}
+
+type isConfig_ProtoDescriptor interface {
+	isConfig_ProtoDescriptor()
+}
+
+type Config_ProtoDescriptorFile struct {
+	ProtoDescriptorFile string `protobuf:"bytes,17,opt,name=proto_descriptor_file,json=protoDescriptorFile,proto3,oneof"`
+}
+
+type Config_ProtoDescriptorInline struct {
+	ProtoDescriptorInline []byte `protobuf:"bytes,18,opt,name=proto_descriptor_inline,json=protoDescriptorInline,proto3,oneof"`
+}
+
+func (*Config_ProtoDescriptorFile) isConfig_ProtoDescriptor() {}
+
+func (*Config_ProtoDescriptorInline) isConfig_ProtoDescriptor() {}
 
 // Policy is a set of Rego modules and the base document: sources, bundles, or
 // both. A source must not be below the roots of a bundle.
@@ -1452,7 +1502,7 @@ var File_filters_http_rego_regopb_config_proto protoreflect.FileDescriptor
 
 const file_filters_http_rego_regopb_config_proto_rawDesc = "" +
 	"\n" +
-	"%filters/http/rego/regopb/config.proto\x12\x10fairlead.rego.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x85\a\n" +
+	"%filters/http/rego/regopb/config.proto\x12\x10fairlead.rego.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x89\b\n" +
 	"\x06Config\x120\n" +
 	"\x06policy\x18\x01 \x01(\v2\x18.fairlead.rego.v1.PolicyR\x06policy\x12\x14\n" +
 	"\x05query\x18\x02 \x01(\tR\x05query\x123\n" +
@@ -1471,13 +1521,16 @@ const file_filters_http_rego_regopb_config_proto_rawDesc = "" +
 	"\vdeny_status\x18\x0e \x01(\rR\n" +
 	"denyStatus\x12*\n" +
 	"\x11clear_route_cache\x18\x0f \x01(\bR\x0fclearRouteCache\x128\n" +
-	"\x18include_peer_certificate\x18\x10 \x01(\bR\x16includePeerCertificate\x1aD\n" +
+	"\x18include_peer_certificate\x18\x10 \x01(\bR\x16includePeerCertificate\x124\n" +
+	"\x15proto_descriptor_file\x18\x11 \x01(\tH\x00R\x13protoDescriptorFile\x128\n" +
+	"\x17proto_descriptor_inline\x18\x12 \x01(\fH\x00R\x15protoDescriptorInline\x1aD\n" +
 	"\x16ContextExtensionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"&\n" +
 	"\fBodyOverflow\x12\b\n" +
 	"\x04DENY\x10\x00\x12\f\n" +
-	"\bTRUNCATE\x10\x01\"\xcf\x02\n" +
+	"\bTRUNCATE\x10\x01B\x12\n" +
+	"\x10proto_descriptor\"\xcf\x02\n" +
 	"\x06Policy\x122\n" +
 	"\asources\x18\x01 \x03(\v2\x18.fairlead.rego.v1.SourceR\asources\x12+\n" +
 	"\x04data\x18\x02 \x01(\v2\x17.google.protobuf.StructR\x04data\x12G\n" +
@@ -1641,6 +1694,10 @@ func init() { file_filters_http_rego_regopb_config_proto_init() }
 func file_filters_http_rego_regopb_config_proto_init() {
 	if File_filters_http_rego_regopb_config_proto != nil {
 		return
+	}
+	file_filters_http_rego_regopb_config_proto_msgTypes[0].OneofWrappers = []any{
+		(*Config_ProtoDescriptorFile)(nil),
+		(*Config_ProtoDescriptorInline)(nil),
 	}
 	file_filters_http_rego_regopb_config_proto_msgTypes[2].OneofWrappers = []any{
 		(*Bundle_Http)(nil),
