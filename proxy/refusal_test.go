@@ -121,7 +121,7 @@ func TestEveryRefusalHasItsEvent(t *testing.T) {
 			"msg": "request denied", "filter": "rbac", "reason": "no_policy_matched", "response_code_details": "rbac_access_denied_matched_policy[none]",
 			"clause": `nearest ns[app]-policy[allow]-rule[0] misses not path: exactly "/unallowed", has "/unallowed"`,
 		}},
-		{"/jwt", 401, map[string]any{"msg": "request denied", "filter": "jwt_authn", "reason": "jwt_is_missing"}},
+		{"/jwt", 401, map[string]any{"msg": "request denied", "filter": "jwt_authn", "policy": "p", "reason": "jwt_is_missing"}},
 		{"/limited", 429, map[string]any{"msg": "request denied", "filter": "local_ratelimit", "policy": "few", "limit": "1 requests, 1 more each 1h0m0s", "route": "limited", "response_flags": "RL"}},
 		{"/empty", 503, map[string]any{"msg": "request failed", "level": "WARN", "response_code_details": "no_healthy_upstream", "response_flags": "UH", "route": "empty"}},
 		{"/silent", 504, map[string]any{"msg": "request failed", "response_code_details": "response_timeout", "limit": "route timeout 100ms", "response_flags": "UT"}},

@@ -1,6 +1,8 @@
 package jwtauthn
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
@@ -57,4 +59,15 @@ func (f *filter) providersOf(r *Requirement, yield func(i int, one *Requirement)
 		}
 	case RequireNothing:
 	}
+}
+
+// names returns the names of the providers below r, joined by commas.
+func (f *filter) names(r *Requirement) string {
+	var out []string
+	f.providersOf(r, func(i int, _ *Requirement) {
+		if n := f.providers[i].Name; !slices.Contains(out, n) {
+			out = append(out, n)
+		}
+	})
+	return strings.Join(out, ",")
 }

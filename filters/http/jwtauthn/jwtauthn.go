@@ -149,7 +149,7 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 	st := v.run(r)
 	if st != ok {
 		f.denied.Inc()
-		return f.deny(s, st), nil
+		return f.deny(s, st, r), nil
 	}
 	f.allowed.Inc()
 	v.apply()
@@ -186,14 +186,14 @@ func (f *filter) requirement(s *filters.Stream) *Requirement {
 	return nil
 }
 
-func (f *filter) deny(s *filters.Stream, st status) *filters.Response {
+func (f *filter) deny(s *filters.Stream, st status, want *Requirement) *filters.Response {
 	code := st.code()
 	body := st.String()
 	if f.c.StripFailure {
 		body = ""
 	}
 	realm := realm(&s.Request)
-	r := s.Deny(code, body, st.details(), 0, streaminfo.Decision{Filter: "jwt_authn", Reason: st.reason()})
+	r := s.Deny(code, body, st.details(), 0, streaminfo.Decision{Filter: "jwt_authn", Policy: f.names(want), Reason: st.reason()})
 	if !f.c.StripFailure {
 		v := `Bearer realm="` + realm + `"`
 		if st != missing {
