@@ -98,18 +98,19 @@ func TestFiltersAttachedByPlugins(t *testing.T) {
 	s := begin(t, "plugin")
 	const v1 = "http://web-v1.app.svc.cluster.local"
 	for _, c := range []exchange{
-		{name: "whom the policy allows", as: s.shop, method: "GET", url: web + "/", answer: "hello", status: 200, body: "hello"},
+		{name: "whom the policy allows", as: s.shop, method: "GET", url: web + "/", answer: "hello", status: 200, body: "hello, by class"},
 		{name: "whom it does not", as: s.stranger, method: "GET", url: web + "/", status: 403, refused: true},
-		{name: "what a client says of the first plugin", as: s.shop, method: "GET", url: web + "/", header: "x-steps: two", answer: "hello", status: 200, body: "hello"},
-		{name: "a body that the policy allows", as: s.stranger, method: "POST", url: web + "/", header: "content-type: application/json", send: `{"amount": 99}`, status: 200, got: `{"amount": 99}`},
+		{name: "what a client says of the first plugin", as: s.shop, method: "GET", url: web + "/", header: "x-steps: two", answer: "hello", status: 200, body: "hello, by class"},
+		{name: "a body that the policy allows", as: s.stranger, method: "POST", url: web + "/", header: "content-type: application/json", send: `{"amount": 99}`, status: 200, body: ", by class", got: `{"amount": 99}`},
 		{name: "a body that it does not", as: s.shop, method: "POST", url: web + "/", header: "content-type: application/json", send: `{"amount": 101}`, status: 403, refused: true},
-		{name: "a card in the request", as: s.stranger, method: "POST", url: web + "/", header: "content-type: application/json", send: `{"amount":1,"card":"` + card + `"}`, status: 200, got: `{"amount":1,"card":"` + masked + `"}`},
-		{name: "a card in the response", as: s.shop, method: "GET", url: web + "/", answer: "card " + card, status: 200, body: "card " + masked},
+		{name: "a card in the request", as: s.stranger, method: "POST", url: web + "/", header: "content-type: application/json", send: `{"amount":1,"card":"` + card + `"}`, status: 200, body: ", by class", got: `{"amount":1,"card":"` + masked + `"}`},
+		{name: "a card in the response", as: s.shop, method: "GET", url: web + "/", answer: "card " + card, status: 200, body: "card " + masked + ", by class"},
 		{name: "a key in the request", as: s.shop, method: "GET", url: web + "/?q=" + key, status: 451, refused: true},
 		{name: "a key in a header", as: s.shop, method: "GET", url: web + "/", header: "x-note: " + key, status: 451, refused: true},
 		{name: "a key in the response", as: s.shop, method: "GET", url: web + "/", answer: "key " + key, status: 451},
 		{name: "Istio's policies come before the phase STATS", as: s.shop, method: "GET", url: web + "/closed?q=" + key, status: 403, body: denied, refused: true},
-		{name: "a service that is no target", as: s.stranger, method: "POST", url: v1 + "/", send: "card " + card, status: 200, got: "card " + card},
+		{name: "a service that is no target", as: s.stranger, method: "POST", url: v1 + "/", send: "card " + card, status: 200, body: ", by class", got: "card " + card},
+		{name: "a host outside of the mesh that is a target", as: s.stranger, method: "POST", url: "http://external.example/", send: "card " + card, status: 200, body: ", by class", got: "card [card]"},
 	} {
 		t.Run(c.name, func(t *testing.T) { s.exchange(t, c) })
 	}
