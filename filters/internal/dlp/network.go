@@ -78,7 +78,7 @@ func (r *emailRec) recognize(v *view, at, _ int, emit *emitter) {
 		l = VeryUnlikely
 	case wellKnownTLD[tld]:
 		l = VeryLikely
-	case len(tld) == 2 && !countryTLD[tld], !oneCase(domain[len(domain)-len(tld):]):
+	case len(tld) == 2 && !countryTLD[tld], !oneCase(domain[len(domain)-len(tld):]), at-start == 1 && len(domain) == 1+1+len(tld):
 		l = Unlikely
 	case len(tld) == 2, strings.HasPrefix(tld, "xn--"):
 		l = Likely

@@ -100,6 +100,9 @@ func (r *numberRec) international(v *view, n *number, at int, emit *emitter) {
 		digits = append(digits, rest.d[:rest.n]...)
 		end, groups, more = rest.ends[rest.groups-1], groups+1+rest.groups, rest.more
 	}
+	if n.groups == 2 && n.sep[1] == '.' && n.size[1] < 3 { // a decimal fraction
+		return
+	}
 	if isWord(v.at(end)) || more || len(digits) > 15 {
 		return
 	}

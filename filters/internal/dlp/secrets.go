@@ -333,7 +333,7 @@ func (r *genericRec) recognize(v *view, at, id int, emit *emitter) {
 		l = VeryLikely
 	case h >= 3.5 && digits >= 2:
 		l = Likely
-	case h >= 3:
+	case h >= 3 && digits >= 2:
 		l = Possible
 	}
 	emit.add(r.typ, i, end, l)
