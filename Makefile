@@ -89,15 +89,16 @@ chart: ## Lint and render the Helm chart, compare with its golden files
 
 .PHONY: bench-build
 bench-build: build
-	cd bench && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/bench ./cmd/bench && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/bench-naive ./naive
-
-# The load generator gets a processor of its own where there are two.
-PIN := $(shell command -v taskset >/dev/null && [ "$$(nproc)" -gt 1 ] && echo taskset -c 0)
+	cd bench && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/bench ./cmd/bench && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/bench-naive ./naive && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/bench-floor ./floor
 
 .PHONY: bench-quick
 bench-quick: bench-build ## Fairlead beside Envoy, CPU a request and memory as ratios, at most 2 minutes
-	cd bench && $(PIN) ../$(BIN)/bench -contenders fairlead,fairlead+istio,envoy -rounds 3 -run 1.4s
+	cd bench && ../$(BIN)/bench -quick -contenders fairlead,fairlead+istio,envoy -rounds 3 -run 1.4s
 
 .PHONY: bench
-bench: bench-build ## All contenders and workloads, at most 10 minutes
-	cd bench && $(PIN) ../$(BIN)/bench -rounds 7 -json ../$(BIN)/bench.json
+bench: bench-build ## All contenders and workloads, memory, handshakes, configuration; at most 10 minutes
+	cd bench && ../$(BIN)/bench -scale -rounds 3 -budget 9m -json ../$(BIN)/bench.json -markdown ../$(BIN)/bench.md -plots ../$(BIN)/bench-plots
+
+.PHONY: bench-compare
+bench-compare: bench-build ## This tree beside another commit, interleaved: make bench-compare BASE=ref
+	cd bench && GO=$(GO) sh compare.sh "$(BASE)" -rounds 5 -run 1s -only "$(or $(ONLY),hbone-hbone closed,hbone-plain closed,paced 5k/s,h1-h1 closed,h2tls-h1 closed,64k closed,grpc)"

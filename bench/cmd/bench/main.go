@@ -1,5 +1,6 @@
 // Command bench runs workloads against proxies in turn (A B A B …) and prints
-// their processor time a request as ratios. See the README beside go.mod.
+// their processor time a request as ratios, and what they need when they are
+// idle or much configured. See the README beside go.mod.
 package main
 
 import (
@@ -7,10 +8,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
-	"strings"
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/bench/report"
@@ -25,86 +26,106 @@ func main() {
 
 // options are the flags.
 type options struct {
-	only, contenders, json, profile string
-	rounds, streams                 int
-	run                             time.Duration
-	hold                            time.Duration
-	template                        string
-	list                            bool
+	only, contenders, baseline     string
+	json, markdown, plots, profile string
+	rounds, streams                int
+	run, hold, budget              time.Duration
+	quick, list, scale, load       bool
+	size                           float64
+}
+
+func parse() *options {
+	o := &options{}
+	flag.StringVar(&o.only, "only", "", "workloads whose name contains one of these, separated by commas")
+	flag.StringVar(&o.contenders, "contenders", "fairlead,fairlead+istio,envoy,haproxy,nginx,floor,ztunnel,naive", "contenders in their order; NAME=PATH, or a path, is another Fairlead binary")
+	flag.StringVar(&o.baseline, "baseline", "envoy", "contender that ratios are to")
+	flag.StringVar(&o.json, "json", "", "write every sample to this file")
+	flag.StringVar(&o.markdown, "markdown", "", "write the tables to this file")
+	flag.StringVar(&o.plots, "plots", "", "write SVG files to this directory")
+	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of Fairlead during the last round of each workload to FILE.WORKLOAD-CONTENDER")
+	flag.IntVar(&o.rounds, "rounds", 3, "interleaved rounds")
+	flag.IntVar(&o.streams, "streams", 64, "streams at once, where the workload doesn't say")
+	flag.DurationVar(&o.run, "run", 0, "length of one run; 0: what -budget allows, at most 2s")
+	flag.DurationVar(&o.budget, "budget", 0, "time for everything; what doesn't fit is not measured")
+	flag.DurationVar(&o.hold, "hold", 0, "keep the contenders running that long at the end")
+	flag.BoolVar(&o.quick, "quick", false, "the six workloads of make bench-quick")
+	flag.BoolVar(&o.load, "load", true, "measure workloads")
+	flag.BoolVar(&o.scale, "scale", false, "measure idle connections, handshakes, configuration and start")
+	flag.Float64Var(&o.size, "size", 1, "multiplies the numbers of connections and clusters of -scale; figures of another size than 1 are of no use")
+	flag.BoolVar(&o.list, "list", false, "list the workloads")
+	flag.Parse()
+	return o
 }
 
 func run() error {
-	var o options
-	flag.StringVar(&o.only, "only", "", "workloads whose name contains one of these, separated by commas")
-	flag.StringVar(&o.contenders, "contenders", "fairlead,fairlead+istio,envoy,naive", "contenders in their order; a path is another Fairlead binary")
-	flag.StringVar(&o.json, "json", "", "write every sample to this file")
-	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of Fairlead during the last round of each workload to FILE.WORKLOAD")
-	flag.IntVar(&o.rounds, "rounds", 3, "interleaved rounds")
-	flag.IntVar(&o.streams, "streams", 64, "streams at once")
-	flag.DurationVar(&o.run, "run", 2*time.Second, "length of one run")
-	flag.DurationVar(&o.hold, "hold", 0, "keep the contenders running that long at the end")
-	flag.StringVar(&o.template, "template", "testdata/waypoint.yaml", "bootstrap template")
-	flag.BoolVar(&o.list, "list", false, "list the workloads")
-	flag.Parse()
+	o := parse()
 	if o.list {
-		for _, w := range workloads(&o) {
+		for _, w := range workloads(o.streams) {
 			fmt.Fprintln(os.Stdout, w.name)
 		}
 		return nil
 	}
+	descriptors(20000)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	b, err := newBench(&o)
+	b, err := newBench(o)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	for _, name := range strings.Split(o.contenders, ",") {
-		if err := b.start(ctx, name); err != nil {
+	if o.scale {
+		if err := b.scale(ctx); err != nil {
 			return err
 		}
 	}
-	if len(b.contenders) == 0 {
-		return errors.New("no contender is installed")
+	if o.load {
+		if err := b.measureAll(ctx); err != nil {
+			return err
+		}
 	}
-	failed := false
-	for _, w := range b.selected() {
-		if err := b.measure(ctx, w); err != nil {
-			return fmt.Errorf("%s: %w", w.name, err)
+	if err := b.write(); err != nil {
+		return err
+	}
+	hold := time.NewTimer(o.hold)
+	defer hold.Stop()
+	select {
+	case <-hold.C:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// write prints the report and stores the files that were asked for.
+func (b *bench) write() error {
+	bars := report.Bars()
+	if b.o.quick || b.o.only != "" || !b.o.scale {
+		bars = nil
+		for _, v := range b.report.Judge(report.Bars()) {
+			if v.State != "not measured" {
+				bars = append(bars, v.Bar)
+			}
 		}
 	}
 	if err := b.report.Print(os.Stdout, bars); err != nil {
 		return err
 	}
-	if o.json != "" {
-		f, err := os.Create(o.json)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := b.report.JSON(f); err != nil {
-			return err
-		}
+	var errs []error
+	if b.o.json != "" {
+		errs = append(errs, store(b.o.json, func(w io.Writer) error { return b.report.JSON(w, bars) }))
 	}
-	for _, r := range b.report.Rows() {
-		failed = failed || r.Errors > 0
+	if b.o.markdown != "" {
+		errs = append(errs, store(b.o.markdown, func(w io.Writer) error { return b.report.Markdown(w, bars) }))
 	}
-	select {
-	case <-time.After(o.hold):
-	case <-ctx.Done():
+	if b.o.plots != "" {
+		errs = append(errs, b.report.Plots(b.o.plots))
 	}
-	if failed {
-		return errors.New("there were errors: the figures are void")
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
-// bars are what the project aims at, as ratios to Envoy.
-var bars = []report.Bar{
-	{Workload: "hbone-hbone closed", Contender: "fairlead", Max: 0.35},
-	{Workload: "hbone-plain closed", Contender: "fairlead", Max: 0.5},
-	{Workload: "h1-h1 closed", Contender: "fairlead", Max: 0.5},
-	{Workload: "hbone-hbone paced 5k/s", Contender: "fairlead", Max: 0.8},
-	{Workload: "hbone-plain paced 5k/s", Contender: "fairlead", Max: 0.65},
-	{Workload: "h1-h1 paced 5k/s", Contender: "fairlead", Max: 0.65},
+func store(file string, f func(io.Writer) error) error {
+	w, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(w), w.Close())
 }
