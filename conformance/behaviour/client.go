@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -22,6 +23,9 @@ const patience = 4 * time.Second
 // exchange sends the chunks on a new connection and returns what came back.
 func exchange(port int, chunks []Chunk, opts ClientOptions, compare map[string]bool) (string, error) {
 	c, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+	if errors.Is(err, syscall.ECONNRESET) {
+		return ending(err), nil // accepted and refused before the client knew
+	}
 	if err != nil {
 		return "", err
 	}
