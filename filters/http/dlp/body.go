@@ -12,6 +12,10 @@ import (
 // pieceBytes bounds what is scanned at once, and so what a scanner gives back.
 const pieceBytes = 4 << 10
 
+// stepBytes is what one more piece may add to the memory of a body: itself and
+// what was held back, here and in the scanner's buffers.
+const stepBytes = 2 * (pieceBytes + dlp.MaxMatch)
+
 // stopError ends a body that must not go on.
 type stopError struct{ details string }
 
@@ -60,13 +64,13 @@ func newBody(inner message.Body, src source, in *inspection, stop func(error)) *
 // hold pulls the body until it is complete or takes limit bytes of memory, so
 // that it can still be answered cleanly.
 func (b *body) hold(limit int) {
-	for b.err == nil && !b.done && b.memory()+pieceBytes < limit {
+	for b.err == nil && !b.done && b.memory()+stepBytes < limit {
 		p, ok := b.step()
 		if !ok {
 			return
 		}
 		if n := len(b.queue) + len(p); n > cap(b.queue) { // not the double
-			b.queue = append(make([]byte, 0, n+pieceBytes), b.queue...)
+			b.queue = append(make([]byte, 0, n), b.queue...)
 		}
 		b.queue = append(b.queue, p...)
 	}

@@ -1,5 +1,5 @@
 // Package dlp finds sensitive data in requests and responses and reports,
-// masks, replaces or blocks it: in path, query, headers, bodies of any length
+// masks, replaces, tokenizes or blocks it, or has a request take another route: in path, query, headers, bodies of any length
 // and trailers. Bodies are scanned as they stream; what is held back is what a
 // match may still extend over, and for blocking rules a window, so that small
 // messages can be answered cleanly.

@@ -77,7 +77,7 @@ func (in *inspection) text(at place, name, value string, plus bool, quote func(s
 	inner := value
 	for layer := 1; quote != nil && layer < maxLayers && in.blocker == nil; layer++ {
 		before := inner
-		if plus {
+		if plus && strings.Contains(inner, "%2") {
 			inner = spaces.Replace(inner)
 		}
 		if inner = strings.ReplaceAll(inner, "%25", "%"); inner == before {
