@@ -34,7 +34,7 @@ func Validate(doc []byte, o ProcessOptions) (cfg *bootstrap.Config, notes []Diag
 // nothing runs yet that could suffer, and whoever wrote it is there to read why.
 func (p *Process) check(cfg *bootstrap.Config) ([]Diagnostic, error) {
 	s, err := New(Options{
-		Registry: p.opt.Registry, Node: cfg.Node, Static: staticResources(cfg), Identity: p.opt.Identity,
+		Offline: true, Registry: p.opt.Registry, Node: cfg.Node, Static: staticResources(cfg), Identity: p.opt.Identity,
 		Logger: slog.New(slog.DiscardHandler), Stats: &stats.Registry{},
 	})
 	if err != nil {

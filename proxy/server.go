@@ -40,7 +40,7 @@ type Options struct {
 	Logger    *slog.Logger
 	Stats     *stats.Registry
 	// Offline is set for a Server that is given its configuration by Compile, to
-	// be asked by Explain: it resolves no names.
+	// be checked or asked by Explain: it resolves no names and calls nobody.
 	Offline bool
 	// DrainTime bounds how long replaced or shut down chains live on, 10 min by
 	// default as Envoy's --drain-time-s.

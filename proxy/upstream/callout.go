@@ -54,6 +54,9 @@ type calloutGuard struct {
 // gobreaker.ErrOpenState. Other answers are not failures: what a client sends
 // must not be able to stop the checks of all others.
 func (m *Manager) RoundTrip(ctx context.Context, cluster string, req *filters.Callout, limit int64) (*filters.CalloutResponse, error) {
+	if m.opt.Offline {
+		return nil, fmt.Errorf("cluster %s: %w", cluster, errOffline)
+	}
 	if req.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, req.Timeout)
@@ -69,6 +72,9 @@ func (m *Manager) RoundTrip(ctx context.Context, cluster string, req *filters.Ca
 		}
 	}
 }
+
+// errOffline keeps a configuration that is only looked at from asking anybody.
+var errOffline = errors.New("no calls are made for a configuration that is not run")
 
 // again waits before repetition n, if there is one.
 func again(ctx context.Context, r *filters.Retry, n int, resp *filters.CalloutResponse, err error) bool {
