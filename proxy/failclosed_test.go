@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/filters/builtin"
 	"github.com/fairlead-mesh/fairlead/internal/message"
@@ -133,8 +135,26 @@ type services struct {
 	key  ed25519.PrivateKey
 }
 
+// refusingPort is a port that is taken and not listened on: a free one may be
+// given to somebody else.
+func refusingPort(t *testing.T) int {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	a, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.(*unix.SockaddrInet4).Port //nolint:forcetypeassert // of an AF_INET socket
+}
+
 func newServices(t *testing.T) *services {
-	s := &services{port: map[string]int{"refused": freePort(t)}}
+	s := &services{port: map[string]int{"refused": refusingPort(t)}}
 	var err error
 	if _, s.key, err = ed25519.GenerateKey(nil); err != nil {
 		t.Fatal(err)
@@ -247,9 +267,8 @@ func (c *cell) run(t *testing.T, s *services, reg *filters.Registry) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	port := freePort(t)
 	res := &proxy.Resources{Listeners: map[string]*xdsresource.Listener{}, Clusters: map[string]*xdsresource.Cluster{}, Extensions: map[string]*xdsresource.ExtensionConfig{}}
-	l, err := dec.FromYAML(xdsresource.ListenerType, []byte(fill.Replace(c.listener(port))))
+	l, err := dec.FromYAML(xdsresource.ListenerType, []byte(fill.Replace(c.listener())))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,7 +295,7 @@ endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.
 	if err := p.Apply(res); err != nil {
 		t.Fatal(err)
 	}
-	status, body := c.send(t, port, fill)
+	status, body := c.send(t, int(p.Listener("l").Addresses()[0].Port()), fill)
 	if status != c.status || !strings.Contains(body, c.details) {
 		t.Errorf("got %d %.200q, want %d %q; %v", status, body, c.status, c.details, p.Snapshot().Diagnostics)
 	}
@@ -288,12 +307,12 @@ endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.
 	}
 }
 
-func (c *cell) listener(port int) string {
-	return fmt.Sprintf(`{name: l, address: {socket_address: {address: 127.0.0.1, port_value: %d}}, filter_chains: [{filters: [%s {name: hcm, typed_config: {
+func (c *cell) listener() string {
+	return fmt.Sprintf(`{name: l, address: {socket_address: {address: 127.0.0.1, port_value: 0}}, filter_chains: [{filters: [%s {name: hcm, typed_config: {
 "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: x,
 local_reply_config: {body_format: {text_format_source: {inline_string: "%%RESPONSE_CODE_DETAILS%%"}}},
 route_config: {name: r, virtual_hosts: [{name: v, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: app}, typed_per_filter_config: {%s}}]}]},
-http_filters: [%s %s]}}]}]}`, port, c.network, c.route, c.http, routerFilter)
+http_filters: [%s %s]}}]}]}`, c.network, c.route, c.http, routerFilter)
 }
 
 func (c *cell) send(t *testing.T, port int, fill *strings.Replacer) (int, string) {
