@@ -6,6 +6,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters/http/alpn"
 	"github.com/fairlead-mesh/fairlead/filters/http/cors"
 	"github.com/fairlead-mesh/fairlead/filters/http/dlp"
+	"github.com/fairlead-mesh/fairlead/filters/http/dynamicforwardproxy"
 	"github.com/fairlead-mesh/fairlead/filters/http/extauthz"
 	"github.com/fairlead-mesh/fairlead/filters/http/fault"
 	"github.com/fairlead-mesh/fairlead/filters/http/grpcstats"
@@ -24,8 +25,11 @@ import (
 	networkextauthz "github.com/fairlead-mesh/fairlead/filters/network/extauthz"
 	networkistiostats "github.com/fairlead-mesh/fairlead/filters/network/istiostats"
 	networkmetadataexchange "github.com/fairlead-mesh/fairlead/filters/network/metadataexchange"
+	networkmongoproxy "github.com/fairlead-mesh/fairlead/filters/network/mongoproxy"
+	networkpeermetadata "github.com/fairlead-mesh/fairlead/filters/network/peermetadata"
 	networkrbac "github.com/fairlead-mesh/fairlead/filters/network/rbac"
 	networksetfilterstate "github.com/fairlead-mesh/fairlead/filters/network/setfilterstate"
+	networksnidynamicforwardproxy "github.com/fairlead-mesh/fairlead/filters/network/snidynamicforwardproxy"
 )
 
 // Registry returns a registry with every built-in filter. HTTP connection
@@ -55,5 +59,9 @@ func Registry() *filters.Registry {
 	r.RegisterHTTP(localratelimit.Factory{})
 	r.RegisterHTTP(extauthz.Factory{})
 	r.RegisterNetwork(networkextauthz.Factory{})
+	r.RegisterHTTP(dynamicforwardproxy.Factory{})
+	r.RegisterNetwork(networksnidynamicforwardproxy.Factory{})
+	r.RegisterNetwork(networkpeermetadata.Factory{})
+	r.RegisterNetwork(networkmongoproxy.Factory{})
 	return r
 }

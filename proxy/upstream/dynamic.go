@@ -232,6 +232,10 @@ const maxNames = 1024
 // DF.
 var ErrDNS = errors.New("dns resolution failure")
 
+// dynamicPortKey is the filter-state object by which sni_dynamic_forward_proxy
+// says which port of the named host is meant.
+const dynamicPortKey = "envoy.upstream.dynamic_port"
+
 // pickName resolves the stream's :authority. It blocks while the name is
 // resolved for the first time.
 func (d *dynamicHosts) pickName(p *PickContext) (*Host, error) {
@@ -244,8 +248,8 @@ func (d *dynamicHosts) pickName(p *PickContext) (*Host, error) {
 		}
 	} else if p.Conn != nil {
 		name = p.Conn.RequestedServerName
-		if port == 0 {
-			port = p.Conn.Local.Port()
+		if n, err := strconv.ParseUint(p.Conn.FilterState.GetString(dynamicPortKey), 10, 16); err == nil {
+			port = uint16(n)
 		}
 	}
 	host := hostOf(name)

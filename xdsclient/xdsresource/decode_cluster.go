@@ -45,6 +45,12 @@ func (s *scope) cluster(m *clusterv3pb.Cluster) *Cluster {
 	s.originalDst(c, m)
 	s.dns(c, m)
 	s.upstreamSockets(c, m)
+	if c.Discovery == DiscoveryDynamicForwardProxy {
+		// As in Envoy; whatever the socket is wrapped in.
+		if c.DNS.Port = 80; c.TransportSocket.TLS != nil {
+			c.DNS.Port = defaultDFPPort
+		}
+	}
 	if k := m.GetUpstreamConnectionOptions().GetTcpKeepalive(); k != nil {
 		c.TCPKeepalive = &TCPKeepalive{
 			Probes: k.GetKeepaliveProbes().GetValue(), Time: k.GetKeepaliveTime().GetValue(), Interval: k.GetKeepaliveInterval().GetValue(),
@@ -177,10 +183,6 @@ func (s *scope) dns(c *Cluster, m *clusterv3pb.Cluster) {
 		cache := d.GetDnsCacheConfig()
 		family = cache.GetDnsLookupFamily()
 		c.DNS.RefreshRate = s.duration("cluster_type.typed_config.dns_cache_config.dns_refresh_rate", cache.GetDnsRefreshRate(), defaultDFPRefresh)
-		c.DNS.Port = defaultDFPPort
-		if m.GetTransportSocket() == nil {
-			c.DNS.Port = 80
-		}
 	}
 	switch family {
 	case clusterv3pb.Cluster_AUTO:

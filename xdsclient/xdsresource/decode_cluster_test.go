@@ -87,6 +87,20 @@ func TestClusterPoliciesAndProtocols(t *testing.T) {
 			},
 		},
 		{
+			"dynamic forward proxy in plaintext, as istiod wraps it", `lb_policy: CLUSTER_PROVIDED, cluster_type: {name: dfp, typed_config: {
+"@type": type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig, dns_cache_config: {name: n}}},
+transport_socket: {name: internal_upstream, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport,
+transport_socket: {name: raw_buffer, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer}}}}`,
+			func(c *xdsresource.Cluster) bool { return c.DNS.Port == 80 },
+		},
+		{
+			"dynamic forward proxy with TLS, as istiod wraps it", `lb_policy: CLUSTER_PROVIDED, cluster_type: {name: dfp, typed_config: {
+"@type": type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig, dns_cache_config: {name: n}}},
+transport_socket: {name: internal_upstream, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport,
+transport_socket: {name: tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}}}`,
+			func(c *xdsresource.Cluster) bool { return c.DNS.Port == 443 },
+		},
+		{
 			"original destination", `type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED, original_dst_lb_config: {upstream_port_override: 15008, metadata_key: {key: ns, path: [{key: a}]}}`,
 			func(c *xdsresource.Cluster) bool {
 				o := c.OriginalDst

@@ -207,15 +207,10 @@ var wantCounts = map[string]map[string]int{
 var notBuiltIn = []string{
 	"acme.dlp.v1.Config",
 	"acme.rego.v1.Config",
-	"envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig",
 	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb",
 	"envoy.extensions.filters.http.lua.v3.Lua",
 	"envoy.extensions.filters.http.ratelimit.v3.RateLimit",
 	"envoy.extensions.filters.http.wasm.v3.Wasm",
-	"envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy",
-	"envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig",
-	"envoy.extensions.network_filters.peer_metadata.Config",
-	"envoy.extensions.network_filters.peer_metadata.UpstreamConfig",
 	"fairlead.tcpfilter.v1.Config",
 }
 
