@@ -28,7 +28,7 @@ var layers = [][]string{
 	{"proxy/router", "proxy/tcpproxy"},
 	{"proxy"},
 	{"internal/xdstest"},
-	{"demo", "examples"},
+	{"demo", "examples", "internal/corpus"},
 	{"cmd/*", "examples/*", "internal/archtest"},
 }
 
