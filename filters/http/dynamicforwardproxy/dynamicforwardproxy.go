@@ -39,12 +39,27 @@ type filter struct{ r *PerRoute }
 
 // Do implements filters.HTTPFilter.
 func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, error) {
+	f.rewrite(s)
+	return next.Do(s)
+}
+
+func (f *filter) rewrite(s *filters.Stream) (changed bool) {
 	host := f.r.Literal
 	if f.r.Header != "" {
 		host = s.Request.Get(f.r.Header)
 	}
-	if host != "" {
-		s.Request.Set(message.Authority, host)
+	if host == "" {
+		return false
 	}
-	return next.Do(s)
+	s.Request.Set(message.Authority, host)
+	return true
+}
+
+// Explain changes the authority as Do does, and says so.
+func (f *filter) Explain(s *filters.Stream) filters.Explanation {
+	x := filters.Explanation{Verdict: filters.VerdictPass}
+	if f.rewrite(s) {
+		x.Text = []string{"the authority becomes " + s.Request.Get(message.Authority)}
+	}
+	return x
 }

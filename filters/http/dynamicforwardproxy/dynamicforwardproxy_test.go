@@ -52,12 +52,23 @@ func TestRoutesMayRewriteTheAuthority(t *testing.T) {
 			if f == nil {
 				return
 			}
-			var s filters.Stream
-			s.Request.Add(":authority", "first.example")
-			s.Request.Add("x-host", "third.example")
-			_, _ = f.Do(&s, filters.Next{}) // there is no next filter
+			stream := func() *filters.Stream {
+				s := &filters.Stream{}
+				s.Request.Add(":authority", "first.example")
+				s.Request.Add("x-host", "third.example")
+				return s
+			}
+			s := stream()
+			_, _ = f.Do(s, filters.Next{}) // there is no next filter
 			if got := s.Request.Get(":authority"); got != c.want {
 				t.Errorf("%q, want %q", got, c.want)
+			}
+			s = stream()
+			x := f.(interface {
+				Explain(s *filters.Stream) filters.Explanation
+			}).Explain(s)
+			if got := s.Request.Get(":authority"); got != c.want || (len(x.Text) > 0) != (c.want != "first.example") {
+				t.Errorf("explained: %v, %q", x, got)
 			}
 		})
 	}

@@ -27,5 +27,10 @@ type filter struct{}
 // OnNewConnection implements filters.NetworkFilter.
 func (filter) OnNewConnection(*filters.Connection) error { return nil }
 
+// Explain says that the filter has no say.
+func (filter) Explain(*filters.Connection) filters.Explanation {
+	return filters.Explanation{Verdict: filters.VerdictPass}
+}
+
 // Detached implements filters.Detached.
 func (filter) Detached() {}

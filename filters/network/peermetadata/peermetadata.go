@@ -42,5 +42,11 @@ func (f *filter) OnNewConnection(c *filters.Connection) error {
 	return nil
 }
 
+// Explain does what OnNewConnection does.
+func (f *filter) Explain(c *filters.Connection) filters.Explanation {
+	_ = f.OnNewConnection(c) // never refuses
+	return filters.Explanation{Verdict: filters.VerdictPass}
+}
+
 // Detached implements filters.Detached.
 func (f *filter) Detached() {}

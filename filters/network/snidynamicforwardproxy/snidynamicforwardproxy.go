@@ -45,3 +45,13 @@ func (f *filter) OnNewConnection(c *filters.Connection) error {
 	}
 	return nil
 }
+
+// Explain does what OnNewConnection does, and says where the connection would
+// go.
+func (f *filter) Explain(c *filters.Connection) filters.Explanation {
+	if err := f.OnNewConnection(c); err != nil {
+		return filters.Explanation{Verdict: filters.VerdictDeny, Text: []string{err.Error()}}
+	}
+	ci := c.Info.Conn
+	return filters.Explanation{Verdict: filters.VerdictPass, Text: []string{"goes to " + ci.RequestedServerName + ":" + ci.FilterState.GetString(portKey)}}
+}
