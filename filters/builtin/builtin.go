@@ -10,6 +10,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters/http/extauthz"
 	"github.com/fairlead-mesh/fairlead/filters/http/fault"
 	"github.com/fairlead-mesh/fairlead/filters/http/grpcstats"
+	"github.com/fairlead-mesh/fairlead/filters/http/grpcweb"
 	"github.com/fairlead-mesh/fairlead/filters/http/headermutation"
 	"github.com/fairlead-mesh/fairlead/filters/http/istiostats"
 	"github.com/fairlead-mesh/fairlead/filters/http/jwtauthn"
@@ -60,6 +61,7 @@ func Registry() *filters.Registry {
 	r.RegisterHTTP(extauthz.Factory{})
 	r.RegisterNetwork(networkextauthz.Factory{})
 	r.RegisterHTTP(dynamicforwardproxy.Factory{})
+	r.RegisterHTTP(grpcweb.Factory{})
 	r.RegisterNetwork(networksnidynamicforwardproxy.Factory{})
 	r.RegisterNetwork(networkpeermetadata.Factory{})
 	r.RegisterNetwork(networkmongoproxy.Factory{})

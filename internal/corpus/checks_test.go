@@ -299,6 +299,21 @@ func (w *world) crossOrigin(d door, domain string, r *routev3pb.Route) {
 	}
 }
 
+// grpcWeb is what a browser asks: the origin must see gRPC, and the browser its
+// trailers in the body.
+func (w *world) grpcWeb(d door, r *routev3pb.Route) {
+	q := satisfying(w.t, "*", r)
+	q.method = http.MethodPost
+	q.set("content-type", "application/grpc-web")
+	got := w.send(d, q, r.GetName())
+	if got == nil {
+		return
+	}
+	if !strings.Contains(got.body, `"Content-Type":["application/grpc"]`) || !strings.Contains(got.body, "\x80\x00\x00\x00\x0fgrpc-status:0\r\n") {
+		w.t.Errorf("%v: a browser gets %q", d, got.body)
+	}
+}
+
 // coverage is what the log of the proxy shows of a scenario.
 type coverage struct {
 	chains, routes map[string]bool

@@ -160,6 +160,9 @@ func (w *world) walk() {
 			continue
 		}
 		w.http(d, w.table(hcm), !first[d.chain])
+		if slices.ContainsFunc(hcm.GetHttpFilters(), func(h *hcmv3pb.HttpFilter) bool { return h.GetName() == "envoy.filters.http.grpc_web" }) {
+			w.grpcWeb(d, w.table(hcm).GetVirtualHosts()[0].GetRoutes()[0])
+		}
 		first[d.chain] = true
 	}
 }

@@ -207,7 +207,6 @@ var wantCounts = map[string]map[string]int{
 var notBuiltIn = []string{
 	"acme.dlp.v1.Config",
 	"acme.rego.v1.Config",
-	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb",
 	"envoy.extensions.filters.http.lua.v3.Lua",
 	"envoy.extensions.filters.http.ratelimit.v3.RateLimit",
 	"envoy.extensions.filters.http.wasm.v3.Wasm",
