@@ -53,12 +53,15 @@ func (g *Generator) Close() {
 	}
 }
 
-// Run sends for d and waits for the last answers. A stream that fails stops; its
-// generator is of no further use.
+// Run sends for d and waits for the last answers, but not for ever: it closes
+// streams that have none after 10 s. A stream that fails stops; its generator is
+// of no further use.
 func (g *Generator) Run(d time.Duration) Result {
 	var stop atomic.Bool
 	t := time.AfterFunc(d, func() { stop.Store(true) })
 	defer t.Stop()
+	late := time.AfterFunc(d+patience, g.Close)
+	defer late.Stop()
 	workers := make([]worker, len(g.streams))
 	n := time.Duration(len(g.streams))
 	start := time.Now()

@@ -100,8 +100,10 @@ func (b *bench) stopAll() {
 // start runs a contender; nil, nil notes that it is missing.
 func (b *bench) start(ctx context.Context, name string, s contender.Spec) (*contender.Contender, error) {
 	s.Dir, s.CPU = b.dir, b.proxyCPU
-	if err := s.Ports.Listen(); err != nil {
-		return nil, err
+	if s.Ports.H1 == 0 {
+		if err := s.Ports.Listen(); err != nil {
+			return nil, err
+		}
 	}
 	s.Ports.OriginPlain, s.Ports.OriginHBONE, s.Ports.OriginGRPC = b.plain.Port(), b.hbone.Port(), b.calls.Port()
 	c, err := contender.Start(ctx, name, s)

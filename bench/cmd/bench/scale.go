@@ -1,5 +1,297 @@
 package main
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
 
-func (b *bench) scale(context.Context) error { return nil }
+	"github.com/fairlead-mesh/fairlead/bench/contender"
+	"github.com/fairlead-mesh/fairlead/bench/load"
+	"github.com/fairlead-mesh/fairlead/bench/origin"
+	"github.com/fairlead-mesh/fairlead/bench/report"
+)
+
+// How many of what is idle, and streams of a tunnel: as many as ztunnel allows.
+const (
+	idleTunnels, idleStreams, idleH1 = 9000, 10000, 9000
+	streamsPerTunnel                 = 200
+	// startRounds is how often the start is measured.
+	startRounds = 3
+)
+
+// scale measures what is no workload, each on a process of its own. One figure
+// that can't be taken is noted and does not stop the others.
+func (b *bench) scale(ctx context.Context) error {
+	for _, name := range b.names {
+		if contender.Label(name) == "fairlead+istio" {
+			continue // it differs by a filter only
+		}
+		yardstick := name == "naive" || name == "floor" // of requests, not of these
+		for _, part := range []struct {
+			what    string
+			applies bool
+			run     func(context.Context, string) error
+		}{
+			{"start", true, b.starts},
+			{"idle tunnels", !yardstick && tlsShape(name) != "", b.idleTunnels},
+			{"idle CONNECT streams", !yardstick && contender.Supports(name, contender.HBONEPlain), b.idleStreams},
+			{"idle h1 connections", !yardstick && contender.Supports(name, contender.H1H1), b.idleH1},
+			{"handshakes", !yardstick && tlsShape(name) != "", b.handshakes},
+			{"clusters by ADS", contender.SupportsADS(name), b.clusters},
+			{"route push", contender.SupportsADS(name), b.routePushes},
+		} {
+			if !part.applies || b.report.Missing[contender.Label(name)] != "" {
+				continue
+			}
+			if !b.deadline.IsZero() && time.Now().After(b.deadline) {
+				b.report.Skipped[part.what+" of "+name] = "no time left"
+				continue
+			}
+			begin := time.Now()
+			// Whatever hangs ends with this and is noted.
+			limited, cancel := context.WithTimeout(ctx, 60*time.Second)
+			err := part.run(limited, name)
+			cancel()
+			if err != nil {
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				b.report.Skipped[part.what+" of "+contender.Label(name)] = err.Error()
+			}
+			slog.Info("scale", "figure", part.what, "contender", name, "took", time.Since(begin).Round(time.Millisecond))
+		}
+	}
+	return nil
+}
+
+// tlsShape is the shape of a contender that ends TLS: tunnels, or HTTP/2 where
+// there are none.
+func tlsShape(name string) contender.Shape {
+	for _, s := range []contender.Shape{contender.HBONEPlain, contender.H2TLSH1} {
+		if contender.Supports(name, s) {
+			return s
+		}
+	}
+	return ""
+}
+
+func (b *bench) sized(n int) int { return max(1, int(float64(n)*b.o.size)) }
+
+// fresh runs f on a new process.
+func (b *bench) fresh(ctx context.Context, name string, s contender.Spec, f func(*contender.Contender) error) error {
+	c, err := b.start(ctx, name, s)
+	if c == nil || err != nil {
+		return err
+	}
+	defer c.Stop()
+	return f(c)
+}
+
+// starts measures the time until ready, and the memory then.
+func (b *bench) starts(ctx context.Context, name string) error {
+	for round := 1; round <= startRounds; round++ {
+		for _, v := range []struct {
+			routes    int
+			time, rss string
+		}{
+			{1, report.ReadyTime, report.ReadyRSS}, {1000, report.Routes1000Time, report.Routes1000RSS}, {5000, report.Routes5000Time, report.Routes5000RSS},
+		} {
+			if v.routes > 1 && !contender.SupportsRoutes(name) {
+				continue
+			}
+			err := b.fresh(ctx, name, contender.Spec{Routes: v.routes}, func(c *contender.Contender) error {
+				rss, err := settled(ctx, c)
+				b.figure(v.time, c, round, c.StartTime.Seconds())
+				b.figure(v.rss, c, round, rss/(1<<20))
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// settled returns the memory, in bytes, once the process had time to tidy up.
+func settled(ctx context.Context, c *contender.Contender) (float64, error) {
+	if err := sleep(ctx, 400*time.Millisecond); err != nil {
+		return 0, err
+	}
+	u, err := c.Usage()
+	return float64(u.RSS), err
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// each records how much memory one of n needs beyond before.
+func (b *bench) each(ctx context.Context, figure string, c *contender.Contender, before float64, n int) error {
+	after, err := settled(ctx, c)
+	if err == nil {
+		b.figure(figure, c, 1, (after-before)/float64(n)/(1<<10))
+	}
+	return err
+}
+
+func (b *bench) idleTunnels(ctx context.Context, name string) error {
+	return b.fresh(ctx, name, contender.Spec{}, func(c *contender.Contender) error {
+		before, err := settled(ctx, c)
+		if err != nil {
+			return err
+		}
+		var all tunnels
+		defer all.close()
+		if err := all.open(ctx, b.sized(idleTunnels), address(c, tlsShape(name)), b); err != nil {
+			return err
+		}
+		return b.each(ctx, report.IdleTunnel, c, before, len(all.list))
+	})
+}
+
+// tunnels are opened by a few goroutines: a handshake waits for the other side.
+type tunnels struct {
+	mu   sync.Mutex
+	list []*load.Tunnel
+}
+
+func (t *tunnels) open(ctx context.Context, n int, addr string, b *bench) error {
+	const workers = 4
+	errs := make([]error, workers)
+	var wg sync.WaitGroup
+	for i := range workers {
+		wg.Go(func() {
+			for k := i; k < n && errs[i] == nil; k += workers {
+				var one *load.Tunnel
+				if one, errs[i] = load.OpenTunnel(ctx, addr, b.client); errs[i] == nil {
+					t.mu.Lock()
+					t.list = append(t.list, one)
+					t.mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func (t *tunnels) close() {
+	for _, one := range t.list {
+		one.Close()
+	}
+}
+
+func address(c *contender.Contender, s contender.Shape) string {
+	return fmt.Sprintf("127.0.0.1:%d", c.Ports.Of(s))
+}
+
+func (b *bench) idleStreams(ctx context.Context, name string) error {
+	return b.fresh(ctx, name, contender.Spec{}, func(c *contender.Contender) error {
+		n := b.sized(idleStreams)
+		var all tunnels
+		defer all.close()
+		if err := all.open(ctx, (n+streamsPerTunnel-1)/streamsPerTunnel, address(c, contender.HBONEPlain), b); err != nil {
+			return err
+		}
+		before, err := settled(ctx, c)
+		if err != nil {
+			return err
+		}
+		type stream struct {
+			t  *load.Tunnel
+			id uint32
+		}
+		var streams []stream
+		for len(streams) < n {
+			t := all.list[len(streams)/streamsPerTunnel]
+			id, err := t.Connect(b.destination())
+			if err != nil {
+				return fmt.Errorf("stream %d: %w", len(streams)+1, err)
+			}
+			streams = append(streams, stream{t, id})
+		}
+		if err := b.each(ctx, report.IdleStream, c, before, n); err != nil {
+			return err
+		}
+		request := (&payload{size: origin.Size}).h1()
+		for i, s := range streams {
+			if err := s.t.Request(s.id, request, origin.Size); err != nil {
+				return fmt.Errorf("request on stream %d: %w", i+1, err)
+			}
+		}
+		return b.each(ctx, report.IdleStreamUsed, c, before, n)
+	})
+}
+
+func (b *bench) idleH1(ctx context.Context, name string) error {
+	return b.fresh(ctx, name, contender.Spec{}, func(c *contender.Contender) error {
+		before, err := settled(ctx, c)
+		if err != nil {
+			return err
+		}
+		n := b.sized(idleH1)
+		addr, err := netip.ParseAddrPort(address(c, contender.H1H1))
+		if err != nil {
+			return err
+		}
+		all, err := load.H1(ctx, load.TCP{Address: addr}, n, (&payload{size: origin.Size}).h1(), origin.Size)
+		if err != nil {
+			return err
+		}
+		defer load.New(all, 0).Close()
+		if err := b.each(ctx, report.IdleH1, c, before, n); err != nil {
+			return err
+		}
+		for i, x := range all {
+			if err := x.Exchange(); err != nil {
+				return fmt.Errorf("request on connection %d: %w", i+1, err)
+			}
+		}
+		return b.each(ctx, report.IdleH1Used, c, before, n)
+	})
+}
+
+// handshakes counts whole ones, with a client certificate, for a few seconds.
+func (b *bench) handshakes(ctx context.Context, name string) error {
+	return b.fresh(ctx, name, contender.Spec{}, func(c *contender.Contender) error {
+		addr := address(c, tlsShape(name))
+		for round := range startRounds + 1 {
+			before, err := c.Usage()
+			if err != nil {
+				return err
+			}
+			begin, n := time.Now(), 0
+			for time.Since(begin) < time.Duration(float64(1500*time.Millisecond)*min(1, b.o.size)) {
+				var some tunnels
+				err := some.open(ctx, 8, addr, b)
+				some.close()
+				if err != nil {
+					return err
+				}
+				n += len(some.list)
+			}
+			elapsed := time.Since(begin)
+			after, err := c.Usage()
+			if err != nil {
+				return err
+			}
+			if round > 0 { // the first one warms up
+				b.figure(report.Handshake, c, round, (after.CPU-before.CPU).Seconds()*1e6/float64(n))
+				b.figure(report.HandshakeRate, c, round, float64(n)/elapsed.Seconds())
+			}
+		}
+		return nil
+	})
+}
