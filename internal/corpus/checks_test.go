@@ -118,10 +118,13 @@ func (w *world) transport(at string, e echo) {
 	if e.Cluster == "encap" {
 		if len(e.Via) != 1 {
 			w.t.Errorf("%s: went through %v, want one tunnel", at, e.Via)
+			return
 		}
+		w.tunnel(at, hbone, e.Via[0])
 		return
 	}
-	var kinds []string // how the cluster's endpoints may be reached
+	var kinds []string           // how the cluster's endpoints may be reached
+	var locals, remotes []string // and where tunnels to them go
 	match := map[string]string{}
 	cla := w.endpoints[edsName(c)]
 	if cla == nil {
@@ -130,6 +133,13 @@ func (w *world) transport(at string, e echo) {
 	for _, le := range cla.GetEndpoints() {
 		for _, ep := range le.GetLbEndpoints() {
 			kinds = append(kinds, ep.GetEndpoint().GetAddress().GetEnvoyInternalAddress().GetServerListenerName())
+			md := ep.GetMetadata().GetFilterMetadata()
+			if v := md["envoy.filters.listener.original_dst"].GetFields()["local"].GetStringValue(); v != "" {
+				locals = append(locals, v)
+			}
+			if v := md["istio"].GetFields()["double_hbone"].GetStructValue().GetFields()["hbone_target_address"].GetStringValue(); v != "" {
+				remotes = append(remotes, v)
+			}
 			for k, v := range ep.GetMetadata().GetFilterMetadata()["envoy.transport_socket_match"].GetFields() {
 				match[k] = v.GetStringValue()
 			}
@@ -141,6 +151,13 @@ func (w *world) transport(at string, e echo) {
 	}
 	if len(kinds) > 0 && !slices.Contains(kinds, via) {
 		w.t.Errorf("%s: %s was reached through %q (%v), want one of %q", at, e.Cluster, via, e.Via, kinds)
+	}
+	switch via {
+	case hbone:
+		w.tunnel(at, hbone, e.Via[0], locals...)
+	case doubleHBONE:
+		w.tunnel(at, "outer_connect_originate", e.Via[0], remotes...)
+		w.tunnel(at, doubleHBONE, e.Via[1], remotes...)
 	}
 	s := w.socket(e.Cluster, match)
 	if s.proxied != (e.Proxied != "") {
@@ -166,6 +183,27 @@ func (w *world) transport(at string, e echo) {
 	}
 	if e.SNI == "" && e.Client == "" && c.GetType() != clusterv3pb.Cluster_ORIGINAL_DST {
 		w.t.Errorf("%s: no TLS to %s", at, e.Cluster)
+	}
+}
+
+// tunnel checks a CONNECT request against the listener that sent it. to is where
+// it may go, all that endpoints say; none if no endpoint says it.
+func (w *world) tunnel(at, listener string, h hop, to ...string) {
+	for _, l := range w.listeners {
+		if l.GetName() != listener {
+			continue
+		}
+		_, tcp := terminal(w.t, l.GetFilterChains()[0])
+		for _, o := range tcp.GetTunnelingConfig().GetHeadersToAdd() {
+			got, want := strings.Join(h.Header.Values(o.GetHeader().GetKey()), ","), o.GetHeader().GetValue()
+			computed := strings.Contains(want, "%") // of what this proxy knows
+			if !computed && got != want || computed && len(got) < 2 {
+				w.t.Errorf("%s: CONNECT of %s has %s: %q, want %q", at, listener, o.GetHeader().GetKey(), got, want)
+			}
+		}
+	}
+	if len(to) > 0 && !slices.Contains(to, h.Authority) {
+		w.t.Errorf("%s: CONNECT of %s to %q, want one of %q", at, listener, h.Authority, to)
 	}
 }
 

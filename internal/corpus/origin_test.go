@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,9 +24,8 @@ import (
 type echo struct {
 	// Cluster is the one whose endpoint was reached.
 	Cluster string
-	// Via are the authorities of the CONNECT requests, outermost first, each
-	// with the headers that matter.
-	Via []string
+	// Via are the CONNECT requests, outermost first.
+	Via []hop
 	// SNI and Client are of the innermost TLS: what was asked for, and the
 	// subject or SPIFFE ID that the client showed.
 	SNI, Client string
@@ -35,6 +35,12 @@ type echo struct {
 	Method, Path string
 	Host         string
 	Header       http.Header
+}
+
+// hop is a CONNECT request.
+type hop struct {
+	Authority string
+	Header    http.Header
 }
 
 // origins is everything behind the proxy: an address on loopback for each
@@ -270,13 +276,7 @@ func (o *origins) answer(w http.ResponseWriter, r *http.Request) {
 }
 
 func (o *origins) tunnel(e echo, w http.ResponseWriter, r *http.Request) {
-	via := r.Host
-	for _, h := range []string{"x-istio-source", "x-forwarded-network", "baggage"} {
-		if vs, ok := r.Header[http.CanonicalHeaderKey(h)]; ok {
-			via += fmt.Sprintf(" %s=%s", h, strings.Join(vs, ","))
-		}
-	}
-	e.Via = append(append([]string(nil), e.Via...), via)
+	e.Via = append(slices.Clone(e.Via), hop{r.Host, r.Header})
 	ours, theirs := net.Pipe()
 	o.group.Go(func() { o.serve(&spoken{Conn: theirs, seen: e}) })
 	rc := http.NewResponseController(w)
