@@ -160,7 +160,7 @@ func (c *Conn) Send(stream uint32, fields []hpack.HeaderField, data []byte, trai
 	if len(fields) > 0 {
 		c.headers(stream, fields, end && len(data) == 0 && trailers == nil)
 	}
-	if len(data) == 0 && trailers == nil && !(end && len(fields) == 0) {
+	if len(data) == 0 && trailers == nil && (!end || len(fields) != 0) {
 		return
 	}
 	p := piece{stream, data, end, trailers}

@@ -67,7 +67,10 @@ func TestAClientOfNetHTTP(t *testing.T) {
 	h := &collector{ended: make(chan struct{})}
 	go func() { _ = c.Serve(h) }()
 	fields := []hpack.HeaderField{
-		{Name: ":method", Value: "POST"}, {Name: ":scheme", Value: "http"}, {Name: ":authority", Value: "h"}, {Name: ":path", Value: "/"},
+		{Name: ":method", Value: "POST"},
+		{Name: ":scheme", Value: "http"},
+		{Name: ":authority", Value: "h"},
+		{Name: ":path", Value: "/"},
 		{Name: "x-long", Value: strings.Repeat("x", 100)},
 	}
 	body := bytes.Repeat([]byte("0123456789abcdef"), size/16)

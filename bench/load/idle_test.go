@@ -6,8 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/fairlead-mesh/fairlead/bench/origin"
 	"github.com/fairlead-mesh/fairlead/internal/identity"
+
+	"github.com/fairlead-mesh/fairlead/bench/origin"
 )
 
 func TestTunnels(t *testing.T) {
@@ -28,7 +29,7 @@ func TestTunnels(t *testing.T) {
 	}
 	defer s.Close()
 	addr := fmt.Sprintf("127.0.0.1:%d", s.Port())
-	client := &tls.Config{NextProtos: []string{"h2"}, InsecureSkipVerify: true} //nolint:gosec // a test
+	client := &tls.Config{NextProtos: []string{"h2"}, InsecureSkipVerify: true}
 	if _, err := OpenTunnel(t.Context(), addr, client); err == nil {
 		t.Error("a tunnel without certificate was opened")
 	}

@@ -3,10 +3,10 @@ package origin
 import (
 	"bytes"
 
+	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/fairlead-mesh/fairlead/bench/h2wire"
-	"github.com/fairlead-mesh/fairlead/internal/netio"
 )
 
 var (

@@ -158,11 +158,11 @@ func (s *Server) serve(c netio.Conn) {
 func (s *Server) answerTo(head []byte) []byte {
 	const path = " /bytes/"
 	line, _, _ := bytes.Cut(head, []byte("\r\n"))
-	i := bytes.Index(line, []byte(path))
-	if i < 0 {
+	_, after, ok := bytes.Cut(line, []byte(path))
+	if !ok {
 		return s.answer
 	}
-	size, _, _ := bytes.Cut(line[i+len(path):], []byte(" "))
+	size, _, _ := bytes.Cut(after, []byte(" "))
 	if a := s.others[string(size)]; a != nil {
 		return a
 	}

@@ -32,7 +32,8 @@ func wellFormed(t *testing.T, doc string) []string {
 func TestLines(t *testing.T) {
 	l := &Lines{Title: "a < b & c", X: "µs", Y: "%", LogX: true, Series: []Series{
 		{"one", []Point{{0, 1}, {10, 0}, {100, 50}, {1000, 100}, {math.NaN(), 3}, {50, math.Inf(1)}}},
-		{"<two>", []Point{{20, 10}, {200, 90}}}, {"empty", nil},
+		{"<two>", []Point{{20, 10}, {200, 90}}},
+		{"empty", nil},
 	}}
 	var b strings.Builder
 	if err := l.Write(&b); err != nil {

@@ -58,9 +58,12 @@ func TestRatiosAreTakenWithinARound(t *testing.T) {
 func TestJudge(t *testing.T) {
 	r := Report{
 		Samples: []Sample{
-			{Workload: "w", Contender: Subject, Round: 1, CPU: 4}, {Workload: "w", Contender: Subject, Round: 2, CPU: 8},
-			{Workload: "w", Contender: "envoy", Round: 1, CPU: 10}, {Workload: "w", Contender: "envoy", Round: 2, CPU: 20},
-			{Workload: "x", Contender: "haproxy", Round: 1, CPU: 3}, {Workload: "x", Contender: "haproxy", Round: 3, CPU: 1000},
+			{Workload: "w", Contender: Subject, Round: 1, CPU: 4},
+			{Workload: "w", Contender: Subject, Round: 2, CPU: 8},
+			{Workload: "w", Contender: "envoy", Round: 1, CPU: 10},
+			{Workload: "w", Contender: "envoy", Round: 2, CPU: 20},
+			{Workload: "x", Contender: "haproxy", Round: 1, CPU: 3},
+			{Workload: "x", Contender: "haproxy", Round: 3, CPU: 1000},
 			{Workload: "y", Contender: "haproxy", Round: 9, CPU: 12},
 		},
 		Figures: []Figure{{Name: "f", Contender: Subject, Round: 1, Unit: "KiB", Value: 1.5}, {Name: "f", Contender: "envoy", Round: 1, Unit: "KiB", Value: 3}},

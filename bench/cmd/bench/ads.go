@@ -16,13 +16,13 @@ import (
 	routev3pb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	routerv3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"github.com/fairlead-mesh/fairlead/internal/xdstest"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/fairlead-mesh/fairlead/bench/contender"
 	"github.com/fairlead-mesh/fairlead/bench/report"
-	"github.com/fairlead-mesh/fairlead/internal/xdstest"
 )
 
 // How many clusters are loaded, and pushes timed.

@@ -11,11 +11,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead-mesh/fairlead/internal/identity"
+
 	"github.com/fairlead-mesh/fairlead/bench/contender"
 	"github.com/fairlead-mesh/fairlead/bench/load"
 	"github.com/fairlead-mesh/fairlead/bench/origin"
 	"github.com/fairlead-mesh/fairlead/bench/report"
-	"github.com/fairlead-mesh/fairlead/internal/identity"
 )
 
 type bench struct {
