@@ -92,8 +92,10 @@ type Workloads interface {
 type Node struct {
 	ID, Cluster, Namespace, WorkloadName, ClusterID, Network, ServiceAccount, TrustDomain string
 	IstioVersion                                                                          string
-	Labels                                                                                map[string]string
-	Metadata                                                                              map[string]any
+	// Zone is the locality's.
+	Zone     string
+	Labels   map[string]string
+	Metadata map[string]any
 }
 
 // Shared keeps values that must outlive one snapshot (rate-limit buckets, DNS
@@ -131,6 +133,24 @@ func (s *Shared) Acquire(key any, create func() (any, error)) (v any, release fu
 	}
 	e.refs++
 	return e.v, sync.OnceFunc(func() { s.release(key, e) }), nil
+}
+
+// Finish calls the Finish method of values that have one, while what they work
+// with is still there: the process is about to end.
+func (s *Shared) Finish() {
+	s.mu.Lock()
+	var vs []interface{ Finish() }
+	for _, e := range s.m {
+		if f, ok := e.v.(interface{ Finish() }); ok {
+			vs = append(vs, f)
+		}
+	}
+	s.mu.Unlock()
+	var all sync.WaitGroup
+	for _, v := range vs {
+		all.Go(v.Finish)
+	}
+	all.Wait()
 }
 
 func (s *Shared) release(key any, e *sharedEntry) {

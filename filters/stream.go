@@ -21,6 +21,28 @@ type Tunnel interface {
 	Abandon()
 }
 
+// Trace is the trace that a stream takes part in.
+type Trace interface {
+	// StartAttempt begins attempt n, from 1, at s.Info.Upstream and gives
+	// s.Request the trace context that upstream is to see.
+	StartAttempt(s *Stream, n int)
+	// EndAttempt ends the attempt in flight, if there is one.
+	EndAttempt(s *Stream, e *AttemptEnd)
+}
+
+// AttemptEnd is how an attempt ended.
+type AttemptEnd struct {
+	// Status is that of its response, 0 without one. Flag and Reason, in Envoy's
+	// words, say why that is; Reason may be "".
+	Status int
+	Flag   streaminfo.ResponseFlag
+	Reason string
+	// Cancelled: this side gave it up.
+	Cancelled bool
+	// Header and Trailers are the response's; they may be nil.
+	Header, Trailers *message.Header
+}
+
 // Interrupter is something that blocks on behalf of a stream, and can be told
 // to stop.
 type Interrupter interface {
@@ -45,6 +67,8 @@ type Stream struct {
 	// Random is a number drawn once for this stream; weighted choices and
 	// percentages use it or parts of it.
 	Random uint64
+	// Trace is set by HCM on streams that are traced; nil on others.
+	Trace Trace
 	// Informational sends a 1xx response downstream. It is nil if the client
 	// cannot take one (HTTP/1.0).
 	Informational func(h *message.Header) error
@@ -76,6 +100,7 @@ func (s *Stream) Reset() {
 	md.Reset()
 	fs.Reset(nil)
 	s.Info = streaminfo.Info{FilterState: fs, Metadata: md}
+	s.Trace = nil
 	s.Route, s.Random, s.Informational, s.Reselect, s.Response = nil, 0, nil, nil, nil
 	s.chain = nil
 	s.resetResponse()

@@ -65,6 +65,8 @@ type builtHCM struct {
 	routes  *hcm.Routes
 	chains  *chainBuilder
 	rdsName string
+	// release gives back shared state of the manager.
+	release []func()
 	// filter is its index in the chain.
 	filter int
 	// diags are those of the table, filterDiags those of the filters without
@@ -385,8 +387,11 @@ func (b *builder) hcm(where string, ls *xdsresource.Listener, spec *xdsresource.
 		rc = b.res.Routes[spec.RDSName]
 	}
 	b.setTable(h, where, rc)
+	trace, release := b.tracer(ls, spec.Tracing)
+	h.release = append(h.release, release)
 	h.manager, err = hcm.New(hcm.Config{
 		Spec: spec, Routes: h.routes, DefaultChain: def, AccessLogs: hcmLogs(b.accessLogs(where, spec.AccessLogs)),
+		Trace: trace, Egress: ls.Direction == "outbound",
 		Refusals: b.s.refusals, Stats: sc, Logger: b.s.log,
 	})
 	return h, err

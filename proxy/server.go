@@ -334,6 +334,10 @@ func (s *Server) releaseChains(cs []*builtChain) {
 			s.filters.release(h.chains.base, s.log)
 			s.filters.release(h.chains.refs, s.log)
 			h.chains.base, h.chains.refs = nil, nil
+			for _, f := range h.release {
+				f()
+			}
+			h.release = nil
 		}
 	}
 }
@@ -426,6 +430,7 @@ func (s *Server) Close() {
 	for _, l := range ls {
 		l.Close()
 	}
+	s.shared.Finish() // exporters send what they have, over clusters
 	s.clusters.Close()
 	s.secrets.Close()
 	if err := s.logs.Close(); err != nil {

@@ -170,6 +170,7 @@ func (p *parser) node(n *corev3pb.Node) {
 		}
 	}
 	l := n.GetLocality()
+	out.Zone = l.GetZone()
 	p.cfg.Locality = Locality{Region: l.GetRegion(), Zone: l.GetZone(), SubZone: l.GetSubZone()}
 }
 

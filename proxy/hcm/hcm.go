@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/refusal"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/internal/tracing"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"github.com/fairlead-mesh/fairlead/proxy/transport/h1"
 	"github.com/fairlead-mesh/fairlead/proxy/transport/h2"
@@ -57,6 +58,10 @@ type Config struct {
 	// ending in a terminal filter that answers 404.
 	DefaultChain []filters.HTTPFilter
 	AccessLogs   []AccessLogger
+	// Trace is how requests are traced; nil without a provider. Egress is set on
+	// outbound listeners.
+	Trace  *tracing.Config
+	Egress bool
 	// Refusals records what is denied and what goes wrong; may be nil.
 	Refusals *refusal.Recorder
 	// Stats is the scope for the "http" statistics of this manager.

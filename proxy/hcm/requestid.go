@@ -42,8 +42,7 @@ func newRequestID(dst []byte) []byte {
 }
 
 // setRequestID generates x-request-id for edge requests (unless an external
-// one is kept) and where there is none, and packs the sampling decision into
-// it if the configuration says so.
+// one is kept) and where there is none.
 func (st *stream) setRequestID(edge bool) {
 	spec := st.m.spec
 	id, has := st.s.Request.Lookup("x-request-id")
@@ -56,38 +55,4 @@ func (st *stream) setRequestID(edge bool) {
 	if has {
 		st.s.Info.RequestID = id
 	}
-	if t := spec.Tracing; t != nil && has && (spec.PackTraceReason || spec.UseRequestIDForTraceSampling) {
-		st.packTraceReason(id)
-	}
-}
-
-// packTraceReason decides sampling as Envoy's mutateTracingRequestHeader: only a
-// well-formed UUID without a decision takes one.
-func (st *stream) packTraceReason(id string) {
-	if len(id) != 36 || id[14] != traceNone || !st.m.spec.PackTraceReason {
-		return
-	}
-	t := st.m.spec.Tracing
-	reason := byte(traceNone)
-	switch {
-	case st.s.Request.Has("x-client-trace-id") && sampled(t.ClientSampling):
-		reason = traceClient
-	case st.s.Request.Has("x-envoy-force-trace"):
-		reason = traceForced
-	case sampled(t.RandomSampling):
-		reason = traceSampled
-	}
-	if reason == traceNone || !sampled(t.OverallSampling) {
-		return
-	}
-	b := append(make([]byte, 0, 36), id...)
-	b[14] = reason
-	id = st.s.Request.Intern(b)
-	st.s.Request.Set("x-request-id", id)
-	st.s.Info.RequestID = id
-}
-
-// sampled draws against a percentage.
-func sampled(percent float64) bool {
-	return percent >= 100 || percent > 0 && rand.Float64()*100 < percent
 }

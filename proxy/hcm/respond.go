@@ -233,6 +233,7 @@ func (st *stream) finalizeHeaders(r *filters.Response) {
 		h.Set("x-request-id", s.Info.RequestID)
 	}
 	appendVia(h, spec.Via)
+	st.decorate(h)
 	// An answer before the request's end ends the connection, as in Envoy; a
 	// codec for streams resets the stream instead.
 	if st.m.draining.Load() || s.Info.Protocol != message.HTTP2 && r.Tunnel == nil && !st.in.complete.Load() {

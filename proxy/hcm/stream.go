@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/refusal"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/internal/timer"
+	"github.com/fairlead-mesh/fairlead/internal/tracing"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"github.com/fairlead-mesh/fairlead/routing"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
@@ -33,6 +34,11 @@ type stream struct {
 	table *routing.Table
 
 	in requestBody
+	// trace is the span if traced; decorated the operation that the peer is told,
+	// "" for none.
+	trace     tracing.Trace
+	traced    bool
+	decorated string
 	// logged is what access logs get.
 	logged format.Context
 
@@ -148,6 +154,7 @@ func (st *stream) run() {
 		return
 	}
 	st.selectRoute()
+	st.beginTrace()
 	st.applyRouteTimeouts()
 	if r := st.checkUpgrade(); r != nil {
 		st.respond(r)
@@ -367,6 +374,7 @@ func (st *stream) finish() {
 	if len(m.cfg.AccessLogs) > 0 {
 		st.log()
 	}
+	st.endTrace()
 	m.st.rqActive.Add(-1)
 	m.st.rqTime.ObserveMillis(info.End.Sub(info.Start))
 	switch info.ResponseCode / 100 {
@@ -405,6 +413,7 @@ func (st *stream) refused(local bool) {
 func (st *stream) release() {
 	st.cn, st.ss, st.table = nil, nil, nil
 	st.headersSent, st.tunnelled = false, false
+	st.traced, st.decorated = false, ""
 	st.idleTimeout = 0
 	st.s.Reset() // before st.in: a late interruption must not meet it
 	st.in.begin(nil, nil)

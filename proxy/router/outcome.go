@@ -36,6 +36,7 @@ func (rq *request) receive(st *upstream.Stream) (status int, end bool, err error
 func (rq *request) answered(st *upstream.Stream, status int, end bool) (*filters.Response, bool, error) {
 	info := &rq.s.Info
 	info.FirstUpstreamRx = info.Now()
+	rq.status = status
 	rq.c.CountCode(status)
 	rq.judge(status, end)
 	h := &rq.resp.Header
@@ -156,6 +157,7 @@ func (rq *request) failed(err error) (*filters.Response, bool, error) {
 	st := rq.cur
 	rq.mu.Unlock()
 	stale := st != nil && st.Reused() && st.BytesIn() == 0
+	rq.endFailed(cause, try, err)
 	rq.drop(false)
 	var be *bodyError
 	switch {
@@ -208,6 +210,26 @@ func (rq *request) failed(err error) (*filters.Response, bool, error) {
 		return rq.timeoutReply(tryDetail(try)), false, nil
 	}
 	return rq.resetReply(reason, err), false, nil
+}
+
+// endFailed ends the span of an attempt without a response.
+func (rq *request) endFailed(cause, try, err error) {
+	tr := rq.s.Trace
+	if tr == nil {
+		return
+	}
+	e := filters.AttemptEnd{Cancelled: true}
+	switch {
+	case errors.Is(cause, errUpstreamMaxAge):
+		e.Flag = streaminfo.UpstreamMaxStreamDurationReached
+	case cause != nil:
+	case try != nil:
+		e.Flag = streaminfo.UpstreamRequestTimeout
+	default:
+		reason := transport.ReasonOf(err)
+		e = filters.AttemptEnd{Flag: reasonFlag(reason), Reason: reasonText(reason, err)}
+	}
+	rq.finishSpan(tr, e)
 }
 
 // retryReset takes a retry after a reset, if what is left and the breaker allow

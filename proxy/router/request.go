@@ -39,6 +39,7 @@ type request struct {
 	attempts  int
 	tried     []*upstream.Host
 	freeTried bool
+	status    int // of the attempt's response, 0 before
 	sent      bool
 	numBuf    [24]byte
 	mirrors   []pendingMirror
@@ -224,6 +225,10 @@ func (rq *request) attempt() (resp *filters.Response, again bool, err error) {
 		return rq.noHost(err)
 	}
 	rq.describe(host)
+	if tr := rq.s.Trace; tr != nil {
+		rq.status = 0
+		tr.StartAttempt(rq.s, rq.attempts)
+	}
 	if rq.kind == terminate {
 		return rq.terminateConnect()
 	}
@@ -399,6 +404,7 @@ func (rq *request) drop(complete bool) {
 	if st == nil {
 		return
 	}
+	rq.endSpan()
 	if !complete {
 		st.Interrupt(errDone) // frees the pump if it is writing
 	}
@@ -418,9 +424,27 @@ func (rq *request) drop(complete bool) {
 	st.Release()
 }
 
+// endSpan ends the span of the attempt in flight, if there is one.
+func (rq *request) endSpan() {
+	if tr := rq.s.Trace; tr != nil {
+		rq.finishSpan(tr, filters.AttemptEnd{})
+	}
+}
+
+func (rq *request) finishSpan(tr filters.Trace, e filters.AttemptEnd) {
+	if e.Status = rq.status; e.Status != 0 {
+		e.Header = &rq.resp.Header
+		if rq.received != nil && rq.ended {
+			e.Trailers = rq.received.Trailers()
+		}
+	}
+	tr.EndAttempt(rq.s, &e)
+}
+
 // release ends the request: nothing of it is used afterwards.
 func (rq *request) release() {
 	rq.pump.stop()
+	rq.endSpan()
 	rq.s.Unguard(rq)
 	rq.retry.settle(rq.c, rq.high, false)
 	reusable := true
@@ -440,7 +464,7 @@ func (rq *request) release() {
 	clear(rq.tried)
 	rq.s, rq.route, rq.action, rq.c, rq.host, rq.resp = nil, nil, nil, nil, nil, nil
 	rq.opts, rq.pick, rq.t, rq.retry = upstream.ConnectOptions{}, upstream.PickContext{}, timeouts{}, retryState{}
-	rq.attempts, rq.tried, rq.freeTried, rq.sent, rq.cookie, rq.timerArmed = 0, rq.tried[:0], false, false, "", false
+	rq.attempts, rq.tried, rq.freeTried, rq.sent, rq.status, rq.cookie, rq.timerArmed = 0, rq.tried[:0], false, false, 0, "", false
 	rq.received, rq.ended, rq.grpcLater, rq.held, rq.whole = nil, false, false, false, false
 	rq.body = source{}
 	rq.pump.reset()

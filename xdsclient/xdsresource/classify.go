@@ -68,6 +68,7 @@ var whole = []protoreflect.FullName{
 	"envoy.type.matcher.v3.StringMatcher",
 	"envoy.type.metadata.v3.MetadataKey",
 	"envoy.type.metadata.v3.MetadataKind",
+	"envoy.type.tracing.v3.CustomTag",
 }
 
 const reasonNew = "not known to this version"

@@ -75,7 +75,9 @@ func (s *scope) connectionManager(m *hcmv3pb.HttpConnectionManager) *HTTPConnect
 		s.pop()
 	}
 	if m.GetTracing() != nil {
-		h.Tracing = tracing(m.GetTracing())
+		s.push("tracing")
+		h.Tracing = s.tracing(m.GetTracing())
+		s.pop()
 	}
 	return h
 }

@@ -140,6 +140,13 @@ func (s *scope) route(m *routev3pb.Route) *Route {
 		Overrides:       s.overrides(m.GetTypedPerFilterConfig()),
 		Metadata:        s.metadata(m.GetMetadata()),
 		BufferLimit:     bufferLimit(m),
+		Operation:       m.GetDecorator().GetOperation(),
+		DecoratorStays:  !boolean(m.GetDecorator().GetPropagate(), true),
+	}
+	if m.GetTracing() != nil {
+		s.push("tracing")
+		r.Tracing = s.routeTracing(m.GetTracing())
+		s.pop()
 	}
 	s.push("match")
 	r.Match = s.routeMatch(m.GetMatch())

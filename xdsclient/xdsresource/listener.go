@@ -4,9 +4,13 @@ import (
 	"net/netip"
 	"time"
 
+	commonv1pb "go.opentelemetry.io/proto/otlp/common/v1"
+
 	"github.com/fairlead-mesh/fairlead/internal/accesslog"
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/matcher"
+	"github.com/fairlead-mesh/fairlead/internal/otlp"
+	"github.com/fairlead-mesh/fairlead/internal/tracing"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 )
 
@@ -282,10 +286,39 @@ type LocalReplyMapper struct {
 	Headers     []HeaderMutation
 }
 
-// Tracing is the HCM's tracing block: nothing is exported, but the decision to
-// sample is made and passed on. Percentages are 0 to 100.
+// Tracing is the HCM's tracing block. Without a Provider nothing is exported,
+// but the decision to sample is made and passed on. Percentages are 0 to 100.
 type Tracing struct {
 	ClientSampling, RandomSampling, OverallSampling float64
+	Provider                                        *TracingProvider
+	Tags                                            []tracing.Tag
+	// MaxPathTagLength is 256 by default.
+	MaxPathTagLength     int
+	SpawnUpstreamSpan    bool
+	NoContextPropagation bool
+	// Operation and UpstreamOperation are nil if they are not configured.
+	Operation, UpstreamOperation *format.String
+}
+
+// TracingProvider is envoy.config.trace.v3.OpenTelemetryConfig. Equal Digests
+// mean equal providers.
+type TracingProvider struct {
+	Digest Digest
+	// Target is nil if spans are not exported.
+	Target *otlp.Target
+	// Resource are its attributes: those of detectors, service.name, of the SDK.
+	Resource []*commonv1pb.KeyValue
+	Sampler  tracing.Sampler
+	// MaxQueue is max_cache_size, in spans, 1024 by default.
+	MaxQueue int
+	// NoScope leaves the instrumentation scope out.
+	NoScope bool
+}
+
+// RouteTracing is envoy.config.route.v3.Tracing. Shares are 0 to 1.
+type RouteTracing struct {
+	ClientSampling, RandomSampling, OverallSampling float64
+	Span                                            tracing.Route
 }
 
 // TCPProxy is the tcp_proxy network filter.

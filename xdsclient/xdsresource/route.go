@@ -71,6 +71,12 @@ type Route struct {
 	Direct   *DirectResponse
 	// NonForwarding is non_forwarding_action (answers 404 here).
 	NonForwarding bool
+	// Tracing is nil if the route says nothing about its traces.
+	Tracing *RouteTracing
+	// Operation is decorator.operation, "" if there is none; DecoratorStays is
+	// its propagate: false.
+	Operation      string
+	DecoratorStays bool
 	// Broken, if not empty, is why the route can't be executed; it answers 500
 	// where it matches rather than letting a later route match.
 	Broken string

@@ -225,6 +225,8 @@ var coreTable = []message{
 		supported: `config_source default_config type_urls`,
 		ignored:   notes{"apply_default_config_without_warming?": "the default applies when the configuration has not arrived in time"},
 	},
+	{name: "envoy.config.core.v3.HttpService", supported: `http_uri request_headers_to_add formatters`},
+	{name: "envoy.config.core.v3.HttpUri", supported: `uri cluster timeout`},
 	{name: "envoy.config.core.v3.TypedExtensionConfig", supported: `name typed_config`},
 	{
 		name: "envoy.config.core.v3.DataSource", supported: `filename inline_bytes inline_string environment_variable`,

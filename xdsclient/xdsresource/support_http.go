@@ -49,18 +49,17 @@ var httpTable = []message{
 		supported: `name typed_config config_discovery is_optional disabled`,
 	},
 	{
-		name:      "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.Tracing",
-		supported: `client_sampling random_sampling overall_sampling`,
-		moot: notes{
-			"custom_tags":            "part of spans, see provider",
-			"verbose":                "part of spans, see provider",
-			"max_path_tag_length":    "part of spans, see provider",
-			"spawn_upstream_span":    "part of spans, see provider",
-			"operation":              "part of spans, see provider",
-			"upstream_operation":     "part of spans, see provider",
-			"no_context_propagation": "trace context passes through unchanged",
-		},
-		ignored: notes{"provider": "no spans are exported; sampling decisions and trace headers still pass through"},
+		name: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.Tracing",
+		supported: `client_sampling random_sampling overall_sampling provider custom_tags max_path_tag_length spawn_upstream_span
+			operation upstream_operation no_context_propagation`,
+		ignored: notes{"verbose?": "spans have no events"},
+	},
+	{name: "envoy.config.trace.v3.Tracing.Http", supported: `typed_config`, moot: notes{"name": "the type says which tracer it is"}},
+	{
+		name: "envoy.config.trace.v3.OpenTelemetryConfig", root: true,
+		supported: `grpc_service http_service service_name resource_detectors sampler max_cache_size
+			set_telemetry_sdk_resource_attributes set_service_name_resource_attribute set_instrumentation_scope`,
+		ignored: notes{"exporter": "use grpc_service or http_service"},
 	},
 	{
 		name:      "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig",
@@ -156,10 +155,10 @@ var httpTable = []message{
 		supported: `upstream_log suppress_envoy_headers strict_check_headers respect_expected_rq_timeout
 			upstream_http_filters`,
 		moot: notes{
-			"dynamic_stats":    "statistics have no cost that could be saved",
-			"start_child_span": "part of spans, which are not exported",
+			"dynamic_stats": "statistics have no cost that could be saved",
 		},
 		ignored: notes{
+			"start_child_span?":                         "use spawn_upstream_span of the connection manager's tracing",
 			"upstream_log_options":                      "an upstream request is logged when it ends",
 			"suppress_grpc_request_failure_code_stats?": "statistics by gRPC status are kept",
 			"reject_connect_request_early_data?":        "data sent before the answer to CONNECT waits for it",

@@ -49,16 +49,19 @@ var routeTable = []message{
 		name: "envoy.config.route.v3.Route", root: true,
 		supported: `name match route redirect direct_response non_forwarding_action metadata typed_per_filter_config
 			request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove
-			per_request_buffer_limit_bytes request_body_buffer_limit`,
-		moot: notes{"decorator": "names spans, which are not exported"},
+			per_request_buffer_limit_bytes request_body_buffer_limit decorator tracing`,
 		ignored: notes{
-			"tracing":     "the connection manager's percentages decide what is sampled; no spans are exported",
 			"stat_prefix": "routes are not counted one by one",
 		},
 		closed: notes{
 			"filter_action":    "is not supported",
 			"route_specifiers": "is not supported",
 		},
+	},
+	{name: "envoy.config.route.v3.Decorator", supported: `operation propagate`},
+	{
+		name:      "envoy.config.route.v3.Tracing",
+		supported: `client_sampling random_sampling overall_sampling custom_tags operation upstream_operation`,
 	},
 	{
 		name: "envoy.config.route.v3.RouteMatch", strict: true,
@@ -99,8 +102,8 @@ var routeTable = []message{
 	{
 		name:      "envoy.config.route.v3.RouteAction.RequestMirrorPolicy",
 		supported: `cluster cluster_header runtime_fraction disable_shadow_host_suffix_append`,
-		moot:      notes{"trace_sampled": "part of spans, which are not exported"},
 		ignored: notes{
+			"trace_sampled":             "the copy has the trace context of the request, and no span",
 			"request_headers_mutations": "the copy has the headers of the request",
 			"host_rewrite_literal":      "the copy has the host of the request",
 		},

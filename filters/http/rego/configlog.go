@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters/http/rego/regopb"
+	"github.com/fairlead-mesh/fairlead/internal/otlp"
 )
 
 const (
@@ -22,8 +23,6 @@ const (
 	maxBatch             = 10_000
 	defaultQueue         = 4096
 	maxQueue             = 1_000_000
-
-	grpcExport = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 )
 
 // defaultMasks are removed unless mask_defaults is DISABLED.
@@ -142,7 +141,7 @@ func decodeOTLP(m *regopb.OTLP) (*otlpConfig, error) {
 	case o.grpc && o.path != "":
 		return nil, errors.New("path: gRPC has a path of its own")
 	case o.grpc:
-		o.path = grpcExport
+		o.path = otlp.LogsExport
 	case o.path == "":
 		o.path = "/v1/logs"
 	}

@@ -82,7 +82,7 @@ func (l *decisionLog) write(s *filters.Stream, r *result, c *compiled, dryRun, p
 		return
 	}
 	if l.otlp != nil {
-		l.otlp.add(record(event, now, s.Info.TraceID, s.Info.SpanID))
+		l.otlp.Add(record(event, now, s.Info.TraceID, s.Info.SpanID))
 	}
 	if l.lines != nil {
 		var b bytes.Buffer

@@ -22,6 +22,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/otlp"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 )
 
@@ -183,7 +184,7 @@ func TestDecisionsGoToACollector(t *testing.T) {
 				}
 				h, want := c.callouts[0].Header, map[string]string{
 					message.Method: "POST", message.Authority: "otel", "authorization": "Bearer T",
-					message.Path: grpcExport, "content-type": "application/grpc", "te": "trailers",
+					message.Path: otlp.LogsExport, "content-type": "application/grpc", "te": "trailers",
 				}
 				if protocol == "HTTP" {
 					want[message.Path], want["content-type"] = "/v1/logs", "application/x-protobuf"
@@ -237,7 +238,7 @@ func TestExportsThatFail(t *testing.T) {
 			}
 			return httpAnswer(200)
 		}, 3, map[string]string{"failed": "2", "sent": "1"}},
-		{"an outage that lasts", "HTTP", func(int) (*filters.CalloutResponse, error) { return httpAnswer(503) }, attempts, map[string]string{"failed": "4", "dropped": "1"}},
+		{"an outage that lasts", "HTTP", func(int) (*filters.CalloutResponse, error) { return httpAnswer(503) }, otlp.Attempts, map[string]string{"failed": "4", "dropped": "1"}},
 		{"a refusal is final", "HTTP", func(int) (*filters.CalloutResponse, error) { return httpAnswer(400) }, 1, map[string]string{"failed": "1", "dropped": "1"}},
 		{"a gRPC refusal is final", "GRPC", func(int) (*filters.CalloutResponse, error) { return grpcAnswer("3") }, 1, map[string]string{"failed": "1", "dropped": "1"}},
 		{"gRPC unavailable is waited for", "GRPC", func(n int) (*filters.CalloutResponse, error) { return grpcAnswer([]string{"14", "0"}[n]) }, 2, map[string]string{"failed": "1", "sent": "1"}},
@@ -246,7 +247,7 @@ func TestExportsThatFail(t *testing.T) {
 			a.Header.Add("grpc-status", "7")
 			return a, nil
 		}, 1, map[string]string{"failed": "1", "dropped": "1"}},
-		{"a gRPC answer without a status", "GRPC", func(int) (*filters.CalloutResponse, error) { return httpAnswer(200) }, attempts, map[string]string{"failed": "4", "dropped": "1"}},
+		{"a gRPC answer without a status", "GRPC", func(int) (*filters.CalloutResponse, error) { return httpAnswer(200) }, otlp.Attempts, map[string]string{"failed": "4", "dropped": "1"}},
 		{"a record is rejected", "HTTP", func(int) (*filters.CalloutResponse, error) {
 			return &filters.CalloutResponse{Status: 200, Body: partial}, nil
 		}, 1, map[string]string{"dropped": "1"}},
@@ -387,11 +388,4 @@ func TestLogConfigurationsThatAreRefused(t *testing.T) {
 			t.Error("compiled")
 		}
 	})
-}
-
-func FuzzCollectorAnswer(f *testing.F) {
-	f.Add([]byte{0x0a, 0x02, 0x08, 0x01})
-	f.Add([]byte{0x0a, 0xff})
-	f.Add([]byte{})
-	f.Fuzz(func(_ *testing.T, b []byte) { rejectedRecords(b) })
 }

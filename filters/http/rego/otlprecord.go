@@ -1,7 +1,6 @@
 package rego
 
 import (
-	"encoding/hex"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -13,6 +12,7 @@ import (
 	resourcev1pb "go.opentelemetry.io/proto/otlp/resource/v1"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/otlp"
 )
 
 // eventName is what OpenTelemetry's event_name of a decision is.
@@ -22,10 +22,10 @@ const eventName = "fairlead.policy.decision"
 // looks for are its attributes.
 func record(event map[string]any, now time.Time, traceID, spanID string) *logsv1pb.LogRecord {
 	r := &logsv1pb.LogRecord{
-		TimeUnixNano: unixNano(now), ObservedTimeUnixNano: unixNano(now),
+		TimeUnixNano: otlp.UnixNano(now), ObservedTimeUnixNano: otlp.UnixNano(now),
 		SeverityNumber: logsv1pb.SeverityNumber_SEVERITY_NUMBER_INFO, SeverityText: "INFO",
 		EventName: eventName, Body: anyValue(event),
-		TraceId: id(traceID, 16), SpanId: id(spanID, 8),
+		TraceId: otlp.ID(traceID, 16), SpanId: otlp.ID(spanID, 8),
 	}
 	if pass, _ := event["passed"].(bool); !pass {
 		r.SeverityNumber, r.SeverityText = logsv1pb.SeverityNumber_SEVERITY_NUMBER_WARN, "WARN"
@@ -38,25 +38,11 @@ func record(event map[string]any, now time.Time, traceID, spanID string) *logsv1
 	return r
 }
 
-func unixNano(t time.Time) uint64 { return uint64(max(t.UnixNano(), 0)) }
-
-// id decodes a trace's or span's ID; anything else than n bytes is none.
-func id(s string, n int) []byte {
-	if b, err := hex.DecodeString(s); err == nil && len(b) == n {
-		return b
-	}
-	return nil
-}
-
-func text(s string) *commonv1pb.AnyValue {
-	return &commonv1pb.AnyValue{Value: &commonv1pb.AnyValue_StringValue{StringValue: s}}
-}
-
 // anyValue converts what JSON can hold.
 func anyValue(v any) *commonv1pb.AnyValue {
 	switch v := v.(type) {
 	case string:
-		return text(v)
+		return otlp.Text(v)
 	case bool:
 		return &commonv1pb.AnyValue{Value: &commonv1pb.AnyValue_BoolValue{BoolValue: v}}
 	case float64:
@@ -68,7 +54,7 @@ func anyValue(v any) *commonv1pb.AnyValue {
 		if f, err := v.Float64(); err == nil {
 			return &commonv1pb.AnyValue{Value: &commonv1pb.AnyValue_DoubleValue{DoubleValue: f}}
 		}
-		return text(string(v))
+		return otlp.Text(string(v))
 	case map[string]any:
 		kvs := &commonv1pb.KeyValueList{}
 		for _, k := range slices.Sorted(maps.Keys(v)) {
@@ -84,7 +70,7 @@ func anyValue(v any) *commonv1pb.AnyValue {
 	case []string:
 		a := &commonv1pb.ArrayValue{}
 		for _, e := range v {
-			a.Values = append(a.Values, text(e))
+			a.Values = append(a.Values, otlp.Text(e))
 		}
 		return &commonv1pb.AnyValue{Value: &commonv1pb.AnyValue_ArrayValue{ArrayValue: a}}
 	}
@@ -96,7 +82,7 @@ func resource(n *filters.Node) *resourcev1pb.Resource {
 	r := &resourcev1pb.Resource{}
 	add := func(k, v string) {
 		if v != "" {
-			r.Attributes = append(r.Attributes, &commonv1pb.KeyValue{Key: k, Value: text(v)})
+			r.Attributes = append(r.Attributes, &commonv1pb.KeyValue{Key: k, Value: otlp.Text(v)})
 		}
 	}
 	if n == nil {
