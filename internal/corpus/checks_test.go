@@ -153,6 +153,8 @@ func (w *world) transport(at string, e echo) {
 		w.t.Errorf("%s: %s was reached through %q (%v), want one of %q", at, e.Cluster, via, e.Via, kinds)
 	}
 	switch via {
+	case forwarded:
+		w.tunnel(at, forwarded, e.Via[0])
 	case hbone:
 		w.tunnel(at, hbone, e.Via[0], locals...)
 	case doubleHBONE:
@@ -193,6 +195,7 @@ func (w *world) tunnel(at, listener string, h hop, to ...string) {
 		if l.GetName() != listener {
 			continue
 		}
+		w.reached[l.GetFilterChains()[0].GetName()] = true
 		_, tcp := terminal(w.t, l.GetFilterChains()[0])
 		for _, o := range tcp.GetTunnelingConfig().GetHeadersToAdd() {
 			got, want := strings.Join(h.Header.Values(o.GetHeader().GetKey()), ","), o.GetHeader().GetValue()
@@ -358,22 +361,35 @@ type coverage struct {
 	probes         map[string][]string
 }
 
-// lines ends the proxy and reads its log, in which every probe must show.
-func (w *world) lines() coverage {
+// lines ends all connections and reads the log, until every probe shows in it
+// and all of the names but the unreached. Connections inside of the proxy end
+// later; that there was one is known from what origins saw of it.
+func (w *world) lines(names []string, unreached map[string]string) coverage {
 	w.close()
-	w.stop()
-	c := coverage{map[string]bool{}, map[string]bool{}, map[string][]string{}}
-	b, err := os.ReadFile(w.log)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	for l := range strings.Lines(string(b)) {
-		f := strings.Split(strings.TrimSuffix(l, "\n"), "\t")
-		if f[0] != "-" {
-			c.probes[f[0]] = f
+	var c coverage
+	_ = eventually(func() bool {
+		c = coverage{maps.Clone(w.reached), map[string]bool{}, map[string][]string{}}
+		b, err := os.ReadFile(w.log)
+		if err != nil {
+			return false
 		}
-		c.chains[f[1]], c.routes[f[2]] = true, true
-	}
+		for l := range strings.Lines(string(b)) {
+			f := strings.Split(strings.TrimSuffix(l, "\n"), "\t")
+			if len(f) < strings.Count(logFormat, "\t")+1 {
+				return false // half a line
+			}
+			if f[0] != "-" {
+				c.probes[f[0]] = f
+			}
+			c.chains[f[1]], c.routes[f[2]] = true, true
+		}
+		for _, n := range names {
+			if _, none := unreached[n]; !none && !c.chains[n] && !c.routes[n] {
+				return false
+			}
+		}
+		return len(c.probes) >= len(w.probes)
+	})
 	for id, p := range w.probes {
 		f := c.probes[id]
 		if f == nil {

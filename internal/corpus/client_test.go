@@ -40,7 +40,7 @@ func issue(t *testing.T, ca *identity.DevCA, name string) (cert, key []byte) {
 type client struct {
 	t     *testing.T
 	ca    *identity.DevCA
-	ports map[string]int
+	addrs map[string]netip.AddrPort
 	certs map[string]*tls.Certificate
 	// tunnels are HBONE connections by identity.
 	tunnels map[string]transport.ClientConn
@@ -63,10 +63,10 @@ func (c *client) cert(id string) *tls.Certificate {
 	return c.certs[id]
 }
 
-func (c *client) dial(port int) (netio.Conn, error) {
+func (c *client) dial(listener string) (netio.Conn, error) {
 	ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Second)
 	defer cancel()
-	return netio.Dial(ctx, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port)), netio.DialOptions{})
+	return netio.Dial(ctx, c.addrs[listener], netio.DialOptions{})
 }
 
 func (c *client) tls(conn netio.Conn, id, sni string, alpn ...string) (netio.Conn, error) {
@@ -107,7 +107,7 @@ func connect(cl transport.ClientConn, authority, source string) (netio.Conn, err
 // enter goes through d as the workload id.
 func (c *client) enter(d door, id string) (netio.Conn, error) {
 	if d.authority == "" {
-		conn, err := c.dial(c.ports[d.listener])
+		conn, err := c.dial(d.listener)
 		if err != nil || d.sni == "" {
 			return conn, err
 		}
@@ -118,7 +118,7 @@ func (c *client) enter(d door, id string) (netio.Conn, error) {
 		return c.tls(conn, id, d.sni, alpn...)
 	}
 	if c.tunnels[id] == nil {
-		conn, err := c.dial(c.ports[terminates])
+		conn, err := c.dial(terminates)
 		if err != nil {
 			return nil, err
 		}

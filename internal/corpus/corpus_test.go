@@ -43,7 +43,7 @@ type world struct {
 
 	n       int
 	probes  map[string]probe // by id
-	reached map[string]bool  // tcp chains
+	reached map[string]bool  // chains that an origin proves
 }
 
 // probe is a request that was sent, and the way that it must have taken.
@@ -68,7 +68,7 @@ func start(t *testing.T, name string, outs []*taken) *world {
 	w.certify(t, ca)
 	w.atOrigins(t, w.origins)
 	w.reachable(t, w.origins)
-	w.client = &client{t: t, ca: ca, ports: w.bind(t), certs: map[string]*tlsCert{}, tunnels: map[string]transport.ClientConn{}}
+	w.client = &client{t: t, ca: ca, addrs: w.bind(t, w.origins), certs: map[string]*tlsCert{}, tunnels: map[string]transport.ClientConn{}}
 	(&editor{t: t, s: w.scenario, log: w.log, outs: outs, named: w.named}).all()
 
 	id, err := identity.ParseID("spiffe://cluster.local/ns/app/sa/waypoint")
@@ -82,6 +82,11 @@ func start(t *testing.T, name string, outs []*taken) *world {
 	cp := xdstest.New(t, xdstest.Options{})
 	w.serve(t, cp)
 	w.run(fmt.Sprintf(bootstrap, strings.TrimPrefix(cp.Addr(), "127.0.0.1:")), src)
+	for c := range w.clusters {
+		if !eventually(func() bool { return w.proxy.Server().Clusters().Cluster(c) != nil }) {
+			t.Errorf("cluster %s does not get warm", c)
+		}
+	}
 	for _, r := range cp.Requests() {
 		if r.IsNACK() {
 			t.Errorf("%s is refused: %s", r.GetTypeUrl(), r.GetErrorDetail().GetMessage())

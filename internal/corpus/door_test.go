@@ -239,19 +239,20 @@ func (s *scenario) moveRange(t *testing.T, o *origins, l *listenerv3pb.Listener,
 	w.onMatch(rm.GetOnMatch(), door{}, r.GetAddressPrefix(), "")
 }
 
-// bind gives every listener with a socket a free port on loopback.
-func (s *scenario) bind(t *testing.T) map[string]int {
+// bind gives every listener with a socket a loopback address of its own.
+func (s *scenario) bind(t *testing.T, o *origins) map[string]netip.AddrPort {
 	t.Helper()
-	ports := map[string]int{}
+	addrs := map[string]netip.AddrPort{}
 	for _, l := range s.listeners {
 		sa := l.GetAddress().GetSocketAddress()
 		if sa == nil {
 			continue
 		}
-		ports[l.GetName()] = freePort(t)
-		sa.Address = "127.0.0.1"
-		sa.PortSpecifier = &corev3pb.SocketAddress_PortValue{PortValue: uint32(ports[l.GetName()])}
+		a := o.free()
+		addrs[l.GetName()] = a
+		sa.Address = a.Addr().String()
+		sa.PortSpecifier = &corev3pb.SocketAddress_PortValue{PortValue: uint32(a.Port())}
 		l.AdditionalAddresses = nil
 	}
-	return ports
+	return addrs
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -73,7 +74,7 @@ func newOrigins(t *testing.T, ca *identity.DevCA) *origins {
 		t.Fatal(err)
 	}
 	o := &origins{t: t, ca: ca, mesh: mesh, conns: make(chan net.Conn), done: make(chan struct{}), seen: map[string][]string{}}
-	o.next = (os.Getpid()*31 + int(nets.Add(1))) % 200 << 8
+	o.next = (os.Getpid()*61 + int(nets.Add(1))*2) % (64 * 256) << 8 // 512 addresses; processes are apart
 	var p http.Protocols
 	p.SetHTTP1(true)
 	p.SetUnencryptedHTTP2(true)
@@ -110,12 +111,34 @@ func (o *origins) Accept() (net.Conn, error) {
 func (o *origins) Close() error   { return nil }
 func (o *origins) Addr() net.Addr { return &net.TCPAddr{} }
 
+// socket listens on the next loopback address. Port 0 is any.
+func (o *origins) socket(port int) (net.Listener, error) {
+	o.next++
+	return (&net.ListenConfig{}).Listen(o.t.Context(), "tcp", fmt.Sprintf("127.%d.%d.%d:%d", 32+o.next>>16&63, o.next>>8&255, o.next&255, port))
+}
+
+// free is an address for a listener of the proxy. Nobody else takes its port in
+// between: nothing connects from, or listens on, that address.
+func (o *origins) free() netip.AddrPort {
+	o.t.Helper()
+	for range 100 {
+		l, err := o.socket(0)
+		if err != nil {
+			continue
+		}
+		a := netip.MustParseAddrPort(l.Addr().String())
+		_ = l.Close()
+		return a
+	}
+	o.t.Fatal("no free address")
+	return netip.AddrPort{}
+}
+
 // listen serves cluster on a loopback address of its own. Port 0 is any.
 func (o *origins) listen(cluster string, port int) *net.TCPAddr {
 	o.t.Helper()
 	for range 100 {
-		o.next++
-		l, err := (&net.ListenConfig{}).Listen(o.t.Context(), "tcp", fmt.Sprintf("127.%d.%d.%d:%d", 32+o.next>>16&63, o.next>>8&255, o.next&255, port))
+		l, err := o.socket(port)
 		if err != nil {
 			continue
 		}

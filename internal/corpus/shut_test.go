@@ -39,7 +39,7 @@ func TestNothingElseIsLetIn(t *testing.T) {
 
 // ask sends a plain request to the listener that ends tunnels.
 func (w *world) ask(id string) (*result, error) {
-	conn, err := w.dial(w.ports[terminates])
+	conn, err := w.dial(terminates)
 	if err != nil {
 		return nil, err
 	}

@@ -81,7 +81,7 @@ func TestTrafficThroughEveryChainAndRouteOfAnIstiod(t *testing.T) {
 			}
 			w.walk()
 			chains, routes := w.everything()
-			c := w.lines()
+			c := w.lines(slices.Concat(chains, routes), x.unreached)
 			var missing []string
 			for _, n := range chains {
 				if !c.chains[n] {
