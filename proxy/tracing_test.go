@@ -254,7 +254,7 @@ func newSpanLab(t *testing.T) *spanLab {
 	}
 	const always = `{"@type": type.googleapis.com/envoy.extensions.tracers.opentelemetry.samplers.v3.AlwaysOnSamplerConfig}`
 	listeners := ""
-	for _, v := range [][3]string{
+	traced := [][3]string{
 		{"in", "INBOUND", provider},
 		{"out", "OUTBOUND", provider},
 		{"spawn", "OUTBOUND", "spawn_upstream_span: true, " + provider},
@@ -269,11 +269,13 @@ func newSpanLab(t *testing.T) *spanLab {
 		{"parentbased100", "INBOUND", sampler(`{"@type": type.googleapis.com/envoy.extensions.tracers.opentelemetry.samplers.v3.ParentBasedSamplerConfig, wrapped_sampler: {name: root, typed_config: ` + always + `}}`)},
 		{"noid", "INBOUND", "random_sampling: {value: 0}, " + provider + "}\n          request_id_extension: {typed_config: {\"@type\": type.googleapis.com/envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig, use_request_id_for_trace_sampling: false}"},
 		{"parentbased", "INBOUND", "random_sampling: {value: 0}, " + sampler(`{"@type": type.googleapis.com/envoy.extensions.tracers.opentelemetry.samplers.v3.ParentBasedSamplerConfig, wrapped_sampler: {name: root, typed_config: `+always+`}}`)},
-	} {
-		l.ports[v[0]] = freePort(t)
-		listeners += tracedListener(v[0], l.ports[v[0]], v[1], v[2])
 	}
-	nobody := fmt.Sprint(freePort(t))
+	ports := freePorts(t, len(traced)+1)
+	for i, v := range traced {
+		l.ports[v[0]] = ports[i]
+		listeners += tracedListener(v[0], ports[i], v[1], v[2])
+	}
+	nobody := fmt.Sprint(ports[len(traced)])
 	l.names = strings.NewReplacer("127.0.0.1:"+app, "APP", "127.0.0.1:"+nobody, "NOBODY")
 	l.doc = "node: {id: n1, cluster: c1, locality: {zone: z1}}\n" +
 		"layered_runtime: {layers: [{name: s, static_layer: {tracing.opentelemetry.min_flush_spans: 1}}]}\n" +

@@ -133,6 +133,22 @@ func freePort(t *testing.T) int {
 	return a.Port
 }
 
+// freePorts returns n different ones.
+func freePorts(t *testing.T, n int) []int {
+	t.Helper()
+	var ports []int
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close() // all are held until the last is known
+		a, _ := l.Addr().(*net.TCPAddr)
+		ports = append(ports, a.Port)
+	}
+	return ports
+}
+
 // startProxy runs a bootstrap until the test ends.
 func startProxy(t *testing.T, doc string, id identity.Source) *proxy.Process {
 	t.Helper()
