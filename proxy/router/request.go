@@ -39,7 +39,8 @@ type request struct {
 	attempts  int
 	tried     []*upstream.Host
 	freeTried bool
-	status    int // of the attempt's response, 0 before
+	status    int  // of the attempt's response, 0 before
+	spanned   bool // the attempt has a span that is open
 	sent      bool
 	numBuf    [24]byte
 	mirrors   []pendingMirror
@@ -228,6 +229,7 @@ func (rq *request) attempt() (resp *filters.Response, again bool, err error) {
 	if tr := rq.s.Trace; tr != nil {
 		rq.status = 0
 		tr.StartAttempt(rq.s, rq.attempts)
+		rq.spanned = true
 	}
 	if rq.kind == terminate {
 		return rq.terminateConnect()
@@ -431,7 +433,13 @@ func (rq *request) endSpan() {
 	}
 }
 
+// finishSpan runs before the attempt's stream is given back: it reads the
+// response. Later calls do nothing.
 func (rq *request) finishSpan(tr filters.Trace, e filters.AttemptEnd) {
+	if !rq.spanned {
+		return
+	}
+	rq.spanned = false
 	if e.Status = rq.status; e.Status != 0 {
 		e.Header = &rq.resp.Header
 		if rq.received != nil && rq.ended {
@@ -464,7 +472,7 @@ func (rq *request) release() {
 	clear(rq.tried)
 	rq.s, rq.route, rq.action, rq.c, rq.host, rq.resp = nil, nil, nil, nil, nil, nil
 	rq.opts, rq.pick, rq.t, rq.retry = upstream.ConnectOptions{}, upstream.PickContext{}, timeouts{}, retryState{}
-	rq.attempts, rq.tried, rq.freeTried, rq.sent, rq.status, rq.cookie, rq.timerArmed = 0, rq.tried[:0], false, false, 0, "", false
+	rq.attempts, rq.tried, rq.freeTried, rq.sent, rq.status, rq.spanned, rq.cookie, rq.timerArmed = 0, rq.tried[:0], false, false, 0, false, "", false
 	rq.received, rq.ended, rq.grpcLater, rq.held, rq.whole = nil, false, false, false, false
 	rq.body = source{}
 	rq.pump.reset()
