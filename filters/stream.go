@@ -17,7 +17,8 @@ type Tunnel interface {
 	// at once (the connection is then driven by its own events) and must call
 	// done exactly once, when the tunnel has ended in both directions.
 	TakeOver(c netio.Conn, done func())
-	// Abandon releases the tunnel if TakeOver will not be called.
+	// Abandon releases the tunnel if TakeOver will not be called. After TakeOver
+	// it does nothing: one that wraps a Tunnel may panic on either side of it.
 	Abandon()
 }
 
@@ -121,6 +122,17 @@ func (s *Stream) resetResponse() {
 func (s *Stream) NewResponse() *Response {
 	s.resetResponse()
 	return &s.resp
+}
+
+// DropResponse releases the response of NewResponse that nobody will write: HCM
+// calls it if the filter that held it panicked.
+func (s *Stream) DropResponse() {
+	b, t := s.resp.Body, s.resp.Tunnel
+	s.resetResponse()
+	if t != nil {
+		t.Abandon()
+	}
+	b.Close()
 }
 
 // SelectRoute installs r; filters after the current one run r's overrides.
@@ -234,11 +246,24 @@ func (s *Stream) Interrupt(cause error) {
 		return
 	}
 	s.cause = cause
-	for _, g := range s.guards {
-		g.Interrupt(cause)
-	}
 	if s.cancel != nil {
-		s.cancel(cause)
+		defer s.cancel(cause)
+	}
+	interrupt(s.guards, cause)
+}
+
+// interrupt tells all of them, also if one panics.
+func interrupt(guards []Interrupter, cause error) {
+	for i, g := range guards {
+		func() {
+			defer func() {
+				if p := recover(); p != nil {
+					interrupt(guards[i+1:], cause)
+					panic(p)
+				}
+			}()
+			g.Interrupt(cause)
+		}()
 	}
 }
 

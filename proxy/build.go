@@ -186,7 +186,9 @@ func (b *builder) listenerFilter(bl *builtListener, where string, f *xdsresource
 		fail("no listener filter is registered for " + tc.TypeURL)
 		return
 	}
-	lf, err := fac.Compile(b.s.env(f.Name, bl.spec.Direction), tc.Config)
+	lf, err := contained(b.s.log, f.Name, func() (filters.ListenerFilter, error) {
+		return fac.Compile(b.s.env(f.Name, bl.spec.Direction), tc.Config)
+	})
 	if err != nil {
 		fail(err.Error())
 		return
@@ -358,7 +360,7 @@ func (b *builder) compileNetwork(direction, name string, tc *xdsresource.TypedCo
 	if fac == nil {
 		return nil, errors.New("no network filter is registered for " + tc.TypeURL)
 	}
-	return fac.Compile(b.s.env(name, direction), tc.Config)
+	return contained(b.s.log, name, func() (any, error) { return fac.Compile(b.s.env(name, direction), tc.Config) })
 }
 
 func (b *builder) tcpProxy(where string, spec *xdsresource.TCPProxy) (filters.TerminalFilter, error) {

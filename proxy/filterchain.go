@@ -58,9 +58,7 @@ func (p *filterPool) release(refs []*filterRef, log *slog.Logger) {
 		}
 		delete(p.m, r.key)
 		if c, ok := r.filter.(io.Closer); ok {
-			if err := c.Close(); err != nil {
-				log.Warn("closing a filter", "filter", r.key.name, "error", err)
-			}
+			closeFilter(log, r.key.name, c)
 		}
 	}
 }
@@ -241,7 +239,9 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) filters.HTTPFilte
 		if fac == nil {
 			return nil, fmt.Errorf("no filter is registered for %s", tc.TypeURL)
 		}
-		return fac.Compile(cb.b.s.env(spec.Name, cb.direction), tc.Config, override)
+		return contained(cb.b.s.log, spec.Name, func() (filters.HTTPFilter, error) {
+			return fac.Compile(cb.b.s.env(spec.Name, cb.direction), tc.Config, override)
+		})
 	})
 	if err != nil && tc.FailOpen && override == nil {
 		return cb.leaveOut(spec.Name, err.Error())

@@ -126,9 +126,10 @@ func (s *Server) Listener(name string) *listener.Listener { return (*s.byName.Lo
 // force then, and the listener keeps its former configuration. The order is
 // Envoy's: secrets and clusters before the listeners that name them, removal
 // after.
-func (s *Server) Apply(dynamic *Resources) error {
+func (s *Server) Apply(dynamic *Resources) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer s.containApply(&err)
 	if s.closed {
 		return errors.New("proxy: closed")
 	}
@@ -144,7 +145,7 @@ func (s *Server) Apply(dynamic *Resources) error {
 	s.st.snapshots.Inc()
 	s.st.chainsCompiled.Add(uint64(b.fresh))
 	s.count(snap)
-	err := s.swap(prev, snap)
+	err = s.swap(prev, snap)
 	s.reportNew(prev, snap)
 	return err
 }

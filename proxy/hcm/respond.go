@@ -20,6 +20,7 @@ import (
 
 // respond writes r downstream. r.Body is closed in any case.
 func (st *stream) respond(r *filters.Response) {
+	st.responding = true
 	s := &st.s
 	given := r.Body // mapLocalReply may replace it
 	defer func() {
@@ -160,7 +161,7 @@ func (st *stream) tunnel(r *filters.Response) {
 	t := r.Tunnel
 	c := &tunnelConn{Conn: st.ss.Tunnel()}
 	var once atomic.Bool
-	t.TakeOver(c, func() {
+	done := func() {
 		if !once.CompareAndSwap(false, true) {
 			return
 		}
@@ -168,7 +169,21 @@ func (st *stream) tunnel(r *filters.Response) {
 		st.s.Info.BytesSent += c.out.Load()
 		st.m.st.upgradesActive.Add(-1)
 		st.leave()
-	})
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			st.reportPanic("panic while taking over a tunnel", p)
+			c.Reset()
+			st.abandon(t)
+			done()
+		}
+	}()
+	t.TakeOver(c, done)
+}
+
+func (st *stream) abandon(t filters.Tunnel) {
+	defer st.contain()
+	t.Abandon()
 }
 
 // tunnelConn counts bytes for the record of the stream.
@@ -359,6 +374,7 @@ func (cn *conn) ProtocolError(status int, details string) {
 	if status != 0 {
 		m.cfg.Refusals.HTTP(&refusal.Stream{Info: &info, Request: &message.Header{}, Local: true})
 	}
+	defer m.contain()
 	ctx := format.Context{Info: &info}
 	for _, l := range m.cfg.AccessLogs {
 		l.Log(&ctx)

@@ -54,6 +54,8 @@ type stream struct {
 	reselect                                    func(*filters.Stream)
 	informational                               func(*message.Header) error
 	headersSent, tunnelled                      bool
+	// responding: the response is respond's to release.
+	responding bool
 	// parties counts who still uses a tunnelled stream: its handler, which may
 	// be in TakeOver when the tunnel is over already, and the tunnel.
 	parties atomic.Int32
@@ -68,10 +70,10 @@ var (
 
 func newStream(m *Manager) *stream {
 	st := &stream{m: m}
-	st.onReset = func(cause error) { st.s.Interrupt(cause) }
+	st.onReset = st.interrupt
 	st.onIdle = st.idleExpired
-	st.onRequestTimeout = func() { st.s.Interrupt(errRequestTimeout) }
-	st.onDurationReached = func() { st.s.Interrupt(errMaxDuration) }
+	st.onRequestTimeout = func() { st.interrupt(errRequestTimeout) }
+	st.onDurationReached = func() { st.interrupt(errMaxDuration) }
 	st.reselect = func(*filters.Stream) { st.selectRoute() }
 	st.informational = st.writeInformational
 	return st
@@ -307,7 +309,7 @@ func (st *stream) respondInterrupted(r *filters.Response) {
 		st.ss.Reset(transport.LocalReset)
 		return
 	}
-	if !st.in.complete.Load() {
+	if !st.in.complete.Load() && st.s.Info.Protocol != message.HTTP2 {
 		st.ss.CloseAfter()
 	}
 	st.respond(r)
@@ -317,6 +319,7 @@ func (st *stream) respondInterrupted(r *filters.Response) {
 // goes on, the stack is logged.
 func (st *stream) panicked(p any) {
 	st.reportPanic("panic while serving a stream", p)
+	st.dropResponse()
 	if st.headersSent {
 		st.ss.Reset(transport.LocalReset)
 		return
@@ -326,14 +329,45 @@ func (st *stream) panicked(p any) {
 			st.ss.Reset(transport.LocalReset)
 		}
 	}()
-	st.ss.CloseAfter()
+	if st.s.Info.Protocol != message.HTTP2 { // whose other streams go on
+		st.ss.CloseAfter()
+	}
 	st.respond(st.s.LocalReply(500, "", "internal_error_panic", 0))
+}
+
+// dropResponse releases what a filter held that panicked behind its call of
+// next: the attempt upstream that the response is of.
+func (st *stream) dropResponse() {
+	if st.responding {
+		return
+	}
+	defer st.contain()
+	st.s.DropResponse()
+}
+
+// interrupt is Stream.Interrupt for timers and codecs.
+func (st *stream) interrupt(cause error) {
+	defer func() {
+		if p := recover(); p != nil { // the record is the stream's own
+			st.m.st.panics.Inc()
+			st.m.cfg.Logger.Error("panic while interrupting a stream", "cause", cause, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
+	st.s.Interrupt(cause)
 }
 
 func (st *stream) reportPanic(msg string, p any) {
 	st.m.st.panics.Inc()
 	st.m.cfg.Logger.Error(msg, "panic", fmt.Sprint(p), "route", st.s.Info.RouteName,
 		"chain", st.s.Info.Conn.FilterChainName, "stack", string(debug.Stack()))
+}
+
+// contain is deferred around what runs for no stream.
+func (m *Manager) contain() {
+	if p := recover(); p != nil {
+		m.st.panics.Inc()
+		m.cfg.Logger.Error("panic while recording a broken connection", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	}
 }
 
 func (st *stream) writeInformational(h *message.Header) error {
@@ -394,6 +428,7 @@ func (st *stream) finish() {
 // refused records a stream that was answered here. It runs before the filters
 // and the logs, which may change the record, and only then.
 func (st *stream) refused(local bool) {
+	defer st.contain()
 	if !refusal.Wanted(&st.s.Info, local) {
 		return
 	}
@@ -412,7 +447,7 @@ func (st *stream) refused(local bool) {
 // be running their callback is left to the collector.
 func (st *stream) release() {
 	st.cn, st.ss, st.table = nil, nil, nil
-	st.headersSent, st.tunnelled = false, false
+	st.headersSent, st.tunnelled, st.responding = false, false, false
 	st.traced, st.decorated = false, ""
 	st.idleTimeout = 0
 	st.s.Reset() // before st.in: a late interruption must not meet it

@@ -59,5 +59,5 @@ func (st *stream) idleExpired() {
 		st.idle.Arm(rest, st.onIdle)
 		return
 	}
-	st.s.Interrupt(errStreamIdle)
+	st.interrupt(errStreamIdle)
 }

@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/netio"
 )
 
 // errPanic ends a connection whose filter panicked. The process goes on.
@@ -36,7 +37,47 @@ func (cn *connection) admit(cur *compiled, f filters.NetworkFilter) (err error) 
 			err = errPanic
 		}
 	}()
-	return f.OnNewConnection(&cn.fc)
+	before := cn.fc.Conn
+	if err := f.OnNewConnection(&cn.fc); err != nil {
+		return err
+	}
+	if cn.fc.Conn != before {
+		cn.fc.Conn = &guarded{cn.fc.Conn, cn}
+	}
+	return nil
+}
+
+// contain is deferred around what closes the books, so that the rest of them is
+// closed all the same.
+func (cn *connection) contain(what string) {
+	if p := recover(); p != nil {
+		cn.l.current.Load().reportPanic(what, p)
+	}
+}
+
+// cutByPanic is deferred around what a connection goes through until its terminal
+// filter has it.
+func (cn *connection) cutByPanic(cur *compiled, entered *bool) {
+	if p := recover(); p != nil {
+		cur.reportPanic("the way of a connection into its filter chain", p)
+		cn.raw.Reset()
+		cn.end()
+		*entered = false
+	}
+}
+
+// open is what Opener.Open gives; a panic ends the connection. It returns a
+// stream in any case.
+func (cn *connection) open(cur *compiled, h *hop) (c netio.Conn) {
+	defer func() {
+		if p := recover(); p != nil {
+			cur.reportPanic("a terminal filter", p)
+			cn.end()
+			c = ended(h)
+		}
+	}()
+	o, _ := cn.chain.Terminal.(filters.Opener)
+	return o.Open(&cn.fc, cn.end)
 }
 
 // serve runs the terminal filter; a panic before it has gone on by itself ends

@@ -74,8 +74,7 @@ func (l *Listener) dialFused(ctx context.Context, cur *compiled, info *streaminf
 			opened <- ended(h)
 			return
 		}
-		o, _ := cn.chain.Terminal.(filters.Opener)
-		c := o.Open(&cn.fc, cn.end)
+		c := cn.open(cur, h)
 		h.attach(c)
 		opened <- c
 	}()

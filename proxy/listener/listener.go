@@ -309,15 +309,26 @@ func (l *Listener) enter(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done 
 	cn.info.Start = ci.Start
 	cn.info.FilterState.Reset(&ci.FilterState)
 	cn.fc = filters.Connection{Conn: c, Info: &cn.info}
+	if !cn.enter(cur) {
+		return nil
+	}
+	return cn
+}
+
+// enter is the part of it that runs code of filters. It reports whether the
+// connection has arrived at its terminal filter.
+func (cn *connection) enter(cur *compiled) (entered bool) {
+	defer cn.cutByPanic(cur, &entered)
+	l, ci := cn.l, cn.info.Conn
 	if err := l.runListenerFilters(cur, &cn.fc); err != nil {
 		cn.refuse(cur, err)
-		return nil
+		return false
 	}
 	defaultTransport(ci)
 	chain := cur.selector.pick(ci)
 	if chain == nil || chain.Broken != "" {
 		cn.noChain(cur, chain)
-		return nil
+		return false
 	}
 	ci.FilterChainName, ci.FilterChainMetadata = chain.Name, chain.Metadata
 	chain.add(cn)
@@ -326,16 +337,16 @@ func (l *Listener) enter(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done 
 		ci.TransportFailureReason = err.Error()
 		cur.debug("tls handshake failed", "listener", l.name, "chain", chain.Name, "remote", ci.Remote, "error", err)
 		cn.end()
-		return nil
+		return false
 	}
 	for _, f := range chain.Network {
 		cn.passed++
 		if err := cn.admit(cur, f); err != nil {
 			cn.deny(cur, err)
-			return nil
+			return false
 		}
 	}
-	return cn
+	return true
 }
 
 // defaultTransport names the transport that no inspector found to be TLS, as
@@ -358,7 +369,7 @@ func (cn *connection) end() {
 	if !cn.ended.CompareAndSwap(false, true) {
 		return
 	}
-	_ = cn.fc.Close()
+	cn.close()
 	if ch := cn.chain; ch != nil {
 		for i := cn.passed - 1; i >= 0; i-- {
 			if e, ok := ch.Network[i].(filters.ConnectionEnder); ok {
@@ -367,11 +378,22 @@ func (cn *connection) end() {
 		}
 		ch.remove(cn)
 	}
-	cn.refusals.Connection(&cn.info)
+	cn.record()
 	cn.log()
 	cn.l.active.Add(-1)
 	cn.l.st.cxActive.Add(-1)
 	cn.done()
+}
+
+func (cn *connection) close() {
+	defer cn.contain("closing a connection")
+	_ = cn.fc.Close()
+}
+
+// record tells of a connection that was turned away.
+func (cn *connection) record() {
+	defer cn.contain("recording a refused connection")
+	cn.refusals.Connection(&cn.info)
 }
 
 // deny ends a connection that a network filter refused.
@@ -419,6 +441,7 @@ func (cn *connection) log() {
 	if len(cn.logs) == 0 {
 		return
 	}
+	defer cn.contain("a listener's access log")
 	if cn.info.End.IsZero() {
 		cn.info.End = time.Now()
 	}

@@ -3,7 +3,9 @@ package router
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/internal/timer"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"github.com/fairlead-mesh/fairlead/proxy/upstream"
@@ -417,9 +420,7 @@ func (rq *request) drop(complete bool) {
 	rq.tryTimer.Stop()
 	rq.idleTimer.Stop()
 	info := &rq.s.Info
-	for _, l := range rq.f.d.UpstreamLogs {
-		l.Log(&format.Context{Info: info, Request: &rq.s.Request})
-	}
+	rq.f.logAttempt(info, &rq.s.Request)
 	if !complete {
 		st.Reset()
 	}
@@ -447,6 +448,21 @@ func (rq *request) finishSpan(tr filters.Trace, e filters.AttemptEnd) {
 		}
 	}
 	tr.EndAttempt(rq.s, &e)
+}
+
+// logAttempt writes upstream_log. A panic costs the lines, not the connection.
+func (f *Filter) logAttempt(info *streaminfo.Info, h *message.Header) {
+	if len(f.d.UpstreamLogs) == 0 {
+		return
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			f.log.Error("panic in an upstream access log", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
+	for _, l := range f.d.UpstreamLogs {
+		l.Log(&format.Context{Info: info, Request: h})
+	}
 }
 
 // release ends the request: nothing of it is used afterwards.

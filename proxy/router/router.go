@@ -108,8 +108,17 @@ func (f *Filter) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error
 		return f.dropOverload(s, c, all), nil
 	}
 	rq, _ := f.pool.Get().(*request)
+	over := false
+	defer func() {
+		if !over { // a panic: nothing of the request may stay behind
+			rq.drop(false)
+			rq.release()
+		}
+	}()
 	rq.begin(s, r, c)
-	return rq.run()
+	resp, err := rq.run()
+	over = true
+	return resp, err
 }
 
 func clusterNotFound(s *filters.Stream, r *routing.Route) *filters.Response {

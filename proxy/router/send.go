@@ -1,6 +1,9 @@
 package router
 
 import (
+	"errors"
+	"fmt"
+	"runtime/debug"
 	"sync"
 
 	"github.com/fairlead-mesh/fairlead/filters"
@@ -136,12 +139,21 @@ func (p *pump) attach(st *upstream.Stream) error {
 		return err
 	}
 	body := p.rq.s.Body
+	passed := false
+	defer func() {
+		if !passed { // a panic of the body: whoever stops the pump must not wait for it
+			p.halt()
+			close(p.done)
+		}
+	}()
 	if p.atOnce() {
 		if chunk, last, err := body.Next(); err == nil && !p.pass(chunk, last, body) {
+			passed = true
 			close(p.done)
 			return nil
 		}
 	}
+	passed = true
 	go p.run()
 	return nil
 }
@@ -195,13 +207,18 @@ func (p *pump) replayable() bool {
 
 func (p *pump) run() {
 	defer close(p.done)
+	defer func() {
+		if v := recover(); v != nil { // the body is filters' code
+			p.rq.f.log.Error("panic in a request body", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+			p.halt()
+			p.rq.Interrupt(&bodyError{errPanic})
+		}
+	}()
 	body := p.rq.s.Body
 	for {
 		chunk, last, err := body.Next()
 		if err != nil {
-			p.mu.Lock()
-			p.running = false
-			p.mu.Unlock()
+			p.halt()
 			p.rq.Interrupt(&bodyError{err})
 			return
 		}
@@ -209,6 +226,14 @@ func (p *pump) run() {
 			return
 		}
 	}
+}
+
+var errPanic = errors.New("a filter panicked")
+
+func (p *pump) halt() {
+	p.mu.Lock()
+	p.running = false
+	p.mu.Unlock()
 }
 
 // pass hands one chunk on. It returns false when there is nothing more to do.

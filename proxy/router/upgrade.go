@@ -112,10 +112,13 @@ func (rq *request) terminateConnect() (*filters.Response, bool, error) {
 type joined struct {
 	rq  *request
 	far netio.Conn
+	// taken: TakeOver or Abandon was called.
+	taken bool
 }
 
 // TakeOver implements filters.Tunnel. It returns at once.
 func (t *joined) TakeOver(c netio.Conn, done func()) {
+	t.taken = true
 	g := &tunnelGuard{c, t.far}
 	o := netio.JoinOptions{}
 	if d := t.rq.action.IdleTimeout; d != nil {
@@ -142,6 +145,10 @@ func (t *joined) end(complete bool, done func()) {
 
 // Abandon implements filters.Tunnel.
 func (t *joined) Abandon() {
+	if t.taken {
+		return
+	}
+	t.taken = true
 	t.far.Reset()
 	t.rq.drop(false)
 	t.rq.release()
@@ -157,12 +164,16 @@ func (g *tunnelGuard) Interrupt(cause error) {
 }
 
 // handover gives the downstream bytes to an internal listener.
-type handover struct{ rq *request }
+type handover struct {
+	rq    *request
+	taken bool
+}
 
 // TakeOver implements filters.Tunnel.
 func (t *handover) TakeOver(c netio.Conn, done func()) {
 	// The request goes first: a tunnel may be idle for hours, and may be over
 	// before TakeOver returns.
+	t.taken = true
 	cluster, host, opts, log := t.rq.c, t.rq.host, t.rq.opts, t.rq.f.log
 	t.rq.release()
 	if err := cluster.TakeOver(host, c, &opts, done); err != nil {
@@ -174,4 +185,9 @@ func (t *handover) TakeOver(c netio.Conn, done func()) {
 }
 
 // Abandon implements filters.Tunnel.
-func (t *handover) Abandon() { t.rq.release() }
+func (t *handover) Abandon() {
+	if !t.taken {
+		t.taken = true
+		t.rq.release()
+	}
+}

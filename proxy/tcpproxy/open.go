@@ -17,10 +17,11 @@ func (f *Filter) CanOpen() bool { return f.cfg.Tunneling != nil }
 
 // Open implements filters.Opener. What holds for a connection that is copied
 // holds for the stream: idle timeout, longest duration, log lines, counters.
-func (f *Filter) Open(c *filters.Connection, done func()) netio.Conn {
+func (f *Filter) Open(c *filters.Connection, done func()) (upstream netio.Conn) {
 	f.cxTotal.Inc()
 	f.cxActive.Add(1)
 	s := &session{f: f, c: c, info: c.Info, done: done}
+	defer s.cutByPanic(&upstream)
 	near := c.Info.Conn
 	far := s.upstream()
 	if far == nil {
@@ -238,8 +239,13 @@ func (s *session) observe() {
 		return
 	}
 	s.info.BytesReceived, s.info.BytesSent = s.bytesUp.Load(), s.bytesDown.Load()
-	s.c.Progress()
+	s.report()
 	w.timer.Arm(progressInterval, s.observe)
+}
+
+func (s *session) report() {
+	defer s.contain()
+	s.c.Progress()
 }
 
 // end waits for a report that is under way; none follows.

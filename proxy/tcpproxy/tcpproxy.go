@@ -6,9 +6,11 @@ package tcpproxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -95,11 +97,41 @@ func (f *Filter) Serve(c *filters.Connection, done func()) {
 	f.cxTotal.Inc()
 	f.cxActive.Add(1)
 	s := &session{f: f, c: c, info: c.Info, done: done}
+	defer s.cutByPanic(nil)
 	s.run()
+}
+
+// cutByPanic is deferred around the time until the connection has its upstream.
+// instead, if not nil, is then set to a stream that has ended.
+func (s *session) cutByPanic(instead *netio.Conn) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	s.reportPanic("panic while connecting", p)
+	s.c.Reset()
+	if !s.finished {
+		s.finish()
+	}
+	if instead != nil {
+		*instead = ended(s.info.Conn.Remote, s.info.Conn.Local)
+	}
+}
+
+// contain is deferred around what tells of the connection.
+func (s *session) contain() {
+	if p := recover(); p != nil {
+		s.reportPanic("panic while recording a connection", p)
+	}
+}
+
+func (s *session) reportPanic(msg string, p any) {
+	s.f.log.Error(msg, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 }
 
 // finish closes the books.
 func (s *session) finish() {
+	s.finished = true
 	s.f.cxActive.Add(-1)
 	s.info.End = time.Now()
 	s.log()
@@ -120,8 +152,10 @@ type session struct {
 	done    func()
 	cluster *upstream.Cluster
 	host    *upstream.Host
-	stream  *upstream.Stream // of a tunnel
-	expired atomic.Bool
+	// finished: the books are closed.
+	finished bool
+	stream   *upstream.Stream // of a tunnel
+	expired  atomic.Bool
 	// bytesUp and bytesDown are the progress that periodic log lines show.
 	bytesUp, bytesDown atomic.Uint64
 	duration           timer.Timer
@@ -371,6 +405,7 @@ func (s *session) logInfo(info *streaminfo.Info) {
 	if len(s.f.d.AccessLogs) == 0 {
 		return
 	}
+	defer s.contain()
 	ctx := format.Context{Info: info}
 	for _, l := range s.f.d.AccessLogs {
 		l.Log(&ctx)
