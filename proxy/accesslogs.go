@@ -16,6 +16,8 @@ func (b *builder) accessLogs(where string, specs []*xdsresource.AccessLog) []*ac
 		switch {
 		case a.Unknown != "": // File may be there all the same, with another format
 			b.diag(where, path, "ignored", "not executed: "+a.Unknown)
+		case a.OTLP != nil:
+			out = append(out, b.s.otlpLog(a))
 		case a.File != nil:
 			l, err := b.s.logs.Logger(a.File, a.Filter)
 			if err != nil {

@@ -1,7 +1,6 @@
 package proxy_test
 
 import (
-	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"flag"
@@ -9,8 +8,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -452,29 +449,8 @@ func TestSpansAreThoseOfEnvoy(t *testing.T) {
 // TestEnvoyAgreesAboutSpans checks the golden file against the Envoy binary that
 // FAIRLEAD_ENVOY names.
 func TestEnvoyAgreesAboutSpans(t *testing.T) {
-	bin := os.Getenv("FAIRLEAD_ENVOY")
-	if bin == "" {
-		t.Skip("FAIRLEAD_ENVOY is not set")
-	}
 	l := newSpanLab(t)
-	file := filepath.Join(t.TempDir(), "envoy.yaml")
-	if err := os.WriteFile(file, []byte(l.doc), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cmd := exec.CommandContext(ctx, bin, "--use-dynamic-base-id", "-l", "warn", "--concurrency", "1", "-c", file)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { cancel(); _ = cmd.Wait() }()
-	eventually(t, "Envoy listens", func() bool {
-		c, err := connect(t, l.ports["in"])
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
+	runEnvoy(t, l.doc, l.ports["in"])
 	if !*updateSpans {
 		l.check(t)
 		return

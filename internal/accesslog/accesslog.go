@@ -76,6 +76,14 @@ type Logger struct {
 	file   *File
 	filter *Filter
 	sink   *sink
+	// write, if not nil, takes the place of file and sink.
+	write func(c *format.Context)
+}
+
+// NewLogger returns a logger that calls write for streams that match filter; nil
+// logs all. write must not block, and keeps nothing of its argument.
+func NewLogger(filter *Filter, write func(c *format.Context)) *Logger {
+	return &Logger{filter: filter, write: write}
 }
 
 // Logger returns the logger for f, opening its sink. A nil filter logs all.
@@ -94,6 +102,10 @@ func (s *Sinks) Logger(f *File, filter *Filter) (*Logger, error) {
 // sink can't keep up, the line is dropped and counted.
 func (l *Logger) Log(c *format.Context) {
 	if !l.filter.Match(c) {
+		return
+	}
+	if l.write != nil {
+		l.write(c)
 		return
 	}
 	b := lines.Get()

@@ -69,6 +69,8 @@ var whole = []protoreflect.FullName{
 	"envoy.type.metadata.v3.MetadataKey",
 	"envoy.type.metadata.v3.MetadataKind",
 	"envoy.type.tracing.v3.CustomTag",
+	"opentelemetry.proto.common.v1.AnyValue",
+	"opentelemetry.proto.common.v1.KeyValueList",
 }
 
 const reasonNew = "not known to this version"

@@ -5,6 +5,7 @@ import (
 	corev3pb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	filev3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	celv3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
+	openv3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/open_telemetry/v3"
 	streamv3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -60,6 +61,7 @@ func (s *scope) accessLogger(l *AccessLog, m *accesslogv3pb.AccessLog, a *anypb.
 	defer s.pop()
 	var file filev3pb.FileAccessLog
 	var stdout streamv3pb.StdoutAccessLog
+	var open openv3pb.OpenTelemetryAccessLogConfig
 	var stderr streamv3pb.StderrAccessLog
 	switch {
 	case s.unpack(a, &file):
@@ -71,6 +73,8 @@ func (s *scope) accessLogger(l *AccessLog, m *accesslogv3pb.AccessLog, a *anypb.
 	case s.unpack(a, &stderr):
 		s.classify(&stderr)
 		l.File = s.streamLog("/dev/stderr", stderr.GetLogFormat())
+	case s.unpack(a, &open):
+		l.OTLP = s.otlpLog(&open)
 	default:
 		s.unsupported("", "access logger %s is not supported", ExtensionType(a))
 	}

@@ -356,10 +356,29 @@ type Tunneling struct {
 	PropagateResponseHeaders bool
 }
 
-// AccessLog is one access logger with its filter. Exactly one of File and
+// AccessLog is one access logger with its filter. Exactly one of File, OTLP and
 // Unknown (in TypedConfig) is set; TypedConfig names the type.
 type AccessLog struct {
 	TypedConfig
 	Filter *accesslog.Filter // nil: log everything
 	File   *accesslog.File
+	OTLP   *OTLPLog
+}
+
+// OTLPLog is OpenTelemetryAccessLogConfig.
+type OTLPLog struct {
+	// Exporter is equal for logs that differ in what they log only.
+	Exporter Digest
+	Target   *otlp.Target
+	// Flush is how long a record waits for company, 1 s by default.
+	Flush time.Duration
+	// Builtin adds LogName, zone, cluster and node to Resource, which comes first.
+	Builtin  bool
+	LogName  string
+	Resource []*commonv1pb.KeyValue
+	// Body is nil if there is none.
+	Body       *otlp.Template
+	Attributes []otlp.AttributeTemplate
+	// Tags are further attributes: filter-state objects and custom tags.
+	Tags []tracing.Tag
 }

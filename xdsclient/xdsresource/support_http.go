@@ -172,6 +172,24 @@ var httpTable = []message{
 	{name: "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog", root: true, supported: `log_format`},
 	{name: "envoy.extensions.access_loggers.stream.v3.StderrAccessLog", root: true, supported: `log_format`},
 	{
+		name: "envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig", root: true,
+		supported: `common_config http_service grpc_service disable_builtin_labels resource_attributes resource_detectors body
+			attributes formatters log_name buffer_flush_interval filter_state_objects_to_log custom_tags`,
+		ignored: notes{
+			"stat_prefix":       "records are counted in fairlead_otlp_exported_total",
+			"buffer_size_bytes": "up to 512 records leave together",
+		},
+	},
+	{
+		name:      "envoy.extensions.access_loggers.grpc.v3.CommonGrpcAccessLogConfig",
+		supported: `log_name grpc_service buffer_flush_interval`,
+		moot:      notes{"custom_tags": "Envoy does not send them by OTLP either; use the field beside common_config", "filter_state_objects_to_log": "Envoy does not send them by OTLP either; use the field beside common_config", "transport_api_version": "OTLP has one"},
+		ignored: notes{
+			"buffer_size_bytes":        "up to 512 records leave together",
+			"grpc_stream_retry_policy": "a batch is sent up to four times, with its own back-off",
+		},
+	},
+	{
 		name:      "envoy.config.core.v3.SubstitutionFormatString",
 		supported: `text_format json_format text_format_source omit_empty_values content_type formatters`,
 		moot:      notes{"json_format_options": "keys are always sorted"},
