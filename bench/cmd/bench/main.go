@@ -14,6 +14,8 @@ import (
 	"os/signal"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fairlead-mesh/fairlead/bench/report"
 )
 
@@ -66,7 +68,7 @@ func run() error {
 		return nil
 	}
 	descriptors(20000)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	b, err := newBench(o)
 	if err != nil {
