@@ -52,12 +52,12 @@ func appendVia(h *message.Header, via string) {
 
 // normalizeHost strips the port as configured, and always one trailing dot:
 // origins take "a.test." for "a.test", so that a policy about the one must see
-// the other, too. Two dots name nothing.
+// the other, too. Two dots name nothing, nor does a dot alone.
 func (st *stream) normalizeHost() *filters.Response {
 	spec, h := st.m.spec, &st.s.Request
 	host := h.Get(message.Authority)
 	out := stripTrailingDot(host)
-	if out != host && stripTrailingDot(out) != out {
+	if out != host && (stripTrailingDot(out) != out || out == "" || out[0] == ':') {
 		return st.s.LocalReply(400, "", "invalid_host", 0)
 	}
 	if spec.StripAnyPort {

@@ -159,13 +159,17 @@ func TestRequestsAreAdmittedAsByEnvoy(t *testing.T) {
 }
 
 func TestRefusedRequestsSayWhy(t *testing.T) {
-	for _, c := range []struct {
+	cases := []struct {
 		name, raw string
 		spec      xdsresource.HTTPConnectionManager
 		status    int
 		closes    bool
 	}{
 		{"no host", "GET / HTTP/1.1\r\n\r\n", xdsresource.HTTPConnectionManager{}, 400, true},
+		{"a host that ends in two dots", "GET / HTTP/1.1\r\nhost: a..\r\n\r\n", xdsresource.HTTPConnectionManager{}, 400, true},
+		{"two dots before a port", "GET / HTTP/1.1\r\nhost: a..:80\r\n\r\n", xdsresource.HTTPConnectionManager{}, 400, true},
+		{"a dot for a host", "GET / HTTP/1.1\r\nhost: .\r\n\r\n", xdsresource.HTTPConnectionManager{}, 400, true},
+		{"a dot and a port for a host", "GET / HTTP/1.1\r\nhost: .:80\r\n\r\n", xdsresource.HTTPConnectionManager{}, 400, true},
 		{"a fragment", "GET /a#b HTTP/1.1\r\nhost: a\r\n\r\n", xdsresource.HTTPConnectionManager{}, 400, true},
 		{"a path with a NUL", "GET /%00 HTTP/1.1\r\nhost: a\r\n\r\n", xdsresource.HTTPConnectionManager{NormalizePath: true}, 400, true},
 		{"an escaped slash", "GET /a%2Fb HTTP/1.1\r\nhost: a\r\n\r\n", xdsresource.HTTPConnectionManager{EscapedSlashes: xdsresource.RejectRequest}, 400, true},
@@ -178,7 +182,11 @@ func TestRefusedRequestsSayWhy(t *testing.T) {
 		{"an answer to an empty body", "POST /empty HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", xdsresource.HTTPConnectionManager{}, 200, false},
 		{"a body that is none", "POST /body HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nx\r\n", xdsresource.HTTPConnectionManager{}, 400, true},
 		{"a filter that panics", "GET /panic HTTP/1.1\r\nhost: a\r\n\r\n", xdsresource.HTTPConnectionManager{}, 500, true},
-	} {
+	}
+	if len(cases) != 17 {
+		t.Errorf("%d cases, want 17", len(cases))
+	}
+	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			resp, body := ask(t, &c.spec, nil, nil, c.raw)
 			if resp.StatusCode != c.status || resp.Close != c.closes {
