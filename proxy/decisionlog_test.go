@@ -1,9 +1,7 @@
 package proxy_test
 
 import (
-	"encoding/binary"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -11,7 +9,6 @@ import (
 	"testing"
 
 	logsv1pb "go.opentelemetry.io/proto/otlp/logs/v1"
-	"google.golang.org/protobuf/proto"
 )
 
 // collector is an OpenTelemetry collector for logs, by gRPC and by HTTP.
@@ -24,35 +21,15 @@ type collector struct {
 func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	b, err := io.ReadAll(r.Body)
-	grpc := r.Header.Get("Content-Type") == "application/grpc"
-	switch {
-	case err != nil:
-	case grpc && r.ProtoMajor == 2 && r.URL.Path == "/opentelemetry.proto.collector.logs.v1.LogsService/Export" && len(b) >= 5 && int(binary.BigEndian.Uint32(b[1:])) == len(b)-5:
-		b = b[5:]
-	case !grpc && r.URL.Path == "/v1/logs" && r.Header.Get("Content-Type") == "application/x-protobuf":
-	default:
-		err = fmt.Errorf("%s %s %v", r.Proto, r.URL.Path, r.Header)
-	}
 	var d logsv1pb.LogsData
-	if err == nil {
-		err = proto.Unmarshal(b, &d)
-	}
-	if err != nil {
+	if err := receiveOTLP(w, r, "logs", &d, func(grpc bool) bool { return true }); err != nil {
 		c.wrong = append(c.wrong, err.Error())
-		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
 	for _, r := range d.GetResourceLogs() {
 		for _, s := range r.GetScopeLogs() {
 			c.records = append(c.records, s.GetLogRecords()...)
 		}
-	}
-	if grpc {
-		w.Header().Set("Content-Type", "application/grpc")
-		w.Header().Set("Trailer", "Grpc-Status")
-		_, _ = w.Write([]byte{0, 0, 0, 0, 0})
-		w.Header().Set("Grpc-Status", "0")
 	}
 }
 

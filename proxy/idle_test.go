@@ -80,6 +80,9 @@ func TestAnIdleStreamHoldsNeitherGoroutineNorBuffer(t *testing.T) {
 		use(streams[i])
 	}
 	g1, m1 := measure()
+	for end := time.Now().Add(5 * time.Second); g1-g0 > n/4 && time.Now().Before(end); {
+		g1, m1 = measure() // a busy machine was still at the last answers
+	}
 	each := float64(int64(m1)-int64(m0)) / n
 	t.Logf("%d goroutines for %d idle streams, %.0f bytes each", g1-g0, n, each)
 	if g1-g0 > n/4 { // workers stay for a while, as many as were busy at once

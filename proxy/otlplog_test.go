@@ -2,7 +2,6 @@ package proxy_test
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -17,7 +16,6 @@ import (
 
 	commonv1pb "go.opentelemetry.io/proto/otlp/common/v1"
 	logsv1pb "go.opentelemetry.io/proto/otlp/logs/v1"
-	"google.golang.org/protobuf/proto"
 )
 
 // logCollector keeps a text of each record with its resource.
@@ -30,24 +28,14 @@ type logCollector struct {
 func (c *logCollector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	b, err := io.ReadAll(r.Body)
-	grpc := r.Header.Get("Content-Type") == "application/grpc"
-	switch {
-	case err != nil:
-	case grpc && r.URL.Path == "/opentelemetry.proto.collector.logs.v1.LogsService/Export" && r.Host == "otel.example" && r.Header.Get("X-Meta") == "m" &&
-		len(b) >= 5 && int(binary.BigEndian.Uint32(b[1:])) == len(b)-5:
-		b = b[5:]
-	case !grpc && r.URL.Path == "/v1/logs" && r.Host == "otel.example:4318" && r.Header.Get("X-Token") == "abc":
-	default:
-		err = fmt.Errorf("%s %s %s %v", r.Proto, r.Host, r.URL.Path, r.Header)
-	}
 	var d logsv1pb.LogsData
-	if err == nil {
-		err = proto.Unmarshal(b, &d)
-	}
-	if err != nil {
+	if err := receiveOTLP(w, r, "logs", &d, func(grpc bool) bool {
+		if grpc {
+			return r.Host == "otel.example" && r.Header.Get("X-Meta") == "m"
+		}
+		return r.Host == "otel.example:4318" && r.Header.Get("X-Token") == "abc"
+	}); err != nil {
 		c.wrong = append(c.wrong, err.Error())
-		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
 	for _, rl := range d.GetResourceLogs() {
@@ -56,12 +44,6 @@ func (c *logCollector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				c.records = append(c.records, logText(rl, rec))
 			}
 		}
-	}
-	if grpc {
-		w.Header().Set("Content-Type", "application/grpc")
-		w.Header().Set("Trailer", "Grpc-Status")
-		_, _ = w.Write([]byte{0, 0, 0, 0, 0})
-		w.Header().Set("Grpc-Status", "0")
 	}
 }
 

@@ -1,7 +1,6 @@
 package proxy_test
 
 import (
-	"encoding/binary"
 	"encoding/hex"
 	"flag"
 	"fmt"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	tracev1pb "go.opentelemetry.io/proto/otlp/trace/v1"
-	"google.golang.org/protobuf/proto"
 )
 
 var updateSpans = flag.Bool("update-spans", false, "write testdata/spans.golden from what FAIRLEAD_ENVOY does")
@@ -31,23 +29,9 @@ type traceCollector struct {
 func (c *traceCollector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	b, err := io.ReadAll(r.Body)
-	grpc := r.Header.Get("Content-Type") == "application/grpc"
-	switch {
-	case err != nil:
-	case grpc && r.ProtoMajor == 2 && r.URL.Path == "/opentelemetry.proto.collector.trace.v1.TraceService/Export" && len(b) >= 5 && int(binary.BigEndian.Uint32(b[1:])) == len(b)-5:
-		b = b[5:]
-	case !grpc && r.URL.Path == "/v1/traces" && r.Host == "otel.example" && r.Header.Get("X-Token") == "abc" && r.Header.Get("Content-Type") == "application/x-protobuf":
-	default:
-		err = fmt.Errorf("%s %s %v", r.Proto, r.URL.Path, r.Header)
-	}
 	var d tracev1pb.TracesData
-	if err == nil {
-		err = proto.Unmarshal(b, &d)
-	}
-	if err != nil {
+	if err := receiveOTLP(w, r, "trace", &d, func(grpc bool) bool { return grpc || r.Host == "otel.example" && r.Header.Get("X-Token") == "abc" }); err != nil {
 		c.wrong = append(c.wrong, err.Error())
-		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
 	for _, r := range d.GetResourceSpans() {
@@ -55,12 +39,6 @@ func (c *traceCollector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		for _, s := range r.GetScopeSpans() {
 			c.spans = append(c.spans, s.GetSpans()...)
 		}
-	}
-	if grpc {
-		w.Header().Set("Content-Type", "application/grpc")
-		w.Header().Set("Trailer", "Grpc-Status")
-		_, _ = w.Write([]byte{0, 0, 0, 0, 0})
-		w.Header().Set("Grpc-Status", "0")
 	}
 }
 
