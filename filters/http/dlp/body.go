@@ -55,6 +55,9 @@ type body struct {
 	queue []byte // held in front
 	done  bool
 	err   error
+	// rewrites is set when the head has gone on without what would be wrong
+	// of another body.
+	rewrites bool
 }
 
 func newBody(inner message.Body, src source, in *inspection, stop func(error)) *body {
@@ -76,6 +79,13 @@ func (b *body) hold(limit int) {
 	}
 }
 
+// recodes reports whether messages within b are compressed again when they are
+// edited.
+func (b *body) recodes() bool {
+	s, ok := b.src.(*grpcSource)
+	return ok && s.coding != ""
+}
+
 // memory is what b takes, without what inner holds.
 func (b *body) memory() int { return cap(b.queue) + b.src.memory() }
 
@@ -92,11 +102,16 @@ func (b *body) step() ([]byte, bool) {
 	}
 	if final {
 		b.done = true
-		if t := b.inner.Trailers(); t != nil && b.in.set.looks[inTrailer] {
-			b.in.header(t, inTrailer)
+		if t := b.inner.Trailers(); t != nil {
+			if b.in.set.looks[inTrailer] {
+				b.in.header(t, inTrailer)
+			}
 			if b.in.stopped() {
 				b.fail(&stopError{b.in.details()})
 				return nil, false
+			}
+			if b.rewrites {
+				dropDigests(t)
 			}
 		}
 		b.in.report()
@@ -104,14 +119,19 @@ func (b *body) step() ([]byte, bool) {
 	return p, true
 }
 
-func (b *body) fail(err error) {
-	var un *uninspectableError
+// uninspectableOf returns what err says about a body that can't be looked at,
+// or nil.
+func uninspectableOf(err error) *uninspectableError {
 	if errors.Is(err, dlp.ErrTooComplex) {
-		un = &uninspectableError{reason: "too_complex"}
-	} else {
-		errors.As(err, &un)
+		return &uninspectableError{reason: "too_complex"}
 	}
-	if un != nil {
+	var un *uninspectableError
+	errors.As(err, &un)
+	return un
+}
+
+func (b *body) fail(err error) {
+	if un := uninspectableOf(err); un != nil {
 		// What was scanned has lost its original form: it can't pass.
 		b.in.uninspectable(un.reason)
 		b.in.refused = true
@@ -183,12 +203,12 @@ type plainSource struct {
 	parts []byte
 }
 
-func newPlainSource(inner message.Body, in *inspection, plus, json bool) *plainSource {
+func newPlainSource(inner message.Body, in *inspection, plus, json bool) plainSource {
 	s := in.set.engine.NewStream(in.found, plus, nil)
 	if json {
 		s.JSON()
 	}
-	return &plainSource{inner: inner, stream: s, in: in, sniffed: make([]byte, 0, sniffBytes)}
+	return plainSource{inner: inner, stream: s, in: in, sniffed: make([]byte, 0, sniffBytes)}
 }
 
 func (s *plainSource) next() ([]byte, bool, error) {

@@ -6,6 +6,7 @@ import (
 	"compress/zlib"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/andybalholm/brotli"
@@ -37,7 +38,9 @@ func codings(h *message.Header) (list []string, known bool) {
 		switch c {
 		case "", "identity":
 			continue
-		case "gzip", "x-gzip", "deflate", "br", "zstd":
+		case "x-gzip":
+			c = "gzip"
+		case "gzip", "deflate", "br", "zstd":
 		default:
 			known = false
 		}
@@ -50,37 +53,77 @@ func codings(h *message.Header) (list []string, known bool) {
 type decodedBody struct {
 	inner   message.Body
 	r       io.Reader
+	forms   []string // the codings, the last applied first, as they turned out
 	closers []func()
 	buf     []byte
 	counter *countingReader
-	out     int64
 	ratio   int64
 	err     error
+
+	limit     error       // the bounds were exceeded
+	over      func() bool // may allow that; nil doesn't
+	unbounded bool        // it was
+
+	// seen are bytes of the encoded body that were read: all if keep is
+	// positive, else what whoever clears it has not seen. Nothing is kept if
+	// keep is 0, which it becomes when seen grows beyond it.
+	seen []byte
+	keep int
+}
+
+// keepAll is a keep without a bound: seen is cleared.
+const keepAll = -1
+
+func (d *decodedBody) see(p []byte) {
+	switch {
+	case d.keep == 0:
+		return
+	case d.keep > 0 && len(d.seen)+len(p) > d.keep:
+		d.forget()
+		return
+	}
+	d.seen = append(d.seen, p...)
+}
+
+// forget frees what was kept.
+func (d *decodedBody) forget() {
+	clear(d.seen)
+	d.seen, d.keep = nil, 0
 }
 
 // countingReader counts what was read of the encoded body.
 type countingReader struct {
-	r   io.Reader
-	n   int64
-	err error // of the encoded body, other than its end
+	r     io.Reader
+	n     int64
+	see   func([]byte)
+	ended bool
+	err   error // of the encoded body, other than its end
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += int64(n)
-	if err != nil && !errors.Is(err, io.EOF) {
+	c.see(p[:n])
+	switch {
+	case errors.Is(err, io.EOF):
+		c.ended = true
+	case err != nil:
 		c.err = err
 	}
 	return n, err
 }
 
-// lazyReader makes its decoder at the first read: making one may block.
-type lazyReader struct {
+// layer is one coding undone. It makes its decoder at the first read, for
+// making one may block, and bounds what the decoder makes of the body: also of
+// what another layer reads and nobody else sees, like empty members of gzip.
+type layer struct {
+	d    *decodedBody
 	make func() (io.Reader, error)
 	r    io.Reader
+	out  int64
 }
 
-func (l *lazyReader) Read(p []byte) (int, error) {
+func (l *layer) Read(p []byte) (int, error) {
 	if l.r == nil {
 		r, err := l.make()
 		if err != nil {
@@ -88,31 +131,43 @@ func (l *lazyReader) Read(p []byte) (int, error) {
 		}
 		l.r = r
 	}
-	return l.r.Read(p)
+	n, err := l.r.Read(p)
+	l.out += int64(n)
+	if !l.d.unbounded && l.out > freeOutput && l.out > l.d.ratio*l.d.counter.n {
+		if l.d.over == nil || !l.d.over() {
+			l.d.limit = &uninspectableError{"decompression_limit"}
+			return 0, l.d.limit
+		}
+		l.d.unbounded = true
+	}
+	return n, err
 }
 
 func newDecodedBody(inner message.Body, list []string, ratio int) *decodedBody {
-	d := &decodedBody{inner: inner, ratio: int64(ratio), counter: &countingReader{r: message.NewReader(inner)}}
+	d := &decodedBody{inner: inner, ratio: int64(ratio), forms: slices.Clone(list)}
+	d.counter = &countingReader{r: message.NewReader(inner), see: d.see}
 	d.r = d.counter
-	for _, c := range list {
-		d.r = d.undo(c, d.r)
+	for i := range list {
+		d.r = d.undo(i, d.r)
 	}
 	return d
 }
 
-func (d *decodedBody) undo(coding string, r io.Reader) io.Reader {
-	return &lazyReader{make: func() (io.Reader, error) {
+// undo undoes coding i.
+func (d *decodedBody) undo(i int, r io.Reader) io.Reader {
+	return &layer{d: d, make: func() (io.Reader, error) {
 		b := bufio.NewReaderSize(r, 4<<10)
 		if _, err := b.Peek(1); errors.Is(err, io.EOF) {
 			return b, nil // an empty body needs no header
 		}
-		switch coding {
+		switch d.forms[i] {
 		case "deflate":
 			// RFC 9110 means zlib; some send raw deflate.
 			if p, _ := b.Peek(2); len(p) == 2 && p[0]&0x0f == 8 && (uint(p[0])<<8|uint(p[1]))%31 == 0 {
 				z, err := zlib.NewReader(b)
 				return &strictReader{z, b}, err
 			}
+			d.forms[i] = rawDeflate
 			return &strictReader{flate.NewReader(b), b}, nil
 		case "br":
 			return &strictReader{brotli.NewReader(b), b}, nil
@@ -154,10 +209,9 @@ func (d *decodedBody) Next() ([]byte, bool, error) {
 		d.buf = make([]byte, 8<<10)
 	}
 	n, err := d.r.Read(d.buf)
-	d.out += int64(n)
 	switch {
-	case d.out > freeOutput && d.out > d.ratio*d.counter.n:
-		d.err = &uninspectableError{"decompression_limit"}
+	case d.limit != nil:
+		d.err = d.limit
 	case errors.Is(err, io.EOF):
 		return d.buf[:n], true, nil
 	case err != nil:
@@ -176,9 +230,6 @@ func (d *decodedBody) cause() error {
 	return &uninspectableError{"malformed_encoding"}
 }
 
-func (d *decodedBody) Ready() (int, bool)        { return 0, false }
-func (d *decodedBody) Trailers() *message.Header { return d.inner.Trailers() }
-
 // Close frees the decoders and closes the encoded body.
 func (d *decodedBody) Close() {
 	defer d.inner.Close()
@@ -186,4 +237,5 @@ func (d *decodedBody) Close() {
 		c()
 	}
 	d.closers = nil
+	d.forget()
 }

@@ -109,15 +109,6 @@ func TestContentCodings(t *testing.T) {
 			}
 		})
 	}
-	t.Run("masked and sent on decoded", func(t *testing.T) {
-		for _, c := range [][2]string{{"gzip", "gzip"}, {"deflate", "zlib"}, {"br", "br"}, {"zstd", "zstd"}} {
-			u := &upstream{answer: &pieces{p: split(encode(t, c[1], dirty), 4)}, response: [][2]string{{"content-encoding", c[0]}, {"content-length", "99"}, {"etag", "x"}}}
-			got := compile(t, one("MASK"), "").run(t, request{method: "GET"}, u)
-			if got.body != clean+masked+" end" || got.header["content-encoding"] != "" || got.header["content-length"] != "" || got.header["etag"] != "" {
-				t.Errorf("%s: %v %q", c[0], got.header, got.body)
-			}
-		}
-	})
 	t.Run("charset", func(t *testing.T) {
 		r := request{header: [][2]string{{"content-type", "text/plain; charset=\"UTF-16LE\""}}, body: &pieces{p: []string{"x"}}}
 		if got := compile(t, one("BLOCK"), "").run(t, r, nil); got.status != 415 {
@@ -225,7 +216,7 @@ func TestABodyThatBreaksIsNoVerdict(t *testing.T) {
 		t.Errorf("status %d, error %v", got.status, got.bodyErr)
 	}
 	got = x.run(t, request{method: "GET"}, &upstream{answer: message.Bytes([]byte(encode(t, "gzip", "abc"))), response: [][2]string{{"content-encoding", "gzip"}}})
-	if got.body != "abc" || got.header["content-length"] != "3" {
+	if decode(t, "gzip", got.body) != "abc" || got.header["content-encoding"] != "gzip" {
 		t.Errorf("%q %v", got.body, got.header)
 	}
 }

@@ -264,11 +264,15 @@ func (f *filter) response(s *filters.Stream, r *filters.Response, head bool) (*f
 	if r.Tunnel != nil && in.set.looks[inBody] {
 		in.tunnel()
 	}
+	if head && !r.Local {
+		f.describe(&r.Header)
+	}
 	if body && !in.stopped() {
 		if r.Status() == 206 && in.set.looks[inBody] { // a part of what may be a match; ranges were not asked for
 			in.uninspectable("partial_content")
+			in.fixed = true // content-range counts its bytes
 		}
-		b := f.wrap(&r.Header, r.Body, in, strings.HasPrefix(r.Header.Get("content-type"), "application/grpc"), func(error) {
+		b := f.wrap(&r.Header, r.Body, in, strings.HasPrefix(strings.ToLower(r.Header.Get("content-type")), "application/grpc"), func(error) {
 			d := in.decision() // too late for another answer, but not for the record
 			s.Info.Decision = &d
 		})
@@ -289,43 +293,61 @@ func (f *filter) response(s *filters.Stream, r *filters.Response, head bool) (*f
 	return r, nil
 }
 
-// wrap puts the inspection around a body and adapts the headers that describe
-// it. If the body can't be inspected, in says so and it is scanned as it is.
+// wrap puts the inspection around a body. If the body can't be inspected, in
+// says so and it is scanned as it is.
 func (f *filter) wrap(h *message.Header, inner message.Body, in *inspection, grpc bool, stop func(error)) *body {
 	list, known := codings(h)
-	if grpc && strings.Contains(h.Get("content-type"), "grpc-web-text") {
+	contentType := strings.ToLower(h.Get("content-type"))
+	coding := "grpc-encoding"
+	if strings.HasPrefix(contentType, "application/connect+") {
+		grpc, coding = true, "connect-content-encoding"
+	}
+	if grpc && strings.Contains(contentType, "grpc-web-text") {
 		grpc = false // base64 of the framing
 		in.uninspectable("grpc_web_text")
 	}
 	if grpc {
-		if h.Has("grpc-encoding") { // messages go on uncompressed
-			h.Del("content-length")
-		}
-		return newBody(inner, newGRPCSource(inner, in, h.Get("grpc-encoding"), f.cfg.window/4), in, stop)
+		return newBody(inner, newGRPCSource(inner, in, h.Get(coding), f.cfg.window/4), in, stop)
 	}
 	switch {
 	case !known:
 		in.uninspectable("content_encoding")
-	case opaqueCharset(h.Get("content-type")):
+		list = nil
+	case opaqueCharset(contentType):
 		in.uninspectable("charset")
-	case len(list) > 0 && !f.cfg.dryRun:
-		inner = newDecodedBody(inner, list, f.cfg.ratio)
-		h.Del("content-encoding")
-		h.Del("content-length")
-		dropDigests(h)
-		h.Del("etag")
-	case len(list) > 0:
-		in.uninspectable("content_encoding") // a dry run changes nothing
+		list = nil
 	}
-	media, _, _ := strings.Cut(strings.ToLower(h.Get("content-type")), ";")
+	media, _, _ := strings.Cut(contentType, ";")
 	media = strings.TrimSpace(media)
+	in.fixed = in.fixed || prefixed(media)
 	json := strings.HasPrefix(media, "application/") && (strings.HasSuffix(media, "json") || strings.HasSuffix(media, "json-seq"))
+	pass := f.cfg.dryRun || !in.set.blocks && !in.set.edits
+	var d *decodedBody
+	if len(list) > 0 {
+		d = newDecodedBody(inner, list, f.cfg.ratio)
+		inner = d
+	}
 	src := newPlainSource(inner, in, media == "application/x-www-form-urlencoded", json)
 	if strings.HasPrefix(media, "multipart/") {
 		src.parts = []byte{}
 	}
-	src.tee = f.cfg.dryRun || !in.set.blocks && !in.set.edits && !in.set.heads
-	return newBody(inner, src, in, stop)
+	if d != nil {
+		return newBody(d, newEncodedSource(src, d, pass, f.cfg.window), in, stop)
+	}
+	src.tee = pass && (f.cfg.dryRun || !in.set.heads)
+	return newBody(inner, &src, in, stop)
+}
+
+// prefixed reports whether values of a media type have their length before
+// them: nothing that is scanned as text may change it.
+func prefixed(media string) bool {
+	switch media {
+	case "application/protobuf", "application/x-protobuf", "application/proto", "application/vnd.google.protobuf", "application/x-google-protobuf",
+		"application/msgpack", "application/x-msgpack", "application/vnd.msgpack", "application/cbor", "application/bson",
+		"application/avro", "avro/binary", "application/x-thrift", "application/vnd.apache.thrift.binary", "application/vnd.apache.thrift.compact":
+		return true
+	}
+	return false
 }
 
 // dropDigests removes what would be wrong of a changed body.
@@ -366,17 +388,43 @@ func (f *filter) hold(h *message.Header, b *body) {
 	if f.holds(b.in.set, h) {
 		b.hold(f.cfg.window)
 	}
-	_, decoded := b.inner.(*decodedBody)
 	known := b.done && b.err == nil
+	encoded := false
+	if s, ok := b.src.(*encodedSource); ok {
+		if original, ok := s.original(); ok && known {
+			b.queue = original // with its length, its digests and its tag
+			return
+		}
+		s.depart()
+		encoded = s.enc != nil && !s.passing
+	}
 	changed := b.in.set.edits && !f.cfg.dryRun && (!known || b.in.body)
-	if changed {
-		dropDigests(h)
-		h.Del("etag")
+	if b.rewrites = changed || encoded; !b.rewrites {
+		return
+	}
+	dropDigests(h)
+	h.Del("etag")
+	t := b.inner.Trailers()
+	if known && t != nil {
+		dropDigests(t)
 	}
 	switch {
-	case known && (changed || decoded) && b.inner.Trailers() == nil:
+	case known && t == nil:
 		h.Set("content-length", strconv.Itoa(len(b.queue)))
-	case changed && b.in.set.replaces:
+	case encoded, b.in.set.replaces, b.recodes():
+		h.Del("content-length")
+	}
+}
+
+// describe makes the answer to HEAD say no more about a body than can be said
+// without inspecting it.
+func (f *filter) describe(h *message.Header) {
+	if !f.cfg.answer.edits || f.cfg.dryRun {
+		return
+	}
+	dropDigests(h)
+	h.Del("etag")
+	if f.cfg.answer.replaces || h.Has("content-encoding") {
 		h.Del("content-length")
 	}
 }

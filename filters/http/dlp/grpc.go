@@ -2,7 +2,6 @@ package dlp
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"io"
 	"slices"
@@ -22,6 +21,7 @@ type grpcSource struct {
 	in     *inspection
 	stream *dlp.Stream
 	coding string // grpc-encoding
+	form   string // and how it turned out, of the message at hand
 	window int
 
 	rest []byte
@@ -109,7 +109,7 @@ func (s *grpcSource) take(n int) {
 
 // begin lets the prefix of a message beyond the window go on.
 func (s *grpcSource) begin(n int) ([]byte, bool, error) {
-	if s.msg[0] != 0 {
+	if s.msg[0]&1 != 0 {
 		if err := s.opaque("compressed_grpc_message"); err != nil {
 			return nil, false, err
 		}
@@ -135,20 +135,51 @@ func (s *grpcSource) opaque(reason string) error {
 	return nil
 }
 
-// whole scans the message in s.msg and returns it, edited.
+// whole scans the message in s.msg and returns it, edited. One that is
+// compressed stays so.
 func (s *grpcSource) whole() ([]byte, error) {
 	payload := s.msg[prefixLen:]
-	if s.msg[0]&1 != 0 {
-		plain, ok := s.decompress(payload)
-		if !ok {
+	compressed := s.msg[0]&1 != 0
+	if compressed {
+		var ok bool
+		if payload, ok = s.decompress(payload); !ok {
 			return s.msg, s.opaque("compressed_grpc_message")
 		}
-		// It goes on uncompressed, which the flag says.
-		s.msg = append(s.msg[:prefixLen], plain...)
-		s.msg[0] = 0
-		binary.BigEndian.PutUint32(s.msg[1:], uint32(len(plain)))
-		payload = s.msg[prefixLen:]
 	}
+	before := s.in.changed
+	s.in.changed = false
+	edited := s.look(payload)
+	changed := s.in.changed
+	s.in.changed = changed || before
+	if s.err != nil || s.in.blocker != nil || !changed {
+		return s.msg, s.err
+	}
+	if edited == nil {
+		edited = payload // in place
+	}
+	if compressed {
+		var b bytes.Buffer
+		c, _ := compressors[s.form].Get().(compressor)
+		c.Reset(&b)
+		_, err := c.Write(edited)
+		if cerr := c.Close(); err == nil {
+			err = cerr
+		}
+		c.Reset(io.Discard)
+		compressors[s.form].Put(c)
+		if err != nil {
+			return nil, err
+		}
+		edited = b.Bytes()
+	}
+	s.msg = append(s.msg[:prefixLen], edited...)
+	binary.BigEndian.PutUint32(s.msg[1:], uint32(len(edited)))
+	return s.msg, nil
+}
+
+// look scans payload, and edits it in place unless it returns what it has
+// become.
+func (s *grpcSource) look(payload []byte) []byte {
 	s.in.track, s.in.seen = true, s.in.seen[:0]
 	defer func() { s.in.track, s.in.again = false, false }()
 	text := readable(payload)
@@ -159,11 +190,7 @@ func (s *grpcSource) whole() ([]byte, error) {
 		s.in.again = true
 		s.scan(payload, true)
 	}
-	if edited != nil && s.err == nil {
-		s.msg = append(s.msg[:prefixLen], edited...)
-		binary.BigEndian.PutUint32(s.msg[1:], uint32(len(edited)))
-	}
-	return s.msg, s.err
+	return edited
 }
 
 // scan looks at b and edits it in place. If the length changes, which inPlace
@@ -194,17 +221,25 @@ func (s *grpcSource) scan(b []byte, inPlace bool) []byte {
 	return slices.Clone(s.out)
 }
 
+// decompress undoes grpc-encoding, up to the whole window.
 func (s *grpcSource) decompress(p []byte) ([]byte, bool) {
-	if s.coding != "gzip" {
+	if compressors[s.coding] == nil || s.coding == rawDeflate {
 		return nil, false
 	}
-	z, err := gzip.NewReader(bytes.NewReader(p))
-	if err != nil {
-		return nil, false
+	limit := 4 * s.window
+	d := newDecodedBody(message.Bytes(p), []string{s.coding}, limit) // the ratio can't be exceeded before the limit
+	defer d.Close()
+	var plain []byte
+	for {
+		chunk, last, err := d.Next()
+		if plain = append(plain, chunk...); err != nil || len(plain) > limit {
+			return nil, false
+		}
+		if last {
+			s.form = d.forms[0]
+			return plain, true
+		}
 	}
-	limit := int64(4 * s.window)
-	plain, err := io.ReadAll(io.LimitReader(z, limit+1))
-	return plain, err == nil && int64(len(plain)) <= limit
 }
 
 // maxNesting bounds recursion into nested messages.

@@ -3,6 +3,7 @@ package dlp
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -97,10 +98,42 @@ func TestGRPCEvasions(t *testing.T) {
 			}
 		}
 	}
-	// Uncompressed on the way, if it is readable.
-	got := compile(t, one("MASK"), "").run(t, grpcRequest([]string{grpcFrame(1, []byte(encode(t, "gzip", string(message1(card, "m")))))}, "gzip"), nil)
-	if got.u.body != grpcFrame(0, message1(masked, "m")) {
-		t.Errorf("upstream got %q", got.u.body)
+}
+
+// TestCompressedMessagesStayCompressed edits what is in them, and leaves those
+// alone in which nothing is found.
+func TestCompressedMessagesStayCompressed(t *testing.T) {
+	for coding, as := range map[string]string{"gzip": "gzip", "deflate": "zlib", "deflate ": "flate", "br": "br", "zstd": "zstd"} {
+		name := strings.TrimSpace(coding)
+		clean := grpcFrame(1, []byte(encode(t, as, string(message1("clean", "m")))))
+		body := clean + grpcFrame(1, []byte(encode(t, as, string(message1(card, "m"))))) + clean
+		for action, want := range map[string]string{"MASK": masked, "REPLACE": "[CREDIT_CARD_NUMBER]", "REPORT": card} {
+			r := grpcRequest(split(body, 5), name)
+			r.header = append(r.header, [2]string{"content-length", fmt.Sprint(len(body))})
+			got := compile(t, one(action), "").run(t, r, nil)
+			if got.status != 200 || !strings.HasPrefix(got.u.body, clean) || !strings.HasSuffix(got.u.body, clean) {
+				t.Errorf("%s, %s: status %d, %s, upstream got %q", action, coding, got.status, got.s.Info.Details, got.u.body)
+				continue
+			}
+			m := got.u.body[len(clean) : len(got.u.body)-len(clean)]
+			if m[0] != 1 || int(binary.BigEndian.Uint32([]byte(m[1:]))) != len(m)-prefixLen || decode(t, as, m[prefixLen:]) != string(message1(want, "m")) {
+				t.Errorf("%s, %s: %q", action, coding, m)
+			}
+			if cl, ok := got.u.header["content-length"]; ok && cl != fmt.Sprint(len(got.u.body)) {
+				t.Errorf("%s, %s: content-length %s of %d bytes", action, coding, cl, len(got.u.body))
+			}
+		}
+	}
+}
+
+// TestConnectStreams have the framing of gRPC, and a coding header of their own.
+func TestConnectStreams(t *testing.T) {
+	h := [][2]string{{"content-type", "application/connect+proto"}, {"connect-content-encoding", "gzip"}}
+	body := grpcFrame(1, []byte(encode(t, "gzip", "clean"))) + grpcFrame(0, message1(card, "a@example.com")) + grpcFrame(2, []byte(`{"metadata":{"x":["a@example.com"]}}`))
+	got := compile(t, one("REPLACE"), "").run(t, request{header: h, body: &pieces{p: split(body, 3)}}, nil)
+	want := grpcFrame(1, []byte(encode(t, "gzip", "clean"))) + grpcFrame(0, message1("[CREDIT_CARD_NUMBER]", "[EMAIL_ADDRESS]")) + grpcFrame(2, []byte(`{"metadata":{"x":["[EMAIL_ADDRESS]"]}}`))
+	if got.status != 200 || got.u.body != want {
+		t.Errorf("status %d, upstream got %q\nwant %q", got.status, got.u.body, want)
 	}
 }
 

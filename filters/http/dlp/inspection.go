@@ -62,6 +62,7 @@ type inspection struct {
 	blocked  string // type of the finding that blocked
 	changed  bool
 	body     bool // and the body was
+	fixed    bool // the length of the body must not change
 	headers  [][2]string
 	reroute  bool   // another route is to be selected
 	gone     bool   // the head went on: it is too late for that
@@ -127,6 +128,9 @@ func (in *inspection) found(fd dlp.Finding, text []byte) dlp.Edit {
 		}
 		in.reroute = in.reroute || act == route
 		edit := act.edit()
+		if edit == dlp.Replace && in.fixed && in.place == inBody {
+			edit = dlp.Mask
+		}
 		if edit == dlp.Mask || edit == dlp.Replace {
 			in.changed = true
 			in.body = in.body || in.place == inBody

@@ -319,7 +319,7 @@ type Config struct {
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// WindowBytes bounds the memory that inspection takes for one stream: the
 	// scanner, and what is held of a body so that a blocking rule can still
-	// answer cleanly. Decoders of content encodings come on top. A gRPC message
+	// answer cleanly. Decoders and encoders of contents come on top. A gRPC message
 	// up to a quarter of it is taken apart by fields. 0 means 65536; 65536 to
 	// 1048576.
 	WindowBytes uint32 `protobuf:"varint,3,opt,name=window_bytes,json=windowBytes,proto3" json:"window_bytes,omitempty"`
