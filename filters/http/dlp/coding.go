@@ -60,6 +60,7 @@ type decodedBody struct {
 	ratio   int64
 	err     error
 
+	fault     bool        // a layer failed
 	limit     error       // the bounds were exceeded
 	over      func() bool // may allow that; nil doesn't
 	unbounded bool        // it was
@@ -133,6 +134,9 @@ func (l *layer) Read(p []byte) (int, error) {
 	}
 	n, err := l.r.Read(p)
 	l.out += int64(n)
+	if err != nil && !errors.Is(err, io.EOF) {
+		l.d.fault = true // decoders above may take it for the end
+	}
 	if !l.d.unbounded && l.out > freeOutput && l.out > l.d.ratio*l.d.counter.n {
 		if l.d.over == nil || !l.d.over() {
 			l.d.limit = &uninspectableError{"decompression_limit"}
@@ -170,7 +174,7 @@ func (d *decodedBody) undo(i int, r io.Reader) io.Reader {
 			d.forms[i] = rawDeflate
 			return &strictReader{flate.NewReader(b), b}, nil
 		case "br":
-			return &strictReader{brotli.NewReader(b), b}, nil
+			return &strictReader{newBrotliReader(b), b}, nil
 		case "zstd":
 			z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 				zstd.WithDecoderMaxWindow(maxZstdWindow), zstd.WithDecoderMaxMemory(maxZstdWindow))
@@ -201,6 +205,47 @@ func (s *strictReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// brotliReader reads one brotli stream. The decoder calls the last bytes
+// "excessive input" if they come in small pieces: it has them in a buffer of
+// eight bytes. So it is given either more than that, or single bytes.
+type brotliReader struct {
+	r    *brotli.Reader
+	in   *bufio.Reader
+	last int // bytes that were given last
+}
+
+func newBrotliReader(in *bufio.Reader) *brotliReader {
+	b := &brotliReader{in: in}
+	b.r = brotli.NewReader(readerFunc(b.give))
+	return b
+}
+
+func (b *brotliReader) give(p []byte) (int, error) {
+	if _, err := b.in.Peek(1); err != nil {
+		return 0, err
+	}
+	n := min(b.in.Buffered(), len(p))
+	if n < 16 {
+		n = 1
+	}
+	b.last = n
+	return b.in.Read(p[:n])
+}
+
+func (b *brotliReader) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if err != nil && b.last == 1 && err.Error() == "brotli: excessive input" {
+		// Another read tells whether the byte belongs to the stream: if not,
+		// the decoder still has it; if so, nothing may follow.
+		_, err = b.r.Read(p[n:])
+	}
+	return n, err
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
 func (d *decodedBody) Next() ([]byte, bool, error) {
 	if d.err != nil {
 		return nil, false, d.err
@@ -212,7 +257,7 @@ func (d *decodedBody) Next() ([]byte, bool, error) {
 	switch {
 	case d.limit != nil:
 		d.err = d.limit
-	case errors.Is(err, io.EOF):
+	case errors.Is(err, io.EOF) && !d.fault && d.counter.ended:
 		return d.buf[:n], true, nil
 	case err != nil:
 		d.err = d.cause()

@@ -3,6 +3,7 @@ package dlp
 import (
 	"bytes"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/andybalholm/brotli"
@@ -66,8 +67,8 @@ func (e *encoder) write(p []byte, final bool) ([]byte, error) {
 		return e.out.Bytes(), err
 	}
 	if n, _ := e.d.inner.Ready(); n == 0 && len(p) > 0 {
-		for i := len(e.layers) - 1; i >= 0; i-- {
-			if err := e.layers[i].Flush(); err != nil {
+		for _, v := range slices.Backward(e.layers) {
+			if err := v.Flush(); err != nil {
 				return nil, err
 			}
 		}
@@ -90,8 +91,8 @@ func (e *encoder) open() {
 }
 
 func (e *encoder) close() (err error) {
-	for i := len(e.layers) - 1; i >= 0; i-- {
-		if cerr := e.layers[i].Close(); err == nil {
+	for _, v := range slices.Backward(e.layers) {
+		if cerr := v.Close(); err == nil {
 			err = cerr
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -69,8 +70,8 @@ func layered(t testing.TB, layers []string, s string) string {
 }
 
 func unlayered(t testing.TB, layers []string, s string) string {
-	for i := len(layers) - 1; i >= 0; i-- {
-		s = decode(t, layers[i], s)
+	for _, layer := range slices.Backward(layers) {
+		s = decode(t, layer, s)
 	}
 	return s
 }
@@ -340,4 +341,31 @@ func FuzzEncoded(f *testing.F) {
 		}
 		x.log.Reset()
 	})
+}
+
+// TestTheEndOfABodyMayComeByteByByte is about decoders that take the last bytes
+// for more than there is if they come alone, as one of brotli does.
+func TestTheEndOfABodyMayComeByteByByte(t *testing.T) {
+	x := compile(t, one("BLOCK"), "")
+	n := 0
+	for name, layers := range encodings {
+		for size := range 120 {
+			text := strings.Repeat("some text ", 5*size) + noise(1+size%17) + strings.Repeat(" some text", 6*size)
+			body := layered(t, layers, text)
+			for _, cut := range []int{0, len(body)/2 + 1, 3} {
+				p := split(body, cut)
+				got := x.run(t, request{header: header("content-encoding", name), body: &pieces{p: p}}, nil)
+				if got.status != 200 || unlayered(t, layers, got.u.body) != text {
+					t.Errorf("%s of %d bytes in %d pieces: status %d, details %q", name, len(text), len(p), got.status, got.s.Info.Details)
+				}
+				if got := x.run(t, request{header: header("content-encoding", name), body: &pieces{p: append(split(body, cut), "x")}}, nil); got.status != 415 {
+					t.Errorf("%s of %d bytes in %d pieces, and one more: status %d", name, len(text), len(p), got.status)
+				}
+				n++
+			}
+		}
+	}
+	if want := len(encodings) * 120 * 3; n != want {
+		t.Errorf("%d cases: want %d", n, want)
+	}
 }

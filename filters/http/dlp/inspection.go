@@ -127,14 +127,10 @@ func (in *inspection) found(fd dlp.Finding, text []byte) dlp.Edit {
 			in.blocker, in.blocked = r, in.set.engine.Types()[fd.Type]
 		}
 		in.reroute = in.reroute || act == route
-		edit := act.edit()
-		if edit == dlp.Replace && in.fixed && in.place == inBody {
-			edit = dlp.Mask
-		}
-		if edit == dlp.Mask || edit == dlp.Replace {
-			in.changed = true
-			in.body = in.body || in.place == inBody
-		}
+		edit := in.edit(act)
+		edits := edit == dlp.Mask || edit == dlp.Replace
+		in.changed = in.changed || edits
+		in.body = in.body || edits && in.place == inBody
 		if edit > best.Action {
 			best = r.edit
 			best.Action = edit
@@ -145,6 +141,15 @@ func (in *inspection) found(fd dlp.Finding, text []byte) dlp.Edit {
 		}
 	}
 	return best
+}
+
+// edit is what act does with the bytes of a match.
+func (in *inspection) edit(act action) dlp.Action {
+	e := act.edit()
+	if e == dlp.Replace && in.fixed && in.place == inBody {
+		return dlp.Mask
+	}
+	return e
 }
 
 func (in *inspection) record(fd dlp.Finding, ruleIndex int, act action, text []byte) {
