@@ -1,7 +1,7 @@
 package rego
 
 import (
-	"fmt"
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,13 +40,84 @@ var guardArithmetic = sync.OnceFunc(func() {
 		topdown.RegisterBuiltinFunc(name, func(bctx topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
 			for _, o := range operands {
 				if !bounded(o.Value, 0) {
-					return fmt.Errorf("%s: number out of bounds", name)
+					return halt(name + ": number out of bounds")
 				}
 			}
 			return f(bctx, operands, iter)
 		})
 	}
+	for name, grows := range amplifiers {
+		f := topdown.GetBuiltin(name)
+		if f == nil {
+			continue
+		}
+		topdown.RegisterBuiltinFunc(name, func(bctx topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
+			if grows(operands) > maxGrowth {
+				return halt(name + ": result out of bounds")
+			}
+			return f(bctx, operands, iter)
+		})
+	}
 })
+
+// halt is an error that ends the evaluation. Another one would only make the
+// expression undefined, and a rule that denies would not fire.
+func halt(msg string) error { return topdown.Halt{Err: errors.New(msg)} }
+
+// maxGrowth bounds, in bytes, the result of a function that can make much of
+// little.
+const maxGrowth = 16 << 20
+
+// amplifiers estimate the size of such results: a shift by a client's number,
+// or a replacement of each of its characters, would take all memory at once.
+var amplifiers = map[string]func(operands []*ast.Term) float64{
+	"bits.lsh": func(o []*ast.Term) float64 {
+		n, _ := o[1].Value.(ast.Number)
+		f, err := strconv.ParseFloat(string(n), 64)
+		if err != nil {
+			return 0 // an error of the function's own
+		}
+		return f / 8 * 1024 // exact arithmetic on it costs more than its bytes
+	},
+	"replace": func(o []*ast.Term) float64 {
+		s, _ := o[0].Value.(ast.String)
+		old, _ := o[1].Value.(ast.String)
+		by, _ := o[2].Value.(ast.String)
+		return float64(len(s)) + float64(strings.Count(string(s), string(old)))*float64(len(by))
+	},
+	"strings.replace_n": func(o []*ast.Term) float64 {
+		pairs, _ := o[0].Value.(ast.Object)
+		s, _ := o[1].Value.(ast.String)
+		n := float64(len(s))
+		if pairs == nil {
+			return n
+		}
+		most := 0
+		pairs.Foreach(func(_, by *ast.Term) {
+			if v, ok := by.Value.(ast.String); ok {
+				most = max(most, len(v))
+			}
+		})
+		return n + n*float64(most)
+	},
+	"concat": func(o []*ast.Term) float64 {
+		sep, _ := o[0].Value.(ast.String)
+		n, total := 0, 0
+		add := func(t *ast.Term) {
+			if v, ok := t.Value.(ast.String); ok {
+				total += len(v)
+			}
+			n++
+		}
+		switch v := o[1].Value.(type) {
+		case *ast.Array:
+			v.Foreach(add)
+		case ast.Set:
+			v.Foreach(add)
+		}
+		return float64(total) + float64(n)*float64(len(sep))
+	},
+}
 
 // bounded reports whether the numbers in v are fit for exact arithmetic.
 func bounded(v ast.Value, depth int) bool {
