@@ -2,6 +2,7 @@ package rego
 
 import (
 	"errors"
+	"math"
 	"strconv"
 	"strings"
 	"sync"
@@ -68,6 +69,10 @@ func halt(msg string) error { return topdown.Halt{Err: errors.New(msg)} }
 // little.
 const maxGrowth = 16 << 20
 
+// digitCost is what a digit of an exact number counts as: arithmetic costs the
+// square of its length.
+const digitCost = 1024
+
 // amplifiers estimate the size of such results: a shift by a client's number,
 // or a replacement of each of its characters, would take all memory at once.
 var amplifiers = map[string]func(operands []*ast.Term) float64{
@@ -77,7 +82,25 @@ var amplifiers = map[string]func(operands []*ast.Term) float64{
 		if err != nil {
 			return 0 // an error of the function's own
 		}
-		return f / 8 * 1024 // exact arithmetic on it costs more than its bytes
+		return f / 8 * digitCost
+	},
+	"product": func(o []*ast.Term) float64 {
+		digits := 0.0
+		add := func(t *ast.Term) {
+			n, _ := t.Value.(ast.Number)
+			digits += float64(len(n))
+			if i := strings.IndexAny(string(n), "eE"); i >= 0 {
+				e, _ := strconv.ParseFloat(string(n[i+1:]), 64)
+				digits += math.Abs(e)
+			}
+		}
+		switch v := o[0].Value.(type) {
+		case *ast.Array:
+			v.Foreach(add)
+		case ast.Set:
+			v.Foreach(add)
+		}
+		return digits * digitCost
 	},
 	"replace": func(o []*ast.Term) float64 {
 		s, _ := o[0].Value.(ast.String)
