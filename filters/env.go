@@ -22,6 +22,9 @@ type Env struct {
 	Direction string
 	Stats     *stats.Scope
 	Logger    *slog.Logger
+	// Events is where a filter tells what it found in a message, Logger if nil.
+	// Refusals are told by who ends the stream.
+	Events *slog.Logger
 	// Upstreams calls clusters by name: ext_authz, JWKS, bundles.
 	Upstreams Upstreams
 	// Workloads looks up peers by address.

@@ -29,6 +29,8 @@ import (
 type ProcessOptions struct {
 	Registry *filters.Registry
 	Logger   *slog.Logger
+	// Events is that of Options.
+	Events *slog.Logger
 	// Level, if not nil, is what /logging changes.
 	Level   *slog.LevelVar
 	Version string
@@ -106,7 +108,7 @@ func FromBootstrap(doc []byte, o ProcessOptions) (*Process, error) {
 		return nil, err
 	}
 	if p.server, err = New(Options{
-		Registry: o.Registry, Node: cfg.Node, Static: staticResources(cfg), Identity: o.Identity, Logger: p.log, Stats: p.registry,
+		Registry: o.Registry, Node: cfg.Node, Static: staticResources(cfg), Identity: o.Identity, Logger: p.log, Events: o.Events, Stats: p.registry,
 	}); err != nil {
 		return nil, err
 	}
@@ -262,7 +264,7 @@ func FromAgent(cfg *agent.Config, o ProcessOptions) (*Process, error) {
 	p.node = *cfg.FilterNode()
 	p.table = &workload.Table{}
 	if p.server, err = New(Options{
-		Registry: o.Registry, Node: p.node, Identity: p.source, Workloads: p.table, Logger: p.log, Stats: p.registry, DrainTime: cfg.Drain.Duration,
+		Registry: o.Registry, Node: p.node, Identity: p.source, Workloads: p.table, Logger: p.log, Events: o.Events, Stats: p.registry, DrainTime: cfg.Drain.Duration,
 	}); err != nil {
 		return nil, err
 	}

@@ -38,7 +38,10 @@ type Options struct {
 	// Workloads looks up mesh peers; nil if there is no WDS.
 	Workloads filters.Workloads
 	Logger    *slog.Logger
-	Stats     *stats.Registry
+	// Events is where refusals and findings are told, Logger if nil. It lets
+	// them be seen where Logger says little, as in Istio's pods.
+	Events *slog.Logger
+	Stats  *stats.Registry
 	// Offline is set for a Server that is given its configuration by Compile, to
 	// be checked or asked by Explain: it resolves no names and calls nobody.
 	Offline bool
@@ -87,6 +90,9 @@ func New(o Options) (*Server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+	if o.Events == nil {
+		o.Events = o.Logger
+	}
 	if o.Stats == nil {
 		o.Stats = &stats.Registry{}
 	}
@@ -100,7 +106,7 @@ func New(o Options) (*Server, error) {
 	s.logs = accesslog.NewSinks(s.stats.Scope("fairlead_access_log_"))
 	s.secrets = secret.NewStore(secret.Config{Identity: o.Identity, Logger: o.Logger})
 	s.clusters = newClusters(s)
-	s.refusals = refusal.New(refusal.Options{Logger: o.Logger, Stats: s.stats, Workloads: o.Workloads, Clusters: s.clusters})
+	s.refusals = refusal.New(refusal.Options{Logger: o.Events, Stats: s.stats, Workloads: o.Workloads, Clusters: s.clusters})
 	sc := s.stats.Scope("fairlead_config_")
 	s.st = serverStats{
 		snapshots: sc.Counter("snapshots_total"), chainsCompiled: sc.Counter("filter_chains_compiled_total"), chainsKept: sc.Counter("filter_chains_kept_total"),
@@ -352,7 +358,7 @@ func (s *Server) UpdateEndpoints(name string, cla *xdsresource.ClusterLoadAssign
 // env is what a filter called name compiles with.
 func (s *Server) env(name, direction string) *filters.Env {
 	return &filters.Env{
-		Name: name, Direction: direction, Stats: s.stats, Logger: s.log.With("filter", name), Upstreams: s.clusters,
+		Name: name, Direction: direction, Stats: s.stats, Logger: s.log.With("filter", name), Events: s.opt.Events.With("filter", name), Upstreams: s.clusters,
 		Workloads: s.opt.Workloads, Node: &s.node, Shared: &s.shared, Logs: s.logs,
 	}
 }

@@ -48,12 +48,24 @@ func runAgent(cmd *cobra.Command, args []string) error {
 	}
 	level := &slog.LevelVar{}
 	level.Set(cfg.Log.Level)
-	p, err := proxy.FromAgent(cfg, proxy.ProcessOptions{Registry: builtin.Registry(), Logger: logger(level, cfg.Log.JSON), Level: level, Version: version})
+	p, err := proxy.FromAgent(cfg, proxy.ProcessOptions{
+		Registry: builtin.Registry(), Logger: logger(level, cfg.Log.JSON), Events: logger(eventLevel{level, cfg.Log.Events}, cfg.Log.JSON), Level: level, Version: version,
+	})
 	if err != nil {
 		return err
 	}
 	return p.Run(cmd.Context())
 }
+
+// eventLevel is that of events in a pod, which says little else by default:
+// what log_output_level says, or more if everything is to say more.
+type eventLevel struct {
+	process *slog.LevelVar
+	own     slog.Level
+}
+
+// Level implements slog.Leveler.
+func (l eventLevel) Level() slog.Level { return min(l.process.Level(), l.own) }
 
 func logger(level slog.Leveler, json bool) *slog.Logger {
 	o := &slog.HandlerOptions{Level: level}

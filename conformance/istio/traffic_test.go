@@ -380,15 +380,6 @@ func TestTelemetryNamesBothEnds(t *testing.T) {
 	s.web1.reset(failing(100))
 	s.web2.reset(failing(100))
 	s.stranger.get(t, web+"/")
-	metrics := func() string {
-		resp, err := http.Get("http://127.0.0.1:15020/stats/prometheus")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		b, _ := io.ReadAll(resp.Body)
-		return string(b)
-	}
 	var lines []string
 	// want fails unless the series with all labels add up to n.
 	want := func(n int, labels ...string) {
@@ -411,7 +402,7 @@ func TestTelemetryNamesBothEnds(t *testing.T) {
 			t.Errorf("the series with %q add up to %d, want %d:\n%s", labels, sum, n, strings.Join(lines, "\n"))
 		}
 	}
-	for _, l := range strings.Split(metrics(), "\n") {
+	for _, l := range strings.Split(s.metrics(t), "\n") {
 		if strings.HasPrefix(l, "istio_requests_total{") {
 			lines = append(lines, l)
 		}

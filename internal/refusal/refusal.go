@@ -22,18 +22,6 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
 
-// Workloads is the mesh's table of workloads; filters.Workloads is one.
-type Workloads interface {
-	// Peer returns the workload that owns addr, nil if unknown.
-	Peer(addr netip.Addr) *streaminfo.Peer
-}
-
-// Clusters knows what clusters stand for; *upstream.Manager does.
-type Clusters interface {
-	// ClusterMetadata returns the static metadata of a cluster, nil if unknown.
-	ClusterMetadata(name string) *streaminfo.Metadata
-}
-
 // Options are what a Recorder is made of; every field may be zero.
 type Options struct {
 	Logger *slog.Logger
@@ -52,8 +40,7 @@ type Options struct {
 // discards.
 type Recorder struct {
 	log                *slog.Logger
-	workloads          Workloads
-	clusters           Clusters
+	at                 Directory
 	denials, replies   *stats.CounterFamily
 	refused            *stats.CounterFamily
 	suppressed         *stats.Counter
@@ -73,7 +60,7 @@ func New(o Options) *Recorder {
 		o.Now = time.Now
 	}
 	return &Recorder{
-		log: o.Logger, workloads: o.Workloads, clusters: o.Clusters, now: o.Now,
+		log: o.Logger, at: Directory{o.Workloads, o.Clusters}, now: o.Now,
 		denials:    o.Stats.CounterFamily("fairlead_policy_denials_total", "Requests and connections that a filter denied.", "filter", "policy", "reason"),
 		replies:    o.Stats.CounterFamily("fairlead_local_replies_total", "Errors that the proxy answered by itself, denials included.", "reason", "response_code"),
 		refused:    o.Stats.CounterFamily("fairlead_connections_refused_total", "Connections that were closed before they were served.", "reason"),
@@ -233,7 +220,8 @@ func (r *Recorder) common(a []slog.Attr, info *streaminfo.Info, cluster string) 
 		}
 	}
 	a = text(a, "limit", info.Limit)
-	a = append(a, r.source(info), r.destination(info, cluster))
+	source := r.at.Source(ci, Principal(info), Peer(info))
+	a = append(a, source, r.at.Destination(ToOf(info, cluster)))
 	a = text(a, "listener", ci.ListenerName)
 	return text(a, "filter_chain", ci.FilterChainName)
 }
@@ -243,127 +231,6 @@ func (r *Recorder) timed(a []slog.Attr, info *streaminfo.Info) []slog.Attr {
 		a = append(a, slog.Float64("duration_ms", float64(info.End.Sub(info.Start).Microseconds())/1000))
 	}
 	return a
-}
-
-// Keys of filter state that tell who is at an end.
-const (
-	downstreamPeer = "downstream_peer"
-	upstreamPeer   = "upstream_peer"
-	peerPrincipal  = "io.istio.peer_principal"
-	localPrincipal = "io.istio.local_principal"
-)
-
-// Principal returns the identity of the client: that of the outer tunnel in a
-// waypoint, else the one in its certificate.
-func Principal(info *streaminfo.Info) string {
-	if p := info.FilterState.GetString(peerPrincipal); p != "" {
-		return p
-	}
-	if info.Conn == nil {
-		return ""
-	}
-	return info.Conn.PeerURI()
-}
-
-func (r *Recorder) source(info *streaminfo.Info) slog.Attr {
-	peer := Peer(info)
-	if peer == nil && r.workloads != nil {
-		peer = r.workloads.Peer(info.Conn.Remote.Addr())
-	}
-	return Source(info.Conn, Principal(info), peer)
-}
-
-// Peer returns the client's workload as filters found it, nil if they did not.
-func Peer(info *streaminfo.Info) *streaminfo.Peer {
-	p, _ := info.FilterState.Get(downstreamPeer).(*streaminfo.Peer)
-	return p
-}
-
-// Source is the attribute "source" of an event; peer may be nil.
-func Source(ci *streaminfo.Conn, identity string, peer *streaminfo.Peer) slog.Attr {
-	a := addr(nil, "address", ci.Remote)
-	if ci.DirectRemote != ci.Remote {
-		a = addr(a, "direct_address", ci.DirectRemote)
-	}
-	return group("source", describe(text(a, "identity", identity), peer))
-}
-
-// Destination is the attribute "destination" of an event about a request that
-// was routed to cluster.
-func Destination(ci *streaminfo.Conn, cluster string) slog.Attr {
-	return group("destination", text(local(nil, ci), "cluster", cluster))
-}
-
-func local(a []slog.Attr, ci *streaminfo.Conn) []slog.Attr {
-	if ci.LocalName != "" {
-		return text(a, "address", ci.LocalName)
-	}
-	return addr(a, "address", ci.Local)
-}
-
-func (r *Recorder) destination(info *streaminfo.Info, cluster string) slog.Attr {
-	ci, u := info.Conn, &info.Upstream
-	a := local(nil, ci)
-	id := ""
-	if u.TLS != nil && len(u.TLS.Peer.URISANs) > 0 {
-		id = u.TLS.Peer.URISANs[0]
-	}
-	peer, _ := info.FilterState.Get(upstreamPeer).(*streaminfo.Peer)
-	if id == "" && peer != nil {
-		id = peer.Identity
-	}
-	if id == "" {
-		id = info.FilterState.GetString(localPrincipal)
-	}
-	a = text(a, "identity", id)
-	at := u.Address.Addr()
-	if !at.IsValid() {
-		at = ci.Local.Addr()
-	}
-	n := len(a)
-	if a = r.workload(a, peer, at); len(a) == n { // a service that no workload was chosen of
-		a = r.service(a, u.ClusterMetadata, cluster)
-	}
-	if u.ClusterRaw != "" {
-		cluster = u.ClusterRaw
-	}
-	a = text(a, "cluster", cluster)
-	a = text(a, "host", u.Host)
-	return group("destination", text(a, "transport_failure", u.TransportFailureReason))
-}
-
-// workload names the workload at an end: the one that filters found, or that
-// the address belongs to.
-func (r *Recorder) workload(a []slog.Attr, p *streaminfo.Peer, at netip.Addr) []slog.Attr {
-	if p == nil && r.workloads != nil && at.IsValid() {
-		p = r.workloads.Peer(at)
-	}
-	return describe(a, p)
-}
-
-func describe(a []slog.Attr, p *streaminfo.Peer) []slog.Attr {
-	if p == nil {
-		return a
-	}
-	a = text(a, "namespace", p.Namespace)
-	a = text(a, "workload", p.Workload)
-	return text(a, "service", p.CanonicalName)
-}
-
-// service names the service that a cluster stands for, as istiod says it in the
-// cluster's metadata.
-func (r *Recorder) service(a []slog.Attr, md *streaminfo.Metadata, cluster string) []slog.Attr {
-	if md == nil && r.clusters != nil && cluster != "" {
-		md = r.clusters.ClusterMetadata(cluster)
-	}
-	list, _ := md.Namespace("istio")["services"].([]any)
-	if len(list) == 0 {
-		return a
-	}
-	s, _ := list[0].(map[string]any)
-	ns, _ := s["namespace"].(string)
-	name, _ := s["name"].(string)
-	return text(text(a, "namespace", ns), "service", name)
 }
 
 func group(name string, a []slog.Attr) slog.Attr {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"strings"
 	"testing"
@@ -137,7 +138,7 @@ func TestAFailureNamesUpstreamAndTheLimit(t *testing.T) {
 	r.HTTP(&Stream{Info: i, Request: request, Local: true, Cluster: "reviews"})
 	ev := r.events(t)[0]
 	want := map[string]any{
-		"address": "10.96.0.10:9080", "namespace": "app", "workload": "reviews-v1", "service": "reviews", "cluster": "reviews-v1", "host": "envoy://x/10.0.1.11:9080",
+		"address": "10.96.0.10:9080", "namespace": "app", "workload": "reviews-v1", "service": "reviews", "identity": "spiffe://cluster.local/ns/app/sa/reviews", "cluster": "reviews-v1", "host": "envoy://x/10.0.1.11:9080",
 		"transport_failure": "refused",
 	}
 	if d := cmp.Diff(want, ev["destination"]); d != "" {
@@ -271,4 +272,45 @@ func TestPassingCostsNothing(t *testing.T) {
 	if a := testing.AllocsPerRun(100, func() { r.HTTP(passing) }); a != 0 {
 		t.Errorf("%v allocations", a)
 	}
+}
+
+func TestWhoIsAtTheEnds(t *testing.T) {
+	service := map[string]any{"address": "10.96.0.10:9080", "namespace": "app", "service": "reviews", "cluster": "reviews"}
+	for name, c := range map[string]struct {
+		change func(i *streaminfo.Info)
+		key    string
+		want   map[string]any
+	}{
+		"a client that only its identity tells": {func(i *streaminfo.Info) { i.Conn.Remote = netip.MustParseAddrPort("10.9.9.9:1") }, "source", map[string]any{
+			"address": "10.9.9.9:1", "direct_address": "10.0.0.7:1234", "identity": "spiffe://cluster.local/ns/app/sa/client", "namespace": "app", "service_account": "client",
+		}},
+		"a client of another kind": {func(i *streaminfo.Info) {
+			i.Conn.Remote = netip.MustParseAddrPort("10.9.9.9:1")
+			i.FilterState.Set("io.istio.peer_principal", streaminfo.String("spiffe://vm/host/7"), streaminfo.SharingNone)
+		}, "source", map[string]any{"address": "10.9.9.9:1", "direct_address": "10.0.0.7:1234", "identity": "spiffe://vm/host/7"}},
+		"no workload was chosen": {func(*streaminfo.Info) {}, "destination", service},
+		"the proxy is not the server": {func(i *streaminfo.Info) {
+			i.FilterState.Set("io.istio.local_principal", streaminfo.String("spiffe://cluster.local/ns/app/sa/waypoint"), streaminfo.SharingNone)
+		}, "destination", merge(service, "proxy_identity", "spiffe://cluster.local/ns/app/sa/waypoint")},
+		"the server showed a certificate": {func(i *streaminfo.Info) {
+			i.Upstream.TLS = &streaminfo.TLS{Peer: streaminfo.Certificate{URISANs: []string{"spiffe://cluster.local/ns/app/sa/reviews"}}}
+		}, "destination", merge(service, "identity", "spiffe://cluster.local/ns/app/sa/reviews")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRecorded(0)
+			i := info()
+			i.ResponseCode, i.Details = 503, "no_healthy_upstream"
+			c.change(i)
+			r.HTTP(&Stream{Info: i, Request: request, Local: true, Cluster: "reviews"})
+			if d := cmp.Diff(any(c.want), r.events(t)[0][c.key]); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func merge(m map[string]any, key string, value any) map[string]any {
+	m = maps.Clone(m)
+	m[key] = value
+	return m
 }

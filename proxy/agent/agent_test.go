@@ -138,7 +138,7 @@ func TestReadsTheRestOfThePodsConfiguration(t *testing.T) {
 	if c.Secrets != (Secrets{TTL: 24 * time.Hour, Fraction: 0.5, Jitter: 0.01}) {
 		t.Errorf("secrets = %+v", c.Secrets)
 	}
-	if c.Log.Level != slog.LevelWarn || c.Log.Agent != slog.LevelInfo || c.Log.Components["misc"] != slog.LevelError || c.Log.JSON {
+	if c.Log.Level != slog.LevelWarn || c.Log.Agent != slog.LevelInfo || c.Log.Events != slog.LevelInfo || c.Log.Components["misc"] != slog.LevelError || c.Log.JSON {
 		t.Errorf("log = %+v", c.Log)
 	}
 	n := c.FilterNode()
@@ -182,8 +182,11 @@ func TestVariations(t *testing.T) {
 		}},
 		"mounted mesh configuration": {files: with("/etc/istio/config/mesh", "defaultConfig:\n  proxyAdminPort: 1234\n"), check: func(c *Config) bool { return c.Ports.Admin == 1234 }},
 		"concurrency flag":           {args: []string{"--concurrency=3"}, check: func(c *Config) bool { return c.Concurrency == 3 }},
+		"a level for events": {args: []string{"--log_output_level=default:error,events:warning"}, check: func(c *Config) bool {
+			return c.Log.Agent == slog.LevelError && c.Log.Events == slog.LevelWarn
+		}},
 		"log flags": {args: []string{"--log_as_json", "--proxyLogLevel=debug,upstream:trace", "--log_output_level=all:error,xds:debug", "--outlierLogPath=/dev/stdout"}, check: func(c *Config) bool {
-			return c.Log.JSON && c.Log.Level == slog.LevelDebug && c.Log.Components["upstream"] == LevelTrace && c.Log.Agent == slog.LevelError && c.OutlierLogPath == "/dev/stdout"
+			return c.Log.JSON && c.Log.Level == slog.LevelDebug && c.Log.Components["upstream"] == LevelTrace && c.Log.Agent == slog.LevelError && c.Log.Events == slog.LevelError && c.OutlierLogPath == "/dev/stdout"
 		}},
 		"unknown flag": {args: []string{"--new-thing", "x", "--other=1"}, check: func(c *Config) bool { return len(c.Warnings) == 2 && c.Role == Waypoint }},
 		"locality": {files: with("/etc/istio/pod/labels", `topology.istio.io/locality="r1.z1.s1"`), check: func(c *Config) bool {

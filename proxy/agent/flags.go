@@ -15,9 +15,10 @@ type Log struct {
 	// Level of the data plane, and by Envoy's component name where it differs.
 	Level      slog.Level
 	Components map[string]slog.Level
-	// Agent is the level of everything that pilot-agent does in a stock proxy.
-	Agent slog.Level
-	JSON  bool
+	// Agent is the level of everything that pilot-agent does in a stock proxy,
+	// Events that of refusals and findings: the scope "events", else Agent.
+	Agent, Events slog.Level
+	JSON          bool
 }
 
 // Levels beyond slog's own.
@@ -80,6 +81,10 @@ func parseFlags(args []string) (*flags, error) {
 		if l, ok := scopes[name]; ok {
 			f.log.Agent = l
 		}
+	}
+	f.log.Events = f.log.Agent
+	if l, ok := scopes["events"]; ok {
+		f.log.Events = l
 	}
 	return f, nil
 }

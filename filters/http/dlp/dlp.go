@@ -16,6 +16,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/refusal"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 )
 
@@ -31,6 +32,7 @@ type filter struct {
 	name        string
 	key         []byte
 	logger      *slog.Logger
+	at          refusal.Directory
 	findings    *findings
 	uninspected map[string]*stats.Counter // by direction
 }
@@ -60,6 +62,13 @@ func (Factory) Compile(env *filters.Env, base, over filters.Config) (filters.HTT
 	f := &filter{cfg: cfg, name: cfg.name, logger: env.Logger, uninspected: map[string]*stats.Counter{}}
 	if f.name == "" {
 		f.name = env.Name
+	}
+	if env.Workloads != nil {
+		f.at.Workloads = env.Workloads
+	}
+	f.at.Clusters, _ = env.Upstreams.(refusal.Clusters)
+	if env.Events != nil {
+		f.logger = env.Events
 	}
 	if f.logger == nil {
 		f.logger = slog.New(slog.DiscardHandler)

@@ -71,10 +71,11 @@ type inspection struct {
 	reported bool
 	fields   *dlp.Stream
 
-	requestID, traceID, route, principal, cluster string
+	requestID, traceID, route, principal string
 
 	conn *streaminfo.Conn
 	peer *streaminfo.Peer
+	to   refusal.To
 }
 
 func (f *filter) inspect(set *ruleSet, dir string) *inspection {
@@ -86,12 +87,15 @@ func (f *filter) inspect(set *ruleSet, dir string) *inspection {
 func (in *inspection) identify(s *filters.Stream) {
 	in.requestID, in.traceID, in.route = s.Info.RequestID, refusal.TraceID(&s.Info, &s.Request), s.Info.RouteName
 	in.conn, in.peer = s.Info.Conn, refusal.Peer(&s.Info)
+	in.principal = refusal.Principal(&s.Info)
+	if s.Info.Conn == nil {
+		return
+	}
+	cluster := ""
 	if s.Route != nil {
-		in.cluster = s.Route.ClusterName()
+		cluster = s.Route.ClusterName()
 	}
-	if in.principal = s.Info.FilterState.GetString("io.istio.peer_principal"); in.principal == "" && s.Info.Conn != nil {
-		in.principal = s.Info.Conn.PeerURI()
-	}
+	in.to = refusal.ToOf(&s.Info, cluster)
 }
 
 // found is the sink of the scanners.
@@ -255,7 +259,7 @@ func (in *inspection) report() {
 		slog.String("source_principal", in.principal),
 	}
 	if in.conn != nil {
-		attrs = append(attrs, refusal.Source(in.conn, in.principal, in.peer), refusal.Destination(in.conn, in.cluster))
+		attrs = append(attrs, in.f.at.Source(in.conn, in.principal, in.peer), in.f.at.Destination(in.to))
 	}
 	if in.reason != "" {
 		attrs = append(attrs, slog.String("uninspectable", in.reason))
