@@ -90,7 +90,7 @@ func dlpCells() []cell {
 		{failure: "missing", name: "the file of the key", http: filter(block, `, hash_key_file: "${DIR}/none"`), status: 403, details: inexecutable},
 		{failure: "oversize", name: "a bomb", http: good, body: zipped(16 << 20), encoding: "gzip", status: 413, details: "dlp_uninspectable"},
 		{failure: "oversize", name: "a bomb, in a request that is masked", http: filter(mask, ""), body: zipped(16 << 20), encoding: "gzip", status: 413, details: "dlp_uninspectable"},
-		{failure: "oversize", name: "a bomb of the answer", http: good, answer: zipped(16 << 20), answerEncoding: "gzip", status: 0, reached: true},
+		{failure: "oversize", name: "a bomb of the answer", http: good, answer: zipped(16 << 20), answerEncoding: "gzip", status: 0, early: 502, reached: true},
 		{failure: "panic", name: "while it reads the body", http: sabotages("body") + good, body: "hello", status: 500, details: panicked},
 		{failure: "panic", name: "while it reads the body, PASS", http: sabotages("body") + filter(block, lax), body: "hello", status: 500, details: panicked},
 		{failure: "panic", name: "while it reads the answer", http: good + sabotages("answer"), answer: "ok", status: 500, details: panicked, reached: true},
