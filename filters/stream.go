@@ -112,6 +112,14 @@ func (s *Stream) Reset() {
 	s.mu.Unlock()
 }
 
+// Renew prepares a pooled stream that was Reset at the end of its last request: a
+// late interruption may have met it since.
+func (s *Stream) Renew() {
+	s.mu.Lock()
+	s.cause, s.ctx, s.cancel = nil, nil, nil
+	s.mu.Unlock()
+}
+
 func (s *Stream) resetResponse() {
 	s.resp.Header.Reset()
 	s.resp.Body, s.resp.Local, s.resp.Tunnel = message.NoBody, false, nil

@@ -68,10 +68,8 @@ type socket struct {
 
 	pmu         sync.Mutex // Probe, by any goroutine
 	pread, pend bool
-	pquiet      bool
-	peekByte    byte
-	quietFn     func(fd uintptr)
 	probeFn     func(uintptr)
+	quietFD     atomic.Uint64 // 1 + descriptor, 0 before Quiet
 }
 
 // newSocket takes over nc, which is a *net.TCPConn or *net.UnixConn.

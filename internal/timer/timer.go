@@ -17,7 +17,11 @@ type Timer struct {
 // Arm schedules f once after d, replacing an earlier schedule. d <= 0 stops
 // the timer. f should be a method value kept by the owner, so that arming does
 // not allocate.
-func (t *Timer) Arm(d time.Duration, f func()) { t.arm(d, f) }
+func (t *Timer) Arm(d time.Duration, f func()) { t.arm(time.Since(origin), d, f) }
+
+// ArmAt is Arm for a caller that has just read the clock, which is most of the
+// price: the timer fires d after now. A now in the past makes it fire earlier.
+func (t *Timer) ArmAt(now time.Time, d time.Duration, f func()) { t.arm(now.Sub(origin), d, f) }
 
 // Stop cancels the schedule. It reports whether the callback was prevented;
 // false means that it never was armed, has run, or is running.

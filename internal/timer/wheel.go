@@ -60,12 +60,13 @@ func inBubble(sinceOrigin time.Duration) bool {
 	return sinceOrigin > decade || sinceOrigin < -decade
 }
 
-func (s *state) arm(d time.Duration, f func()) {
+// arm schedules f; now is since origin: time.Since is half the price of time.Now,
+// one clock.
+func (s *state) arm(now, d time.Duration, f func()) {
 	if d <= 0 {
 		s.stop()
 		return
 	}
-	now := time.Since(origin) // half the price of time.Now: one clock
 	if inBubble(now) {
 		s.armBubble(d, f)
 		return

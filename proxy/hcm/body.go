@@ -27,6 +27,11 @@ func (r *requestBody) Next() ([]byte, bool, error) {
 	p, last, err := r.b.Next()
 	st := r.st
 	st.s.Info.BytesReceived += uint64(len(p))
+	if last && err == nil {
+		r.ended()
+		st.touchAt(st.s.Info.RequestComplete)
+		return p, true, nil
+	}
 	st.touch()
 	if err != nil {
 		if cause := st.s.Cause(); cause != nil {
@@ -35,10 +40,7 @@ func (r *requestBody) Next() ([]byte, bool, error) {
 		r.err = err
 		return nil, false, err
 	}
-	if last {
-		r.ended()
-	}
-	return p, last, nil
+	return p, false, nil
 }
 
 // ended notes that the request is complete.

@@ -39,7 +39,7 @@ func (st *stream) respond(r *filters.Response) {
 		st.mapLocalReply(r)
 	}
 	s.Response = r
-	s.Info.FirstDownstreamTx = s.Info.Now()
+	s.Info.FirstDownstreamTx = st.beginsAt(r)
 	st.finalizeHeaders(r)
 	if r.Tunnel != nil {
 		st.tunnel(r)
@@ -58,12 +58,24 @@ func (st *stream) respond(r *filters.Response) {
 	st.writeBody(r.Body)
 }
 
+// beginsAt is the time at which r, which is complete, is about to be written: that
+// of its arrival, unless a filter saw it in between.
+func (st *stream) beginsAt(r *filters.Response) time.Time {
+	info := &st.s.Info
+	if !r.Local && len(st.s.Chain()) == 1 && !info.FirstUpstreamRx.IsZero() {
+		return info.FirstUpstreamRx
+	}
+	return info.Now()
+}
+
 // writeBody pulls the body chunk by chunk; pulling is the back-pressure. What is
 // ready leaves together; a pause flushes.
 func (st *stream) writeBody(b message.Body) {
 	info := &st.s.Info
+	waited := false
 	for {
 		if n, last := b.Ready(); n == 0 && !last {
+			waited = true
 			if err := st.ss.Flush(); err != nil {
 				st.writeFailed(err)
 				return
@@ -74,7 +86,12 @@ func (st *stream) writeBody(b message.Body) {
 			st.bodyFailed(err)
 			return
 		}
-		st.touch()
+		if waited {
+			st.touch()
+		} else { // it came with the head
+			st.touchAt(info.FirstDownstreamTx)
+		}
+		waited = true
 		var t *message.Header
 		if last {
 			t = b.Trailers()

@@ -76,6 +76,7 @@ func newStream(m *Manager) *stream {
 	st.onDurationReached = func() { st.interrupt(errMaxDuration) }
 	st.reselect = func(*filters.Stream) { st.selectRoute() }
 	st.informational = st.writeInformational
+	st.s.Reset()
 	return st
 }
 
@@ -101,7 +102,7 @@ func (st *stream) begin(cn *conn, ss transport.ServerStream) {
 	m := cn.m
 	st.cn, st.ss = cn, ss
 	s := &st.s
-	s.Reset()
+	s.Renew()
 	ss.ReadHeaders(&s.Request)
 	st.describe(cn, ss.Version(), rand.Uint64())
 	info := &s.Info
@@ -422,6 +423,9 @@ func (st *stream) finish() {
 		m.st.rq5xx.Inc()
 	}
 	s.End()
+	if n, ok := st.ss.(transport.EndNoter); ok {
+		n.EndedAt(info.End)
+	}
 	st.release()
 }
 

@@ -15,7 +15,7 @@ func (st *stream) armTimers() {
 	if spec.MaxStreamDuration > 0 {
 		st.duration.Arm(spec.MaxStreamDuration, st.onDurationReached)
 	}
-	st.setIdle(spec.StreamIdleTimeout)
+	st.setIdle(spec.StreamIdleTimeout, st.s.Info.Start)
 }
 
 // applyRouteTimeouts lets the route override the idle timeout and the maximum
@@ -27,19 +27,19 @@ func (st *stream) applyRouteTimeouts() {
 	}
 	a := r.Config.Action
 	if a.IdleTimeout != nil {
-		st.setIdle(*a.IdleTimeout)
+		st.setIdle(*a.IdleTimeout, st.s.Info.Now())
 	}
 }
 
-func (st *stream) setIdle(d time.Duration) {
+func (st *stream) setIdle(d time.Duration, now time.Time) {
 	if d <= 0 {
 		st.idle.Stop()
 		st.idleTimeout = 0
 		return
 	}
 	st.idleTimeout = d
-	st.touch()
-	st.idle.Arm(d, st.onIdle)
+	st.touchAt(now)
+	st.idle.ArmAt(now, d, st.onIdle)
 }
 
 // touch notes activity. Re-arming happens when the timer fires, so that a chunk
@@ -47,6 +47,13 @@ func (st *stream) setIdle(d time.Duration) {
 func (st *stream) touch() {
 	if st.idleTimeout > 0 {
 		st.lastActivity.Store(int64(time.Since(st.s.Info.Start)))
+	}
+}
+
+// touchAt is touch for who knows the time.
+func (st *stream) touchAt(now time.Time) {
+	if st.idleTimeout > 0 {
+		st.lastActivity.Store(int64(now.Sub(st.s.Info.Start)))
 	}
 }
 

@@ -14,7 +14,8 @@ import (
 // logs ask for trailers after Close.
 type responseBody struct {
 	rq       *request
-	trailers *message.Header
+	trailers *message.Header // nil or kept
+	kept     message.Header
 }
 
 // newResponseBody takes the body that the pooled stream had before, if nobody
@@ -85,8 +86,8 @@ func (b *responseBody) Close() {
 		return
 	}
 	if t := rq.received.Trailers(); t != nil && rq.ended {
-		b.trailers = &message.Header{}
-		b.trailers.CopyFrom(t)
+		b.kept.CopyFrom(t)
+		b.trailers = &b.kept
 	}
 	b.rq = nil
 	if !rq.ended {

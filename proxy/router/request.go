@@ -140,12 +140,17 @@ func (rq *request) names() {
 // requestComplete notes that the last byte of the request is here: the route's
 // timeout starts. The pump may call it, too.
 func (rq *request) requestComplete() {
-	now := rq.s.Info.Now()
+	info := &rq.s.Info
+	now := info.RequestComplete
+	if now.IsZero() || len(rq.s.Chain()) > 1 { // filters before this one may have taken their time
+		now = info.Now()
+	}
 	rq.mu.Lock()
 	rq.completed = now
+	rq.timerArmed = rq.timerArmed || rq.t.route > 0
 	rq.mu.Unlock()
 	if rq.t.route > 0 {
-		rq.arm(&rq.routeTimer, rq.t.route, rq.onRoute)
+		rq.routeTimer.ArmAt(now, rq.t.route, rq.onRoute)
 	}
 }
 
@@ -424,7 +429,11 @@ func (rq *request) drop(complete bool) {
 	if !complete {
 		st.Reset()
 	}
-	st.Release()
+	if info.LastUpstreamRx.IsZero() {
+		st.Release()
+	} else {
+		st.ReleaseAt(info.LastUpstreamRx)
+	}
 }
 
 // endSpan ends the span of the attempt in flight, if there is one.

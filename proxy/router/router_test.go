@@ -294,7 +294,7 @@ func TestFastPathAllocations(t *testing.T) {
 			for i := range fields.Len() {
 				s.Request.AddField(fields.At(i))
 			}
-			s.Info.Conn = w.connInfo()
+			s.Info.Conn, s.Info.Start = w.connInfo(), time.Now()
 			s.SelectRoute(route)
 			resp, err := w.f.Do(s, filters.Next{})
 			if err != nil {

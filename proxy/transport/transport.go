@@ -107,6 +107,13 @@ type ServerStream interface {
 	CloseAfter()
 }
 
+// EndNoter is implemented by server streams that use the time at which their
+// handler closed its books, so as not to read the clock again.
+type EndNoter interface {
+	// EndedAt is called by the handler last, if at all.
+	EndedAt(t time.Time)
+}
+
 // Handler serves streams.
 type Handler interface {
 	// ServeStream runs on a goroutine of its own, one for each request in

@@ -320,8 +320,12 @@ func (p *pool) offer(pc *pooledConn) {
 	}
 }
 
-// markIdle notes that pc is idle from now on.
-func (pc *pooledConn) markIdle() { pc.idleSince.Store(int64(time.Since(pc.start))) }
+// markIdle notes that pc is idle since t, or since a later time noted before.
+func (pc *pooledConn) markIdle(t time.Time) {
+	if d := int64(t.Sub(pc.start)); d > pc.idleSince.Load() {
+		pc.idleSince.Store(d)
+	}
+}
 
 // onIdle is the codec's word that a stream was released and pc has room.
 func (pc *pooledConn) onIdle(transport.ClientConn) {
@@ -453,7 +457,7 @@ func (p *pool) dialed(conn *connection) (*pooledConn, error) {
 	p.mu.Unlock()
 	s.cxActive.Add(1)
 	p.st.cxActive.Add(1)
-	pc.markIdle()
+	pc.markIdle(pc.start)
 	if !pc.multiplex {
 		pc.ClientConn = p.c.m.opt.HTTP1(conn.Conn, &cfg)
 	} else {

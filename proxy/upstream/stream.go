@@ -3,6 +3,7 @@ package upstream
 import (
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
@@ -32,7 +33,11 @@ func (s *Stream) LocalAddr() netip.AddrPort { return s.pc.local }
 func (s *Stream) TLS() *streaminfo.TLS { return s.pc.tls }
 
 // Release implements transport.ClientStream.
-func (s *Stream) Release() {
+func (s *Stream) Release() { s.ReleaseAt(time.Now()) }
+
+// ReleaseAt is Release for who knows when the last byte came: since then the
+// connection, if that was its only stream, is idle.
+func (s *Stream) ReleaseAt(t time.Time) {
 	if s.ended {
 		panic("upstream: stream released twice")
 	}
@@ -43,7 +48,7 @@ func (s *Stream) Release() {
 	st.cxRxBytes.Add(cs.BytesIn())
 	st.cxTxBytes.Add(cs.BytesOut())
 	if pc.streams.Add(-1) == 0 {
-		pc.markIdle()
+		pc.markIdle(t)
 	}
 	p.st.rqActive.Add(-1)
 	st.rqActive.Add(-1)

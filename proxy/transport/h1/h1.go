@@ -47,7 +47,6 @@ type Server struct {
 	p         parser
 	next      action // after the loop
 	scanned   int    // bytes of the buffer without a head's end
-	timed     bool   // the headers timer runs
 	rechecked bool   // whether an end hid behind the first request
 	requests  atomic.Int32
 
@@ -55,6 +54,14 @@ type Server struct {
 	draining atomic.Bool
 	deadline timer.Timer
 	age      timer.Timer
+
+	// The idle timer stays armed through requests; idleSince, nanoseconds since
+	// start, is when the last one ended, idling whether the timer is armed.
+	// heading: part of a head is here, and the headers timer runs.
+	idle            timer.Timer
+	start           time.Time
+	idleSince       atomic.Int64
+	idling, heading atomic.Bool
 }
 
 // States of a Server.
@@ -79,7 +86,7 @@ const (
 
 // NewServer prepares c; cfg is shared and read-only.
 func NewServer(c netio.Conn, cfg *transport.ServerConfig, h transport.Handler) *Server {
-	s := &Server{cfg: cfg, h: h}
+	s := &Server{cfg: cfg, h: h, start: time.Now()}
 	s.rd.c = c
 	s.looper, _ = c.(netio.Looper)
 	s.onIdle, s.onHead = s.idleExpired, s.headExpired
@@ -100,7 +107,7 @@ func (s *Server) Serve(done func()) {
 	if d := s.cfg.MaxConnectionDuration; d > 0 {
 		s.age.Arm(d, s.tooOld)
 	}
-	s.armIdle()
+	s.armIdle(s.start)
 	s.run()
 }
 
@@ -180,8 +187,8 @@ func (s *Server) pump() action {
 				continue
 			}
 			s.rd.release()
-			if d := s.cfg.HeadersTimeout; d > 0 && !s.timed && s.rd.buf != nil {
-				s.timed = true
+			if d := s.cfg.HeadersTimeout; d > 0 && s.rd.buf != nil && !s.heading.Load() {
+				s.heading.Store(true)
 				s.deadline.Arm(d, s.onHead)
 			}
 			return actWait
@@ -256,8 +263,8 @@ func badFirstLine(b []byte) bool {
 // parse makes the first n bytes of the buffer the current request.
 func (s *Server) parse(n int) action {
 	s.scanned = 0
-	if s.timed {
-		s.timed = false
+	if s.heading.Load() {
+		s.heading.Store(false)
 		s.deadline.Stop()
 	}
 	st := &s.st
@@ -292,24 +299,48 @@ func (s *Server) serve() action {
 	}
 	s.state.CompareAndSwap(stateActive, stateIdle)
 	if a == actAgain {
-		s.armIdle()
+		now := st.endedAt
+		if now.IsZero() {
+			now = time.Now()
+		}
+		s.armIdle(now)
 	}
 	return a
 }
 
-func (s *Server) armIdle() {
-	d := s.cfg.IdleTimeout
-	if d == 0 {
-		d = defaultIdleTimeout
+func (s *Server) idleTimeout() time.Duration {
+	if s.cfg.IdleTimeout == 0 {
+		return defaultIdleTimeout
 	}
-	if d > 0 {
-		s.deadline.Arm(d, s.onIdle)
+	return s.cfg.IdleTimeout
+}
+
+// armIdle notes that the connection is idle from now on. The timer that runs is
+// left to find out.
+func (s *Server) armIdle(now time.Time) {
+	d := s.idleTimeout()
+	if d <= 0 {
+		return
+	}
+	s.idleSince.Store(int64(now.Sub(s.start)))
+	if !s.idling.Swap(true) {
+		s.idle.ArmAt(now, d, s.onIdle)
 	}
 }
 
-// idleExpired ends the connection if it still is idle. The timer is not
-// stopped when a request comes, only armed again behind it.
+// idleExpired ends the connection if it has been idle for all the time.
 func (s *Server) idleExpired() {
+	s.idling.Store(false)
+	if s.state.Load() != stateIdle || s.heading.Load() { // the request's end arms it
+		return
+	}
+	since, d := s.idleSince.Load(), s.idleTimeout()
+	if rest := d - (time.Since(s.start) - time.Duration(since)); rest > 0 {
+		if !s.idling.Swap(true) {
+			s.idle.Arm(rest, s.onIdle)
+		}
+		return
+	}
 	if s.state.CompareAndSwap(stateIdle, stateClosing) {
 		netio.InterruptRead(s.rd.c, errIdle)
 	}
@@ -350,6 +381,7 @@ func (s *Server) finish(a action) {
 	}
 	s.state.Store(stateClosing)
 	s.deadline.Stop()
+	s.idle.Stop()
 	s.rd.drop()
 	switch a {
 	case actReset:
@@ -366,6 +398,7 @@ func (s *Server) finish(a action) {
 // end tells the owner.
 func (s *Server) end() {
 	s.deadline.Stop()
+	s.idle.Stop()
 	s.age.Stop()
 	s.st.watch.Stop()
 	s.done()

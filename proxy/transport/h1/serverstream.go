@@ -30,6 +30,7 @@ type serverStream struct {
 	abandoned  bool // Reset was called
 	sent       atomic.Uint64
 	inStart    uint64
+	endedAt    time.Time // if the handler said so
 
 	// While a request is in flight nobody reads the connection: watch looks
 	// now and then whether the client still is there.
@@ -74,6 +75,7 @@ func (st *serverStream) begin() {
 	st.resp = responseHead{}
 	st.started, st.complete, st.failed, st.closeAfter, st.tunnel, st.abandoned = false, false, false, false, false, false
 	st.sent.Store(0)
+	st.endedAt = time.Time{}
 }
 
 func (st *serverStream) dropHeader() {
@@ -335,6 +337,9 @@ func (st *serverStream) BytesIn() uint64 {
 
 // BytesOut implements transport.ServerStream.
 func (st *serverStream) BytesOut() uint64 { return st.sent.Load() }
+
+// EndedAt implements transport.EndNoter.
+func (st *serverStream) EndedAt(t time.Time) { st.endedAt = t }
 
 // CloseAfter implements transport.ServerStream.
 func (st *serverStream) CloseAfter() { st.closeAfter = true }
