@@ -69,13 +69,16 @@ func (s *String) Append(dst []byte, c *Context) []byte {
 	}
 	for i := range s.ops {
 		o := &s.ops[i]
-		if o.text == nil {
+		switch {
+		case o.text != nil:
+			var ok bool
+			if dst, ok = o.text(dst, c); !ok {
+				dst = append(dst, '-')
+			}
+		case len(o.lit) == 1: // most are a blank: no call to copy it
+			dst = append(dst, o.lit[0])
+		default:
 			dst = append(dst, o.lit...)
-			continue
-		}
-		var ok bool
-		if dst, ok = o.text(dst, c); !ok {
-			dst = append(dst, '-')
 		}
 	}
 	return dst

@@ -288,10 +288,43 @@ func (c command) address(a addressOp) (op, error) {
 		case !ap.IsValid():
 			return append(dst, name...), name != ""
 		case a.part == addrIP:
-			return ap.Addr().Unmap().AppendTo(dst), true
+			return appendAddr(dst, ap.Addr().Unmap()), true
 		}
-		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()).AppendTo(dst), true
+		if a := ap.Addr().Unmap(); a.Is4() {
+			return appendSmall(append(appendAddr(dst, a), ':'), uint(ap.Port())), true
+		}
+		return ap.AppendTo(dst), true
 	}}, nil
+}
+
+// appendAddr is a.AppendTo, at a third of its price for IPv4.
+func appendAddr(dst []byte, a netip.Addr) []byte {
+	if !a.Is4() {
+		return a.AppendTo(dst)
+	}
+	b := a.As4()
+	for i, n := range b {
+		if i > 0 {
+			dst = append(dst, '.')
+		}
+		dst = appendSmall(dst, uint(n))
+	}
+	return dst
+}
+
+// appendSmall appends n < 100,000 in decimal.
+func appendSmall(dst []byte, n uint) []byte {
+	switch {
+	case n < 10:
+		return append(dst, byte('0'+n))
+	case n < 100:
+		return append(dst, byte('0'+n/10), byte('0'+n%10))
+	case n < 1000:
+		return append(dst, byte('0'+n/100), byte('0'+n/10%10), byte('0'+n%10))
+	case n < 10000:
+		return append(dst, byte('0'+n/1000), byte('0'+n/100%10), byte('0'+n/10%10), byte('0'+n%10))
+	}
+	return append(dst, byte('0'+n/10000), byte('0'+n/1000%10), byte('0'+n/100%10), byte('0'+n/10%10), byte('0'+n%10))
 }
 
 func (a addressOp) lookup(x *Context) (netip.AddrPort, string) {

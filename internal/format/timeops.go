@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -184,18 +185,25 @@ func pad(dst []byte, n, width int) []byte {
 	return append(dst, buf[i:]...)
 }
 
-// appendRFC3339Milli appends "2006-01-02T15:04:05.000Z".
+// appendRFC3339Milli appends "2006-01-02T15:04:05.000Z". t is UTC.
 func appendRFC3339Milli(dst []byte, t time.Time) []byte {
-	y, m, d := t.Date()
-	h, mi, s := t.Clock()
-	dst = append(pad(dst, y, 4), '-')
-	dst = append(pad(dst, int(m), 2), '-')
-	dst = append(pad(dst, d, 2), 'T')
-	dst = append(pad(dst, h, 2), ':')
-	dst = append(pad(dst, mi, 2), ':')
-	dst = append(pad(dst, s, 2), '.')
-	return append(pad(dst, t.Nanosecond()/1e6, 3), 'Z')
+	s := lastSecond.Load()
+	if s == nil || s.unix != t.Unix() {
+		s = &second{t.Unix(), t.AppendFormat(nil, "2006-01-02T15:04:05.")}
+		lastSecond.Store(s)
+	}
+	ms := t.Nanosecond() / 1e6
+	dst = append(dst, s.text...)
+	return append(dst, byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z')
 }
+
+// second is a time rendered up to its fraction: lines of a log share it.
+type second struct {
+	unix int64
+	text []byte
+}
+
+var lastSecond atomic.Pointer[second]
 
 // commonDuration is %COMMON_DURATION(START:END:PRECISION)%.
 func commonDuration(c command) (op, error) {

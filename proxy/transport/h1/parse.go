@@ -151,9 +151,7 @@ func (p *parser) fields(b []byte, h *message.Header, limit int, in section) erro
 			i++
 		}
 		start = i
-		for valueChar[b[i]] {
-			i++
-		}
+		i = valueEnd(b, i)
 		if b[i] != '\r' || b[i+1] != '\n' {
 			return errCharacters
 		}

@@ -1,6 +1,7 @@
 package h1
 
 import (
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -409,5 +410,26 @@ func TestParsingDoesNotAllocate(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestEightBytesAtOnceFindWhatOneByOneDoes(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 20000 {
+		b := make([]byte, r.IntN(40))
+		for i := range b {
+			b[i] = byte(' ' + r.IntN(90))
+			if r.IntN(20) == 0 {
+				b[i] = byte(r.IntN(256))
+			}
+		}
+		from := r.IntN(len(b) + 1)
+		want := from
+		for want < len(b) && valueChar[b[want]] {
+			want++
+		}
+		if got := valueEnd(b, from); got != want {
+			t.Fatalf("%q from %d: %d, want %d", b, from, got, want)
+		}
 	}
 }

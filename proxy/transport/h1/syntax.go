@@ -1,5 +1,7 @@
 package h1
 
+import "encoding/binary"
+
 // tokenChar is RFC 9110 tchar.
 var tokenChar = func() (t [256]bool) {
 	for _, c := range "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" {
@@ -15,6 +17,32 @@ var valueChar = func() (t [256]bool) {
 	}
 	return t
 }()
+
+// lowerChar is tchar without capital letters.
+var lowerChar = func() (t [256]bool) {
+	for i := range t {
+		t[i] = tokenChar[i] && (i < 'A' || i > 'Z')
+	}
+	return t
+}()
+
+// valueEnd returns the position of the first byte of b from i on that is no
+// valueChar, len(b) if there is none. It looks at eight bytes at once.
+func valueEnd(b []byte, i int) int {
+	const ones, high = 0x0101010101010101, 0x8080808080808080
+	for i+8 <= len(b) {
+		x := binary.LittleEndian.Uint64(b[i:])
+		del := x ^ 0x7f*ones
+		if ((x-0x20*ones)&^x|(del-ones)&^del)&high != 0 { // a control character, perhaps HTAB, or DEL
+			break
+		}
+		i += 8
+	}
+	for i < len(b) && valueChar[b[i]] {
+		i++
+	}
+	return i
+}
 
 // hostChar is RFC 3986 reg-name without the comma, which a list of hosts has.
 var hostChar = func() (t [256]bool) {

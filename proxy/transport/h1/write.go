@@ -1,7 +1,9 @@
 package h1
 
 import (
+	"slices"
 	"strconv"
+	"unsafe"
 
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
@@ -143,10 +145,20 @@ func appendFields(b []byte, h *message.Header, upgrade bool) ([]byte, error) {
 		if !cleanName(f.Name) || !cleanValue(f.Value) {
 			return b, badField(f.Name)
 		}
-		b = append(append(b, f.Name...), ": "...)
-		b = append(append(b, trimBlank(f.Value)...), "\r\n"...)
+		b = appendField(b, f.Name, trimBlank(f.Value))
 	}
 	return b, nil
+}
+
+func appendField(b []byte, name, value string) []byte {
+	n := len(b)
+	b = slices.Grow(b, len(name)+len(value)+4)[:n+len(name)+len(value)+4]
+	n += copy(b[n:], name)
+	b[n], b[n+1] = ':', ' '
+	n += 2
+	n += copy(b[n:], value)
+	b[n], b[n+1] = '\r', '\n'
+	return b
 }
 
 // trimBlank is strings.Trim(s, " \t") at a tenth of its price, which was 4 %
@@ -164,7 +176,7 @@ func trimBlank(s string) string {
 // cleanName: a token in lower case.
 func cleanName(s string) bool {
 	for i := range len(s) {
-		if !tokenChar[s[i]] || 'A' <= s[i] && s[i] <= 'Z' {
+		if !lowerChar[s[i]] {
 			return false
 		}
 	}
@@ -173,12 +185,7 @@ func cleanName(s string) bool {
 
 // cleanValue: no control characters, so that a value stays one value.
 func cleanValue(s string) bool {
-	for i := range len(s) {
-		if !valueChar[s[i]] {
-			return false
-		}
-	}
-	return true
+	return valueEnd(unsafe.Slice(unsafe.StringData(s), len(s)), 0) == len(s)
 }
 
 // cleanTarget: visible ASCII.
@@ -357,8 +364,7 @@ func appendTrailers(b []byte, h *message.Header, enabled bool) ([]byte, error) {
 		if !cleanName(f.Name) || !cleanValue(f.Value) {
 			return b, badField(f.Name)
 		}
-		b = append(append(b, f.Name...), ": "...)
-		b = append(append(b, trimBlank(f.Value)...), "\r\n"...)
+		b = appendField(b, f.Name, trimBlank(f.Value))
 	}
 	return append(b, "\r\n"...), nil
 }
