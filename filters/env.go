@@ -21,6 +21,10 @@ type Env struct {
 	// Direction is the listener's traffic_direction: "inbound", "outbound", "".
 	Direction string
 	Stats     *stats.Scope
+	// HTTPStats is for Envoy's statistics of HTTP filters ("envoy_http_…"): Stats
+	// with the connection manager's stat_prefix as label. Nil elsewhere, which
+	// discards.
+	HTTPStats *stats.Scope
 	Logger    *slog.Logger
 	// Events is where a filter tells what it found in a message, Logger if nil.
 	// Refusals are told by who ends the stream.

@@ -369,8 +369,8 @@ func (b *builder) tcpProxy(where string, spec *xdsresource.TCPProxy) (filters.Te
 
 // hcm compiles a connection manager and its route table.
 func (b *builder) hcm(where string, ls *xdsresource.Listener, spec *xdsresource.HTTPConnectionManager) (*builtHCM, error) {
-	sc := b.s.stats.Scope("envoy_http_", stats.Label{Name: "envoy_http_conn_manager_prefix", Value: spec.StatPrefix})
-	cb := &chainBuilder{b: b, where: where, at: b.at + ".typed_config", direction: ls.Direction, specs: spec.HTTPFilters}
+	sc := b.s.managerStats("envoy_http_", spec.StatPrefix)
+	cb := &chainBuilder{b: b, where: where, at: b.at + ".typed_config", direction: ls.Direction, manager: spec.StatPrefix, specs: spec.HTTPFilters}
 	for i := range spec.HTTPFilters {
 		if r := spec.HTTPFilters[i].Router; r != nil {
 			cb.terminal = router.New(r, b.s.routerDeps(sc, b.accessLogs(where, r.UpstreamLogs)))

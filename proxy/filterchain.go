@@ -17,6 +17,7 @@ import (
 // same object, whatever chain it stands in.
 type filterKey struct {
 	name, typeURL, direction string
+	manager                  string // its stat_prefix
 	base, override           xdsresource.Digest
 }
 
@@ -69,6 +70,7 @@ type chainBuilder struct {
 	where     string // "listener x: filter chain y"
 	at        string // the same by indexes
 	direction string
+	manager   string // its stat_prefix
 	specs     []xdsresource.HTTPFilter
 	terminal  filters.HTTPFilter
 	// extensions are the ECDS configurations that config_discovery resolved to.
@@ -229,7 +231,7 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) filters.HTTPFilte
 		cb.b.diag(cb.where, "http_filters["+spec.Name+"]", "error", "not executable, requests are answered 403: "+why)
 		return refuse{spec.Name}
 	}
-	k := filterKey{name: spec.Name, typeURL: tc.TypeURL, direction: cb.direction, base: tc.Digest}
+	k := filterKey{name: spec.Name, typeURL: tc.TypeURL, direction: cb.direction, manager: cb.manager, base: tc.Digest}
 	var override filters.Config
 	if o != nil {
 		k.override, override = o.Digest, o.Config
@@ -240,7 +242,9 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) filters.HTTPFilte
 			return nil, fmt.Errorf("no filter is registered for %s", tc.TypeURL)
 		}
 		return contained(cb.b.s.log, spec.Name, func() (filters.HTTPFilter, error) {
-			return fac.Compile(cb.b.s.env(spec.Name, cb.direction), tc.Config, override)
+			env := cb.b.s.env(spec.Name, cb.direction)
+			env.HTTPStats = cb.b.s.managerStats("", cb.manager)
+			return fac.Compile(env, tc.Config, override)
 		})
 	})
 	if err != nil && tc.FailOpen && override == nil {

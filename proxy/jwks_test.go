@@ -63,7 +63,9 @@ func TestKeysOfTokensComeThroughACluster(t *testing.T) {
 		t.Errorf("without keys: %d %q", status, body)
 	}
 	down.Store(false)
-	eventually(t, "the keys are fetched", func() bool { return metric(t, admin, "envoy_http_jwt_authn_jwks_fetch_success") == "1" })
+	eventually(t, "the keys are fetched", func() bool {
+		return metric(t, admin, `envoy_http_jwt_authn_jwks_fetch_success{envoy_http_conn_manager_prefix="main"}`) == "1"
+	})
 	start := time.Now()
 	if status, body := request(t, port, "/?access_token="+token); status != 200 || body != "app" {
 		t.Errorf("with keys: %d %q after %v", status, body, time.Since(start))

@@ -363,6 +363,11 @@ func (s *Server) env(name, direction string) *filters.Env {
 	}
 }
 
+// managerStats is for what connection managers with that stat_prefix count.
+func (s *Server) managerStats(prefix, manager string) *stats.Scope {
+	return s.stats.Scope(prefix, stats.Label{Name: "envoy_http_conn_manager_prefix", Value: manager})
+}
+
 // DrainListeners stops accepting (unless graceful) and asks all connections to
 // end in order, as Envoy's /drain_listeners.
 func (s *Server) DrainListeners(graceful bool) { s.drain(graceful, false) }

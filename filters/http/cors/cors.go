@@ -35,7 +35,7 @@ func (Factory) Compile(env *filters.Env, base, override filters.Config) (filters
 	}
 	f := &filter{p: p}
 	if env != nil {
-		f.valid, f.invalid = env.Stats.Counter("envoy_http_cors_origin_valid"), env.Stats.Counter("envoy_http_cors_origin_invalid")
+		f.valid, f.invalid = env.HTTPStats.Counter("envoy_http_cors_origin_valid"), env.HTTPStats.Counter("envoy_http_cors_origin_invalid")
 	}
 	return f, nil
 }

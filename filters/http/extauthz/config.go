@@ -129,7 +129,7 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 		c.StatusOnError = s
 	}
 	if m.GetShadowMode() {
-		return nil, errors.New("shadow_mode: not supported")
+		return nil, errors.New("shadow_mode: not supported, a check whose answer has no effect looks like protection; leave it out, or record with shadow_rules of RBAC")
 	}
 	var err error
 	if m.GetFilterEnabledMetadata() != nil {

@@ -56,7 +56,7 @@ func (Factory) Compile(env *filters.Env, base, override filters.Config) (filters
 	}
 	if env != nil {
 		f.upstreams = env.Upstreams
-		f.count(env.Stats)
+		f.count(env)
 		f.tell.Labels = authcheck.Labels(env.Node, c.LabelsKey)
 	}
 	return f, nil
@@ -82,15 +82,17 @@ type filter struct {
 type clusterCounters struct{ ok, denied, failed, failedAllowed, invalid *stats.Counter }
 
 // count takes the handles of the counters.
-func (f *filter) count(s *stats.Scope) {
+func (f *filter) count(env *filters.Env) {
 	var labels []stats.Label
 	if p := f.c.StatPrefix; p != "" {
 		labels = []stats.Label{{Name: "envoy_ext_authz_prefix", Value: p}}
 	}
-	c := func(name string) *stats.Counter { return s.Counter("envoy_http_ext_authz_"+name, labels...) }
+	c := func(name string) *stats.Counter {
+		return env.HTTPStats.Counter("envoy_http_ext_authz_"+name, labels...)
+	}
 	f.ok, f.denied, f.failed, f.failedAllowed, f.disabled = c("ok"), c("denied"), c("error"), c("failure_mode_allowed"), c("disabled")
 	f.invalid, f.ignoredMetadata, f.rejectedMutations = c("invalid"), c("ignored_dynamic_metadata"), c("rejected_header_mutations")
-	f.stats, f.clusters.Own = s, strings.Clone
+	f.stats, f.clusters.Own = env.Stats, strings.Clone
 }
 
 // of returns the counters of the cluster that s is routed to.

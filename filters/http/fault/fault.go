@@ -35,8 +35,8 @@ func (Factory) Compile(env *filters.Env, base, override filters.Config) (filters
 	}
 	f := &filter{c: c}
 	if env != nil {
-		f.delays, f.aborts = env.Stats.Counter("envoy_http_fault_delays_injected"), env.Stats.Counter("envoy_http_fault_aborts_injected")
-		f.overflow, f.active = env.Stats.Counter("envoy_http_fault_faults_overflow"), env.Stats.Gauge("envoy_http_fault_active_faults")
+		f.delays, f.aborts = env.HTTPStats.Counter("envoy_http_fault_delays_injected"), env.HTTPStats.Counter("envoy_http_fault_aborts_injected")
+		f.overflow, f.active = env.HTTPStats.Counter("envoy_http_fault_faults_overflow"), env.HTTPStats.Gauge("envoy_http_fault_active_faults")
 	}
 	return f, nil
 }

@@ -48,11 +48,12 @@ func (Factory) Compile(env *filters.Env, base, override filters.Config) (filters
 			return nil, fmt.Errorf("jwt_authn: requirement_name %q is not in requirement_map", o.Name)
 		}
 	}
-	count := func(name string) *stats.Counter { return env.Stats.Counter("envoy_http_jwt_authn_" + name) }
+	count := func(name string) *stats.Counter { return env.HTTPStats.Counter("envoy_http_jwt_authn_" + name) }
 	f.allowed, f.denied, f.bypassed = count("allowed"), count("denied"), count("cors_preflight_bypassed")
 	f.hit, f.miss = count("jwt_cache_hit"), count("jwt_cache_miss")
+	fetches, failures := count("jwks_fetch_success"), count("jwks_fetch_failed")
 	for i := range c.Providers {
-		if err := f.addProvider(env, &c.Providers[i], count); err != nil {
+		if err := f.addProvider(env, &c.Providers[i], fetches, failures); err != nil {
 			_ = f.Close()
 			return nil, err
 		}
@@ -60,7 +61,7 @@ func (Factory) Compile(env *filters.Env, base, override filters.Config) (filters
 	return f, nil
 }
 
-func (f *filter) addProvider(env *filters.Env, c *Provider, count func(string) *stats.Counter) error {
+func (f *filter) addProvider(env *filters.Env, c *Provider, fetches, failures *stats.Counter) error {
 	p := &provider{Provider: c}
 	switch {
 	case c.Remote != nil:
@@ -68,7 +69,7 @@ func (f *filter) addProvider(env *filters.Env, c *Provider, count func(string) *
 			return errors.New("jwt_authn: remote_jwks needs upstream clusters")
 		}
 		r, release, err := share(env.Shared, c.Remote.key(), func() *remote {
-			return newRemote(c.Remote, env.Upstreams, env.Logger, count("jwks_fetch_success"), count("jwks_fetch_failed"))
+			return newRemote(c.Remote, env.Upstreams, env.Logger, fetches, failures)
 		})
 		if err != nil {
 			return fmt.Errorf("jwt_authn: remote_jwks: %w", err)

@@ -4,6 +4,7 @@ package rbac
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/filters/internal/authz"
@@ -40,20 +41,30 @@ func (Factory) Compile(env *filters.Env, base, override filters.Config) (filters
 	}
 	f := &filter{}
 	var err error
-	if f.rules, err = authz.NewRecorder(c.Rules, authz.RecorderOptions{Namespace: Namespace, StatRoot: "envoy_http_", Kind: authz.Enforced, Prefix: c.RulesStatPrefix, PerRule: c.TrackPerRuleStats}, scope(env)); err != nil {
+	if f.rules, err = authz.NewRecorder(c.Rules, authz.RecorderOptions{Namespace: Namespace, StatRoot: statRoot, Kind: authz.Enforced, Prefix: c.RulesStatPrefix, Labels: prefixLabel(c.RulesStatPrefix), PerRule: c.TrackPerRuleStats}, scope(env)); err != nil {
 		return nil, fmt.Errorf("rbac: rules.%w", err)
 	}
-	if f.shadow, err = authz.NewRecorder(c.Shadow, authz.RecorderOptions{Namespace: Namespace, StatRoot: "envoy_http_", Kind: authz.Shadow, Prefix: c.ShadowPrefix, PerRule: c.TrackPerRuleStats}, scope(env)); err != nil {
+	if f.shadow, err = authz.NewRecorder(c.Shadow, authz.RecorderOptions{Namespace: Namespace, StatRoot: statRoot, Kind: authz.Shadow, Prefix: c.ShadowPrefix, Labels: prefixLabel(c.ShadowPrefix), PerRule: c.TrackPerRuleStats}, scope(env)); err != nil {
 		return nil, fmt.Errorf("rbac: shadow_rules.%w", err)
 	}
 	return f, nil
+}
+
+const statRoot = "envoy_http_rbac_"
+
+// prefixLabel is Envoy's tag for a stat prefix of rules.
+func prefixLabel(prefix string) []stats.Label {
+	if prefix == "" {
+		return nil
+	}
+	return []stats.Label{{Name: "envoy_rbac_http_prefix", Value: strings.TrimSuffix(prefix, ".")}}
 }
 
 func scope(env *filters.Env) *stats.Scope {
 	if env == nil {
 		return nil
 	}
-	return env.Stats
+	return env.HTTPStats
 }
 
 type filter struct{ rules, shadow *authz.Recorder }

@@ -122,12 +122,27 @@ func TestShadowRulesOnlyRecord(t *testing.T) {
 }
 
 func TestLogLeavesAHint(t *testing.T) {
-	s, _ := stream("GET", "/admin", compile(t, strings.Replace(denyAdmin, "DENY", "LOG", 1), nil))
+	reg := &stats.Registry{}
+	f := compile(t, strings.Replace(denyAdmin, "DENY", "LOG", 1), &filters.Env{HTTPStats: reg.Scope("")})
+	for path, want := range map[string]bool{"/admin": true, "/": false} {
+		s, u := stream("GET", path, f)
+		if _, err := filters.Start(s); err != nil || u.seen != 1 {
+			t.Fatalf("%s: LOG refuses: %v", path, err)
+		}
+		if v, _ := s.Info.Metadata.Lookup("envoy.common", "access_log_hint"); v != want {
+			t.Errorf("%s: access_log_hint = %v", path, v)
+		}
+	}
+	if n := reg.Scope("").Counter("envoy_http_rbac_allowed").Value(); n != 2 {
+		t.Errorf("%d counted as allowed", n)
+	}
+	shadow := compile(t, strings.NewReplacer("DENY", "LOG", `"rules"`, `"shadowRules"`).Replace(denyAdmin), nil)
+	s, _ := stream("GET", "/admin", shadow)
 	if _, err := filters.Start(s); err != nil {
 		t.Fatal(err)
 	}
-	if v, _ := s.Info.Metadata.Lookup("envoy.common", "access_log_hint"); v != true {
-		t.Errorf("access_log_hint = %v", v)
+	if v, ok := s.Info.Metadata.Lookup("envoy.common", "access_log_hint"); ok {
+		t.Errorf("shadow rules set access_log_hint to %v", v)
 	}
 }
 
@@ -154,6 +169,25 @@ func TestPerRoute(t *testing.T) {
 	s, u := stream("GET", "/", f)
 	if _, err := filters.Start(s); err != nil || u.seen != 1 {
 		t.Errorf("the route's rules replace the filter's: %v", err)
+	}
+	if s, u = stream("GET", "/admin", f); true {
+		if r, err := filters.Start(s); err != nil || u.seen != 0 || r.Status() != 403 || s.Info.Details != "rbac_access_denied_matched_policy[no_admin]" {
+			t.Errorf("the route's rules are not enforced: %v", err)
+		}
+	}
+	shadow, err := Factory{}.DecodeOverride(jsonAny(`{"rbac":{"shadowRulesStatPrefix":"istio_ext_authz_","shadowRules":{"action":"DENY","policies":{"p":{"permissions":[{"any":true}],"principals":[{"any":true}]}}}}}`), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f, err = (Factory{}).Compile(nil, base, shadow); err != nil {
+		t.Fatal(err)
+	}
+	s, u = stream("GET", "/", f)
+	if _, err := filters.Start(s); err != nil || u.seen != 1 {
+		t.Fatalf("shadow rules of the route refuse: %v", err)
+	}
+	if v, _ := s.Info.Metadata.Lookup(Namespace, "istio_ext_authz_shadow_effective_policy_id"); v != "p" {
+		t.Errorf("shadow rules of the route record %v", s.Info.Metadata.Namespaces())
 	}
 }
 

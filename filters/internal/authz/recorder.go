@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/fairlead-mesh/fairlead/filters"
@@ -22,11 +23,13 @@ type RecorderOptions struct {
 	// Namespace is the dynamic metadata namespace.
 	Namespace string
 	Kind      RecordKind
-	// StatRoot begins the names of all counters, "envoy_http_".
+	// StatRoot begins the names of all counters, "envoy_http_rbac_".
 	StatRoot string
 	// Prefix is rules_stat_prefix or shadow_rules_stat_prefix: it is put
-	// before the metadata keys and the statistics' names.
+	// before the metadata keys.
 	Prefix string
+	// Labels are those of all counters.
+	Labels []stats.Label
 	// PerRule adds counters for each policy.
 	PerRule bool
 }
@@ -57,13 +60,15 @@ func NewRecorder(rules *Rules, o RecorderOptions, scope *stats.Scope) (*Recorder
 		r.policyKey, r.resultKey = o.Prefix+"enforced_effective_policy_id", o.Prefix+"enforced_engine_result"
 		r.quiet = true
 	}
-	name := o.StatRoot + "rbac_" + MetricName(o.Prefix) + kind
-	r.allowed, r.denied = scope.Counter(name+"allowed"), scope.Counter(name+"denied")
+	count := func(name string, more ...stats.Label) *stats.Counter {
+		return scope.Counter(o.StatRoot+name, slices.Concat(o.Labels, more)...)
+	}
+	r.allowed, r.denied = count(kind+"allowed"), count(kind+"denied")
 	if o.PerRule {
 		for i := range e.policies {
 			l := stats.Label{Name: "envoy_rbac_policy_name", Value: e.policies[i].name}
-			r.ruleAllow = append(r.ruleAllow, scope.Counter(o.StatRoot+"rbac_policy_"+kind+"allowed", l))
-			r.ruleDenied = append(r.ruleDenied, scope.Counter(o.StatRoot+"rbac_policy_"+kind+"denied", l))
+			r.ruleAllow = append(r.ruleAllow, count("policy_"+kind+"allowed", l))
+			r.ruleDenied = append(r.ruleDenied, count("policy_"+kind+"denied", l))
 		}
 	}
 	return r, nil

@@ -39,7 +39,7 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 		return nil, err
 	}
 	if m.GetShadowMode() {
-		return nil, errors.New("shadow_mode: not supported")
+		return nil, errors.New("shadow_mode: not supported, a check whose answer has no effect looks like protection; leave it out, or record with shadow_rules of RBAC")
 	}
 	c := &Config{
 		StatPrefix: m.GetStatPrefix(), AllowOnError: m.GetFailureModeAllow(), LabelsKey: m.GetBootstrapMetadataLabelsKey(),

@@ -4,6 +4,7 @@ package rbac
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
@@ -13,6 +14,8 @@ import (
 
 // Namespace is the dynamic metadata namespace of the filter.
 const Namespace = "envoy.filters.network.rbac"
+
+const statRoot = "envoy_rbac_"
 
 // Factory makes network RBAC filters.
 type Factory struct{}
@@ -30,13 +33,13 @@ func (Factory) Compile(env *filters.Env, cfg filters.Config) (any, error) {
 	if env != nil {
 		sc = env.Stats
 	}
-	root := "envoy_" + authz.MetricName(c.StatPrefix)
+	labels := []stats.Label{{Name: "envoy_rbac_prefix", Value: strings.TrimSuffix(c.StatPrefix, ".")}}
 	f := &filter{delay: c.DelayDeny}
 	var err error
-	if f.rules, err = authz.NewRecorder(c.Rules, authz.RecorderOptions{Namespace: Namespace, StatRoot: root, Kind: authz.Enforced}, sc); err != nil {
+	if f.rules, err = authz.NewRecorder(c.Rules, authz.RecorderOptions{Namespace: Namespace, StatRoot: statRoot, Kind: authz.Enforced, Labels: labels}, sc); err != nil {
 		return nil, fmt.Errorf("rbac: rules.%w", err)
 	}
-	if f.shadow, err = authz.NewRecorder(c.Shadow, authz.RecorderOptions{Namespace: Namespace, StatRoot: root, Kind: authz.Shadow, Prefix: c.ShadowPrefix}, sc); err != nil {
+	if f.shadow, err = authz.NewRecorder(c.Shadow, authz.RecorderOptions{Namespace: Namespace, StatRoot: statRoot + authz.MetricName(c.ShadowPrefix), Kind: authz.Shadow, Prefix: c.ShadowPrefix, Labels: labels}, sc); err != nil {
 		return nil, fmt.Errorf("rbac: shadow_rules.%w", err)
 	}
 	return f, nil
