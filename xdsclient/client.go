@@ -72,6 +72,10 @@ type ResourceType struct {
 	OnChange func([]Change)
 	// Omit leaves the type out of Views (large types with OnChange).
 	Omit bool
+	// Last says that a control plane sends this type after those that it goes
+	// with, and that it refers to none: when such types alone have changed, after
+	// Quiet without a change, a View is made at once. Removals wait nevertheless.
+	Last bool
 }
 
 // Node is what the client says about itself in the first request of a stream.
@@ -107,8 +111,9 @@ type Config struct {
 	// something.
 	MinBackoff, MaxBackoff time.Duration
 	// Quiet (20 ms) is how long no change may arrive before a View is made,
-	// but at most ten times that after the first change. SettleTimeout (2 s)
-	// bounds how long a View waits for resources that were newly referred to.
+	// but at most ten times that after the first change; the first View, and one
+	// for types that come Last, don't wait for it. SettleTimeout (2 s) bounds how
+	// long a View waits for resources that were newly referred to.
 	Quiet, SettleTimeout time.Duration
 	// InitialFetchTimeout (15 s) bounds waiting for the first answer of a
 	// wildcard type.
@@ -144,6 +149,7 @@ type Client struct {
 	pending               map[Key]time.Time
 	seq, generation       uint64
 	dirty                 bool
+	prompt                bool // dirty: Quiet need not be waited for
 	firstDirty, lastDirty time.Time
 	view                  *View
 	conn                  connStatus

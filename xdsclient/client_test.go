@@ -73,7 +73,7 @@ func start(t *testing.T, seed map[string]string, tune func(*xdsclient.Config)) *
 		{TypeURL: xdstest.Cluster, Wildcard: true},
 		{TypeURL: xdstest.Endpoints, KeepRemoved: true, OnChange: h.onEDS},
 		{TypeURL: xdstest.Listener, Wildcard: true, After: []string{xdstest.Cluster, xdstest.Endpoints}},
-		{TypeURL: xdstest.Route, KeepRemoved: true},
+		{TypeURL: xdstest.Route, KeepRemoved: true, Last: true},
 		{TypeURL: xdstest.Secret, NoWait: true},
 	}
 	for i := range types {
@@ -445,6 +445,43 @@ func TestBurstsCoalesce(t *testing.T) {
 	}
 	if v := h.wantView("cds/a=A30 lds/l=L"); v.Generation > 4 {
 		t.Errorf("30 updates made %d views", v.Generation-1)
+	}
+}
+
+// TestARouteAloneIsNotKeptWaiting has a Quiet that the test does not live through.
+func TestARouteAloneIsNotKeptWaiting(t *testing.T) {
+	h := start(t, map[string]string{"cds/a": "A", "lds/l": "L -> rds/r", "rds/r": "R0"}, func(c *xdsclient.Config) { c.Quiet = 300 * time.Millisecond })
+	begin := time.Now()
+	h.wantView("cds/a=A lds/l=L rds/r=R0")
+	if d := time.Since(begin); d > 250*time.Millisecond {
+		t.Errorf("the first view took %v, though nothing was missing", d)
+	}
+	time.Sleep(310 * time.Millisecond)
+	begin = time.Now()
+	h.set("rds/r", "R1")
+	h.wantView("cds/a=A lds/l=L rds/r=R1")
+	if d := time.Since(begin); d > 250*time.Millisecond {
+		t.Errorf("a route alone took %v", d)
+	}
+	// What follows soon, and clusters, which routes come after, wait for more.
+	for _, next := range []struct{ key, value, view string }{
+		{"rds/r", "R2", "cds/a=A lds/l=L rds/r=R2"},
+		{"cds/a", "B", "cds/a=B lds/l=L rds/r=R2"},
+	} {
+		begin = time.Now()
+		h.set(next.key, next.value)
+		h.wantView(next.view)
+		if d := time.Since(begin); d < 250*time.Millisecond {
+			t.Errorf("%s made a view after %v", next.key, d)
+		}
+		time.Sleep(310 * time.Millisecond)
+	}
+	// A cluster, and then a route: one view of both.
+	was := h.client.View().Generation
+	h.set("cds/a", "C")
+	h.set("rds/r", "R3")
+	if v := h.wantView("cds/a=C lds/l=L rds/r=R3"); v.Generation != was+1 {
+		t.Errorf("a cluster and a route made %d views", v.Generation-was)
 	}
 }
 

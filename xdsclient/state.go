@@ -177,7 +177,7 @@ func (c *Client) setLocked(t *typeState, v *verdict, now time.Time, ch changes) 
 		}
 	}
 	t.held[v.name] = h
-	c.touchedLocked(t)
+	c.touchedLocked(t, t.Last && len(refs) == 0)
 	ch.add(t, Change{Resource: h.Resource})
 }
 
@@ -191,15 +191,15 @@ func (c *Client) removeLocked(t *typeState, name string, ch changes) {
 	for _, k := range h.refs {
 		c.releaseLocked(k)
 	}
-	c.touchedLocked(t)
+	c.touchedLocked(t, false)
 	c.seq++
 	ch.add(t, Change{Resource: Resource{Name: name, Seq: c.seq, Updated: time.Now()}, Removed: true})
 }
 
-func (c *Client) touchedLocked(t *typeState) {
+func (c *Client) touchedLocked(t *typeState, alone bool) {
 	t.stale = true
 	if t.OnChange == nil {
-		c.markDirtyLocked()
+		c.markDirtyLocked(alone)
 	}
 }
 

@@ -99,7 +99,7 @@ func (c *Client) handle(r *discoveryv3pb.DeltaDiscoveryResponse, ch changes) []*
 	if t.answered.IsZero() {
 		t.answered = now
 		if t.OnChange == nil || c.generation == 0 {
-			c.markDirtyLocked() // also an empty answer makes a View
+			c.markDirtyLocked(false) // also an empty answer makes a View
 		}
 	}
 	delete(c.pending, Key{TypeURL: t.TypeURL})

@@ -47,13 +47,27 @@ func (c *Client) View() *View {
 	return c.view
 }
 
-// markDirtyLocked notes a change that needs a View.
-func (c *Client) markDirtyLocked() {
+// markDirtyLocked notes a change that needs a View. alone: it goes with no other
+// that is still to come.
+func (c *Client) markDirtyLocked(alone bool) {
 	now := time.Now()
 	if !c.dirty {
 		c.dirty, c.firstDirty = true, now
+		c.prompt = now.Sub(c.lastDirty) >= c.cfg.Quiet
 	}
+	c.prompt = c.prompt && alone
 	c.lastDirty = now
+}
+
+// completeLocked reports whether all that was referred to has been asked for;
+// what was not answered is in pending.
+func (c *Client) completeLocked() bool {
+	for _, t := range c.types {
+		if t.unsynced && (t.Wildcard || len(t.wanted) > 0) {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *Client) wakePublisher() {
@@ -97,6 +111,9 @@ func (c *Client) publishIn() time.Duration {
 	due := c.lastDirty.Add(c.cfg.Quiet)
 	if last := c.firstDirty.Add(10 * c.cfg.Quiet); due.After(last) {
 		due = last
+	}
+	if c.prompt || c.generation == 0 && c.completeLocked() {
+		due = now
 	}
 	for k, until := range c.pending {
 		if t := c.byURL[k.TypeURL]; !t.NoWait && !t.Omit && until.After(due) {
