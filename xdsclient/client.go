@@ -73,8 +73,9 @@ type ResourceType struct {
 	// Omit leaves the type out of Views (large types with OnChange).
 	Omit bool
 	// Last says that a control plane sends this type after those that it goes
-	// with, and that it refers to none: when such types alone have changed, after
-	// Quiet without a change, a View is made at once. Removals wait nevertheless.
+	// with, and that it refers to none: when nothing else has changed since the last
+	// View, the next is made at once, but OnView rests as long as it worked. Removals
+	// wait nevertheless.
 	Last bool
 }
 
@@ -151,6 +152,7 @@ type Client struct {
 	dirty                 bool
 	prompt                bool // dirty: Quiet need not be waited for
 	firstDirty, lastDirty time.Time
+	rested                time.Time // a prompt View may be made from then on
 	view                  *View
 	conn                  connStatus
 }

@@ -53,7 +53,7 @@ func (c *Client) markDirtyLocked(alone bool) {
 	now := time.Now()
 	if !c.dirty {
 		c.dirty, c.firstDirty = true, now
-		c.prompt = now.Sub(c.lastDirty) >= c.cfg.Quiet
+		c.prompt = true
 	}
 	c.prompt = c.prompt && alone
 	c.lastDirty = now
@@ -84,10 +84,12 @@ func (c *Client) publish(ctx context.Context) {
 	for {
 		wait := c.publishIn()
 		if wait == 0 {
+			begin := time.Now()
 			v := c.makeView()
 			if c.cfg.OnView != nil {
 				c.cfg.OnView(v)
 			}
+			c.rest(time.Since(begin))
 			continue
 		}
 		timer.Reset(wait)
@@ -98,6 +100,13 @@ func (c *Client) publish(ctx context.Context) {
 		case <-timer.C:
 		}
 	}
+}
+
+// rest notes that a View was handed over, which took d.
+func (c *Client) rest(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rested = time.Now().Add(d)
 }
 
 // publishIn returns after how long to look again, 0 for a View that is due.
@@ -112,8 +121,11 @@ func (c *Client) publishIn() time.Duration {
 	if last := c.firstDirty.Add(10 * c.cfg.Quiet); due.After(last) {
 		due = last
 	}
-	if c.prompt || c.generation == 0 && c.completeLocked() {
+	switch {
+	case c.generation == 0 && c.completeLocked():
 		due = now
+	case c.prompt && c.rested.Before(due):
+		due = c.rested
 	}
 	for k, until := range c.pending {
 		if t := c.byURL[k.TypeURL]; !t.NoWait && !t.Omit && until.After(due) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters/builtin"
 	"github.com/fairlead-mesh/fairlead/internal/admin"
+	"github.com/fairlead-mesh/fairlead/internal/footprint"
 	"github.com/fairlead-mesh/fairlead/proxy"
 	"github.com/fairlead-mesh/fairlead/proxy/agent"
 )
@@ -50,6 +51,7 @@ func runAgent(cmd *cobra.Command, args []string) error {
 	level.Set(cfg.Log.Level)
 	p, err := proxy.FromAgent(cfg, proxy.ProcessOptions{
 		Registry: builtin.Registry(), Logger: logger(level, cfg.Log.JSON), Events: logger(eventLevel{level, cfg.Log.Events}, cfg.Log.JSON), Level: level, Version: version,
+		OnReady: releaseSoon,
 	})
 	if err != nil {
 		return err
@@ -66,6 +68,10 @@ type eventLevel struct {
 
 // Level implements slog.Leveler.
 func (l eventLevel) Level() slog.Level { return min(l.process.Level(), l.own) }
+
+// releaseSoon gives back the memory that only starting took, once what started
+// has come to rest.
+func releaseSoon() { time.AfterFunc(100*time.Millisecond, footprint.Release) }
 
 func logger(level slog.Leveler, json bool) *slog.Logger {
 	o := &slog.HandlerOptions{Level: level}
@@ -115,7 +121,7 @@ func runBootstrap(cmd *cobra.Command, args []string) error {
 	}
 	level := &slog.LevelVar{}
 	level.Set(f.level)
-	p, err := proxy.FromBootstrap(doc, proxy.ProcessOptions{Registry: builtin.Registry(), Logger: logger(level, f.json), Level: level, Version: version, DrainTime: f.drain})
+	p, err := proxy.FromBootstrap(doc, proxy.ProcessOptions{Registry: builtin.Registry(), Logger: logger(level, f.json), Level: level, Version: version, DrainTime: f.drain, OnReady: releaseSoon})
 	if err != nil {
 		return inFile(f.file, err)
 	}

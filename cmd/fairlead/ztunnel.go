@@ -39,6 +39,7 @@ func ztunnelCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			releaseSoon()
 			return z.Run(cmd.Context())
 		},
 	}

@@ -29,6 +29,7 @@ func main() {
 // options are the flags.
 type options struct {
 	only, contenders, baseline     string
+	figures                        string
 	json, markdown, plots, profile string
 	rounds, streams                int
 	run, hold, budget              time.Duration
@@ -53,6 +54,7 @@ func parse() *options {
 	flag.BoolVar(&o.quick, "quick", false, "the six workloads of make bench-quick")
 	flag.BoolVar(&o.load, "load", true, "measure workloads")
 	flag.BoolVar(&o.scale, "scale", false, "measure idle connections, handshakes, configuration and start")
+	flag.StringVar(&o.figures, "figures", "", "parts of -scale whose name contains one of these, separated by commas: start, idle tunnels, clusters …")
 	flag.Float64Var(&o.size, "size", 1, "multiplies the numbers of connections and clusters of -scale; figures of another size than 1 are of no use")
 	flag.BoolVar(&o.list, "list", false, "list the workloads")
 	flag.Parse()

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -48,7 +50,7 @@ func (b *bench) scale(ctx context.Context) error {
 			{"clusters by ADS", contender.SupportsADS(name), b.clusters},
 			{"route push", contender.SupportsADS(name), b.routePushes},
 		} {
-			if !part.applies || b.report.Missing[contender.Label(name)] != "" {
+			if !picked(b.o.figures, part.what) || !part.applies || b.report.Missing[contender.Label(name)] != "" {
 				continue
 			}
 			if time.Now().After(deadline) {
@@ -70,6 +72,12 @@ func (b *bench) scale(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// picked reports whether name contains one of the words of list, or list is
+// empty.
+func picked(list, name string) bool {
+	return list == "" || slices.ContainsFunc(split(list), func(word string) bool { return strings.Contains(name, word) })
 }
 
 // tlsShape is the shape of a contender that ends TLS: tunnels, or HTTP/2 where
