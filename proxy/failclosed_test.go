@@ -114,6 +114,8 @@ func (s sabotage) Do(st *filters.Stream, next filters.Next) (*filters.Response, 
 			r.Body = bomb{r.Body}
 		}
 		return r, err
+	case "error":
+		return nil, errors.New("a bug")
 	default:
 		panic("a bug")
 	}
@@ -265,7 +267,8 @@ func (c *cell) run(t *testing.T, s *services, reg *filters.Registry) {
 		}
 		_, _ = io.WriteString(w, c.answer)
 	}))
-	p, err := proxy.New(proxy.Options{Registry: reg, DrainTime: time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
+	log := &eventLog{}
+	p, err := proxy.New(proxy.Options{Registry: reg, DrainTime: time.Millisecond, Logger: slog.New(slog.DiscardHandler), Events: slog.New(slog.NewJSONHandler(log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,6 +310,40 @@ endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.
 	}
 	if c.status != 200 && status != 0 && strings.Contains(body, "ok") {
 		t.Errorf("the origin's answer came through: %q", body)
+	}
+	c.told(t, log, p, status, body)
+}
+
+// told checks that whoever operates the proxy is told of the request once if it
+// was denied, and not at all if it was not.
+func (c *cell) told(t *testing.T, log *eventLog, p *proxy.Server, status int, body string) {
+	t.Helper()
+	if c.status != 200 {
+		for end := time.Now().Add(5 * time.Second); len(log.events()) == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		}
+	}
+	p.Close()
+	evs := log.events()
+	if c.status == 200 {
+		if len(evs) > 0 {
+			t.Errorf("a request that passed is told of: %v", evs)
+		}
+		return
+	}
+	if len(evs) != 1 {
+		t.Errorf("%d events: %v", len(evs), evs)
+		return
+	}
+	ev := evs[0]
+	switch {
+	case c.network != "" && status == 0:
+		if msg, _ := ev["msg"].(string); !strings.HasPrefix(msg, "connection ") || ev["termination_details"] == nil && ev["response_code_details"] == nil {
+			t.Errorf("%v", ev)
+		}
+	case status != 0 && (ev["status"] != float64(status) || ev["response_code_details"] != body):
+		t.Errorf("the client got %d %s, the event is %v", status, body, ev)
+	case ev["response_code_details"] == nil:
+		t.Errorf("no details: %v", ev)
 	}
 }
 

@@ -30,6 +30,25 @@ func (l *eventLog) Write(p []byte) (int, error) {
 	return l.buf.Write(p)
 }
 
+// events are the ones about requests, connections and responses, as JSON.
+func (l *eventLog) events() []map[string]any {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []map[string]any
+	for line := range strings.Lines(l.buf.String()) {
+		var m map[string]any
+		if json.Unmarshal([]byte(line), &m) != nil {
+			continue
+		}
+		for _, kind := range []string{"request ", "connection ", "response "} {
+			if msg, _ := m["msg"].(string); strings.HasPrefix(msg, kind) {
+				out = append(out, m)
+			}
+		}
+	}
+	return out
+}
+
 // next waits for the event about path (or, without one, about a connection) and
 // empties the log.
 func (l *eventLog) next(t *testing.T, path string) map[string]any {

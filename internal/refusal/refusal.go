@@ -42,7 +42,7 @@ type Recorder struct {
 	log                *slog.Logger
 	at                 Directory
 	denials, replies   *stats.CounterFamily
-	refused            *stats.CounterFamily
+	refused, cut       *stats.CounterFamily
 	suppressed         *stats.Counter
 	events, reasonings bucket
 	now                func() time.Time
@@ -64,6 +64,7 @@ func New(o Options) *Recorder {
 		denials:    o.Stats.CounterFamily("fairlead_policy_denials_total", "Requests and connections that a filter denied.", "filter", "policy", "reason"),
 		replies:    o.Stats.CounterFamily("fairlead_local_replies_total", "Errors that the proxy answered by itself, denials included.", "reason", "response_code"),
 		refused:    o.Stats.CounterFamily("fairlead_connections_refused_total", "Connections that were closed before they were served.", "reason"),
+		cut:        o.Stats.CounterFamily("fairlead_responses_cut_off_total", "Responses of upstream that had begun and were not ended.", "reason"),
 		suppressed: o.Stats.Counter("fairlead_refusal_events_suppressed_total"),
 		events:     bucket{rate: float64(o.PerSecond), max: 2 * float64(o.PerSecond)},
 		reasonings: bucket{rate: 10, max: 20},
@@ -71,9 +72,32 @@ func New(o Options) *Recorder {
 }
 
 // Wanted reports whether HTTP has something to record: whether a filter denied
-// the stream, or the response is the proxy's own (local) and an error.
+// the stream, the response is the proxy's own (local) and an error, or one of
+// upstream was cut off.
 func Wanted(info *streaminfo.Info, local bool) bool {
-	return info.Decision != nil || local && (info.ResponseCode >= 400 || info.IsGRPC) && !configured(info.Details)
+	if info.Decision != nil {
+		return true
+	}
+	if local {
+		return (info.ResponseCode >= 400 || info.IsGRPC) && !configured(info.Details)
+	}
+	return cut(info.Details)
+}
+
+// brokenOff begins the details of responses that upstream did not end.
+const brokenOff = "upstream_reset_after_response_started"
+
+// cut tells responses that had begun and were not ended: by a timer, or by
+// upstream.
+func cut(details string) bool {
+	switch details {
+	case "", "via_upstream":
+		return false
+	case "stream_idle_timeout", "max_duration_timeout", "response_timeout", "upstream_per_try_timeout", "upstream_per_try_idle_timeout",
+		"upstream_max_stream_duration_reached":
+		return true
+	}
+	return strings.HasPrefix(details, brokenOff)
 }
 
 // configured tells replies that an operator asked for from errors.
@@ -106,6 +130,12 @@ func (r *Recorder) HTTP(s *Stream) {
 	case info.Decision != nil:
 		r.denied(info.Decision)
 		msg = "request denied"
+	case !local:
+		r.cut.With(reason(info.Details)).Inc()
+		msg = "response cut off"
+		if info.Limit != "" {
+			level = slog.LevelWarn
+		}
 	case info.ResponseCode >= 500 || info.IsGRPC:
 		msg, level = "request failed", slog.LevelWarn
 	}

@@ -167,6 +167,9 @@ func TestWhatIsRecorded(t *testing.T) {
 		"a malformed request":            {status: 400, details: "http1.codec_error", local: true, want: "request rejected"},
 		"no host":                        {status: 503, details: "no_healthy_upstream", local: true, want: "request failed"},
 		"no host, gRPC":                  {status: 200, details: "no_healthy_upstream", local: true, grpc: true, want: "request failed"},
+		"cut off by a timer":             {status: 200, details: "stream_idle_timeout", want: "response cut off"},
+		"cut off by upstream":            {status: 200, details: "upstream_reset_after_response_started{connection_termination}", want: "response cut off"},
+		"given up by the client":         {status: 200, details: "downstream_remote_disconnect"},
 		"blocked in the response's body": {status: 200, details: "dlp", denied: true, want: "request denied"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -124,11 +124,11 @@ func (st *stream) bodyFailed(err error) {
 	case errors.Is(cause, errStreamIdle):
 		st.m.st.rqIdle.Inc()
 		info.Flags = info.Flags.With(streaminfo.StreamIdleTimeout)
-		info.Details = "stream_idle_timeout"
+		info.Details, info.Limit = "stream_idle_timeout", "stream idle timeout "+st.idleTimeout.String()
 	case errors.Is(cause, errMaxDuration):
 		st.m.st.rqMaxDuration.Inc()
 		info.Flags = info.Flags.With(streaminfo.DurationTimeout)
-		info.Details = "max_duration_timeout"
+		info.Details, info.Limit = "max_duration_timeout", "max stream duration "+st.m.spec.MaxStreamDuration.String()
 	case cause != nil:
 		st.downstreamReset(cause)
 		return

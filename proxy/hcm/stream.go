@@ -402,7 +402,7 @@ func (st *stream) finish() {
 	info := &s.Info
 	info.End = info.Now()
 	info.WireBytesReceived, info.WireBytesSent = st.ss.BytesIn(), st.ss.BytesOut()
-	if local := s.Response != nil && s.Response.Local; local || info.Decision != nil {
+	if local := s.Response != nil && s.Response.Local; local || info.Decision != nil || !st.tunnelled && info.Details != "via_upstream" {
 		st.refused(local)
 	}
 	st.endFilters()

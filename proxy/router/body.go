@@ -143,15 +143,18 @@ func (rq *request) brokeOff(err error) error {
 		rq.c.Count(upstream.EventTimeout)
 		info.Flags = info.Flags.With(streaminfo.UpstreamRequestTimeout)
 		info.Details = "response_timeout"
+		rq.limit("route timeout", rq.t.route)
 		return cause
 	case errors.Is(cause, errMaxDuration):
 		info.Flags = info.Flags.With(streaminfo.DurationTimeout)
 		info.Details = "max_duration_timeout"
+		rq.limit("max stream duration", rq.t.duration)
 		return cause
 	case errors.Is(cause, errUpstreamMaxAge):
 		rq.c.Count(upstream.EventMaxDuration)
 		info.Flags = info.Flags.With(streaminfo.UpstreamMaxStreamDurationReached)
 		info.Details = "upstream_max_stream_duration_reached"
+		rq.limit("max stream duration of the cluster", rq.t.duration)
 		return cause
 	case cause != nil:
 		return cause
@@ -159,6 +162,7 @@ func (rq *request) brokeOff(err error) error {
 		rq.c.Count(tryEvent(try))
 		info.Flags = info.Flags.With(streaminfo.UpstreamRequestTimeout)
 		info.Details = tryDetail(try)
+		rq.limitOfTry(try)
 		return try
 	}
 	reason := transport.ReasonOf(err)

@@ -202,11 +202,7 @@ func (rq *request) failed(err error) (*filters.Response, bool, error) {
 	}
 	rq.retry.settle(rq.c, rq.high, false)
 	if try != nil {
-		if errors.Is(try, errPerTryIdle) {
-			rq.limit("per-try idle timeout", rq.t.perTryIdle)
-		} else {
-			rq.limit("per-try timeout", rq.t.perTry)
-		}
+		rq.limitOfTry(try)
 		return rq.timeoutReply(tryDetail(try)), false, nil
 	}
 	return rq.resetReply(reason, err), false, nil
@@ -322,6 +318,15 @@ func (rq *request) timedOut(cause error, inFlight bool) *filters.Response {
 
 // limit notes which limit ended the request.
 func (rq *request) limit(name string, d time.Duration) { rq.s.Info.Limit = name + " " + d.String() }
+
+// limitOfTry is limit for the timer of an attempt.
+func (rq *request) limitOfTry(cause error) {
+	if errors.Is(cause, errPerTryIdle) {
+		rq.limit("per-try idle timeout", rq.t.perTryIdle)
+		return
+	}
+	rq.limit("per-try timeout", rq.t.perTry)
+}
 
 // timeoutReply answers a request that upstream did not answer in time.
 func (rq *request) timeoutReply(details string) *filters.Response {
