@@ -303,7 +303,7 @@ endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.
 		"/idle": {"stream_idle_timeout", "stream idle timeout 150ms", "WARN"}, "/ending": {"upstream_reset_after_response_started{", "", "INFO"},
 	} {
 		ending <- true
-		resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", at, path)) //nolint:noctx // it ends by itself
+		resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", at, path))
 		if err != nil {
 			t.Fatal(err)
 		}
