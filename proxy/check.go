@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -26,7 +27,48 @@ func Validate(doc []byte, o ProcessOptions) (cfg *bootstrap.Config, notes []Diag
 		return nil, nil, err
 	}
 	notes, err = p.check(cfg)
-	return cfg, notes, err
+	problems, ok := errors.AsType[*xdsresource.ParseError](err)
+	if err != nil && !ok {
+		return cfg, notes, err
+	}
+	files, err := p.checkFiles(cfg)
+	switch {
+	case err != nil:
+		return cfg, notes, err
+	case problems != nil:
+		return cfg, notes, &xdsresource.ParseError{Problems: append(problems.Problems, files...)}
+	case len(files) > 0:
+		return cfg, notes, &xdsresource.ParseError{Problems: files}
+	}
+	return cfg, notes, nil
+}
+
+// checkFiles lists what is wrong with the files that cfg takes resources from.
+// They don't keep a proxy from starting, which follows their changes.
+func (p *Process) checkFiles(cfg *bootstrap.Config) ([]xdsresource.Problem, error) {
+	s, err := New(Options{Offline: true, Registry: p.opt.Registry, Node: cfg.Node, Identity: p.opt.Identity, Logger: slog.New(slog.DiscardHandler), Stats: &stats.Registry{}})
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	src := newSources(s, p.dec, s.stats, s.log)
+	src.start(fromFiles(cfg))
+	var out []xdsresource.Problem
+	for _, d := range src.problems() {
+		out = append(out, xdsresource.Problem{Path: d.Path, Message: d.Resource + ": " + d.Message})
+	}
+	src.mu.Lock()
+	res := src.wantLocked(&Resources{})
+	src.mu.Unlock()
+	if err := s.Compile(res); err != nil {
+		return nil, err
+	}
+	for _, d := range s.snapshot.Load().Diagnostics {
+		if d.Severity == "error" && !d.late {
+			out = append(out, xdsresource.Problem{Path: d.Resource + ": " + d.Path, Message: d.Message})
+		}
+	}
+	return out, nil
 }
 
 // check compiles the static resources in a server that serves nothing. What a
@@ -231,7 +273,7 @@ func (c *checker) missing(path, name string, src *xdsresource.ConfigSource) bool
 func (c *checker) tls(path, resource string, t *xdsresource.CommonTLS) {
 	for i := range t.Certificates {
 		crt := &t.Certificates[i]
-		if crt.SDSSource.ADS || c.missing(path, crt.SDSName, &crt.SDSSource) {
+		if crt.SDSSource.ADS || crt.SDSSource.Path != "" || c.missing(path, crt.SDSName, &crt.SDSSource) {
 			continue
 		}
 		h, err := c.secrets.Certificate(crt)
@@ -248,7 +290,7 @@ func (c *checker) tls(path, resource string, t *xdsresource.CommonTLS) {
 			c.note(resource, path, "certificate %s expired at %s; it is not presented, and handshakes that need it fail", h.Name(), v.Leaf.NotAfter.Format(time.RFC3339))
 		}
 	}
-	if t.Validation == nil || t.Validation.SDSSource.ADS || c.missing(path, t.Validation.SDSName, &t.Validation.SDSSource) {
+	if t.Validation == nil || t.Validation.SDSSource.ADS || t.Validation.SDSSource.Path != "" || c.missing(path, t.Validation.SDSName, &t.Validation.SDSSource) {
 		return
 	}
 	h, err := c.secrets.Trust(t.Validation)

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/admin"
@@ -91,6 +92,7 @@ func (p *Process) unsupported() any {
 	}
 	out := append([]Diagnostic{}, snap.Diagnostics...)
 	out = append(out, snap.Resources.IgnoredFields()...)
+	out = append(out, p.sources.problems()...)
 	if p.client != nil {
 		for _, t := range p.client.Status().Types {
 			for _, r := range t.Rejected {
@@ -108,20 +110,24 @@ func (p *Process) configDump(eds bool) []any {
 		view := p.client.View()
 		for _, t := range p.client.Status().Types {
 			rs := []configdump.Resource{}
-			index := map[string]int{}
 			for _, r := range view.Sorted(t.TypeURL) {
-				index[r.Name] = len(rs)
 				rs = append(rs, configdump.Resource{Name: r.Name, Version: r.Version, Raw: r.Raw, Updated: r.Updated})
 			}
 			for _, r := range t.Rejected {
-				i, ok := index[r.Name]
-				if !ok {
-					i = len(rs)
-					rs = append(rs, configdump.Resource{Name: r.Name})
-				}
-				rs[i].Error, rs[i].FailedVersion, rs[i].Failed = r.Err.Error(), r.Version, r.At
+				rs = failed(rs, r)
 			}
 			c.Dynamic[t.TypeURL] = rs
+		}
+	}
+	held := p.sources.files.Resources()
+	for t, rs := range held {
+		for _, r := range rs {
+			c.Dynamic[t] = append(c.Dynamic[t], configdump.Resource{Name: r.Name, Version: r.Version, Raw: r.Raw, Updated: r.Updated})
+		}
+	}
+	for _, f := range p.sources.files.Files() {
+		for _, r := range f.Rejected {
+			c.Dynamic[f.TypeURL] = failed(c.Dynamic[f.TypeURL], r)
 		}
 	}
 	var out []any
@@ -129,6 +135,17 @@ func (p *Process) configDump(eds bool) []any {
 		out = append(out, m)
 	}
 	return out
+}
+
+// failed notes that the newest version of a resource was rejected.
+func failed(rs []configdump.Resource, r xdsclient.Rejected) []configdump.Resource {
+	i := slices.IndexFunc(rs, func(x configdump.Resource) bool { return x.Name == r.Name })
+	if i < 0 {
+		i = len(rs)
+		rs = append(rs, configdump.Resource{Name: r.Name})
+	}
+	rs[i].Error, rs[i].FailedVersion, rs[i].Failed = r.Err.Error(), r.Version, r.At
+	return rs
 }
 
 var discoveryNames = map[xdsresource.Discovery]string{

@@ -52,6 +52,7 @@ type Process struct {
 	log      *slog.Logger
 	registry *stats.Registry
 	server   *Server
+	sources  *sources
 	dec      *xdsresource.Decoder
 	client   *xdsclient.Client
 	target   string // of client
@@ -112,6 +113,7 @@ func FromBootstrap(doc []byte, o ProcessOptions) (*Process, error) {
 	}); err != nil {
 		return nil, err
 	}
+	p.sources = newSources(p.server, p.dec, p.registry.Scope("fairlead_xds_file_"), p.log)
 	switch {
 	case cfg.Admin.Address.IsValid():
 		p.admins = append(p.admins, cfg.Admin.Address.String())
@@ -131,15 +133,11 @@ func byName[T any](in []T, name func(T) string) map[string]T {
 
 // dynamic prepares the control plane client of a bootstrap.
 func (p *Process) dynamic(cfg *bootstrap.Config) error {
-	for name, src := range map[string]*xdsresource.ConfigSource{"lds_config": cfg.LDS, "cds_config": cfg.CDS} {
-		if src != nil && src.Path != "" {
-			return fmt.Errorf("dynamic_resources.%s: path_config_source (%s) is not supported yet; use static_resources or ads", name, src.Path)
-		}
+	if err := missingFiles(cfg); err != nil {
+		return err
 	}
+	p.sources.start(fromFiles(cfg))
 	if cfg.ADS == nil {
-		if cfg.LDS != nil || cfg.CDS != nil {
-			return errors.New("dynamic_resources: lds_config or cds_config says ads, but ads_config is missing")
-		}
 		return nil
 	}
 	target, spec, err := adsTarget(cfg)
@@ -268,6 +266,7 @@ func FromAgent(cfg *agent.Config, o ProcessOptions) (*Process, error) {
 	}); err != nil {
 		return nil, err
 	}
+	p.sources = newSources(p.server, p.dec, p.registry.Scope("fairlead_xds_file_"), p.log)
 	if cfg.Ports.Admin != 0 {
 		p.admins = append(p.admins, fmt.Sprintf("127.0.0.1:%d", cfg.Ports.Admin))
 	}
@@ -281,20 +280,29 @@ func (p *Process) connect(xc xdsclient.Config, d demand) error {
 	d.apply(types)
 	xc.Types = append(types, xc.Types...)
 	p.target = xc.Target
-	xc.OnView = func(v *xdsclient.View) {
-		// The first configuration must be in force before traffic may come; a
-		// later one that isn't leaves the former in force.
-		if err := p.server.OnView(v); err != nil && !p.ready.Load() {
-			p.unready.Store(&err)
-			return
-		}
-		p.setReady()
-	}
+	xc.OnView = p.sources.onView
 	xc.Logger = p.log
 	xc.Reporter = newReporter(p.registry.Scope("fairlead_xds_"))
 	c, err := xdsclient.New(xc)
-	p.client = c
-	return err
+	if err != nil {
+		return err
+	}
+	p.client, p.sources.client = c, c
+	c.SetNames(p.sources.asked)
+	if !slices.ContainsFunc(xc.Types, func(t xdsclient.ResourceType) bool { return t.Wildcard || len(t.Names) > 0 }) && len(p.sources.asked) == 0 {
+		p.sources.view = c.View() // it is asked for nothing, and will answer nothing
+	}
+	return nil
+}
+
+// applied is told of each configuration. The first one must be in force before
+// traffic may come; a later one that isn't leaves the former in force.
+func (p *Process) applied(err error) {
+	if err != nil && !p.ready.Load() {
+		p.unready.Store(&err)
+		return
+	}
+	p.setReady()
 }
 
 // setReady marks the process ready once.
@@ -370,10 +378,16 @@ func (p *Process) Run(ctx context.Context) error {
 	if p.source != nil {
 		wg.Go(func() { _ = p.source.Run(bg) })
 	}
+	p.sources.applied = p.applied
+	switch {
+	case p.sources.configured():
+		p.sources.onFiles()
+	case p.client == nil || p.sources.view != nil:
+		p.setReady()
+	}
+	wg.Go(func() { p.sources.run(bg) })
 	if p.client != nil {
 		wg.Go(func() { _ = p.client.Run(bg) })
-	} else {
-		p.setReady()
 	}
 	select {
 	case <-ctx.Done():

@@ -19,6 +19,8 @@ type Resources struct {
 	Secrets    map[string]*xdsresource.Secret
 	// Endpoints are assignments by EDS name.
 	Endpoints map[string]*xdsresource.ClusterLoadAssignment
+	// fileEndpoints are those of Endpoints that files hold.
+	fileEndpoints map[string]*xdsresource.ClusterLoadAssignment
 }
 
 // Diagnostic is something an operator should know about the configuration: a

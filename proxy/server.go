@@ -73,7 +73,9 @@ type Server struct {
 	byName   atomic.Pointer[map[string]*listener.Listener]
 	snapshot atomic.Pointer[Snapshot]
 	draining atomic.Bool
-	st       serverStats
+	// refersToFiles is set once a received resource names a watched file.
+	refersToFiles atomic.Bool
+	st            serverStats
 }
 
 type serverStats struct {

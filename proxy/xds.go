@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/fairlead-mesh/fairlead/xdsclient"
+	"github.com/fairlead-mesh/fairlead/xdsclient/filesource"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
@@ -19,6 +20,9 @@ func (s *Server) XDSTypes(dec *xdsresource.Decoder) []xdsclient.ResourceType {
 			}
 			if err := s.executable(v); err != nil {
 				return nil, nil, err
+			}
+			if len(fileReferences(v)) > 0 {
+				s.refersToFiles.Store(true)
 			}
 			return v, references(v), nil
 		}
@@ -79,16 +83,6 @@ func (s *Server) onEndpoints(changes []xdsclient.Change) {
 	}
 }
 
-// OnView applies a view of the control plane's resources, logs an error and
-// returns it as Apply does.
-func (s *Server) OnView(v *xdsclient.View) error {
-	err := s.Apply(resourcesOf(v))
-	if err != nil {
-		s.log.Error("applying configuration", "generation", v.Generation, "error", err)
-	}
-	return err
-}
-
 func resourcesOf(v *xdsclient.View) *Resources {
 	return &Resources{
 		Listeners:  typed[*xdsresource.Listener](v, xdsresource.ListenerType),
@@ -113,7 +107,12 @@ func typed[T any](v *xdsclient.View, typeURL string) map[string]T {
 // references lists the resources that a decoded one needs from the control
 // plane: endpoints of EDS clusters, route configurations, extension
 // configurations, secrets.
-func references(v any) []xdsclient.Key {
+func references(v any) []xdsclient.Key { return refsOf(v).keys }
+
+// fileReferences lists what it needs from watched files.
+func fileReferences(v any) []filesource.Ref { return refsOf(v).files }
+
+func refsOf(v any) *refs {
 	var r refs
 	switch v := v.(type) {
 	case *xdsresource.Cluster:
@@ -131,14 +130,22 @@ func references(v any) []xdsclient.Key {
 			r.chain(v.DefaultFilterChain)
 		}
 	}
-	return r.keys
+	return &r
 }
 
-type refs struct{ keys []xdsclient.Key }
+type refs struct {
+	keys  []xdsclient.Key
+	files []filesource.Ref
+}
 
 func (r *refs) add(src xdsresource.ConfigSource, typeURL, name string) {
-	if src.ADS && name != "" {
-		r.keys = append(r.keys, xdsclient.Key{TypeURL: typeURL, Name: name})
+	k := xdsclient.Key{TypeURL: typeURL, Name: name}
+	switch {
+	case name == "":
+	case src.ADS:
+		r.keys = append(r.keys, k)
+	case src.Path != "":
+		r.files = append(r.files, filesource.Ref{Key: k, Path: src.Path, Watch: src.Watch})
 	}
 }
 

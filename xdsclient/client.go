@@ -141,10 +141,14 @@ type Client struct {
 	types []*typeState
 	byURL map[string]*typeState
 	wake  chan struct{} // the publisher has something to look at; capacity 1
+	// renamed wakes the session after SetNames; capacity 1.
+	renamed chan struct{}
 
 	mu sync.Mutex // guards everything below and the typeStates
 	// refs counts, for each named resource, the held resources that need it.
 	refs map[Key]int
+	// names are what SetNames asks for; asked what of it the session has taken up.
+	names, asked map[Key]struct{}
 	// pending are resources asked for and not answered yet; a View and After
 	// wait for them until their time. The empty name stands for a wildcard.
 	pending               map[Key]time.Time
@@ -177,7 +181,7 @@ func New(c Config) (*Client, error) {
 		c.Reporter = noReporter{}
 	}
 	cl := &Client{
-		cfg: c, log: c.Logger, byURL: map[string]*typeState{}, wake: make(chan struct{}, 1),
+		cfg: c, log: c.Logger, byURL: map[string]*typeState{}, wake: make(chan struct{}, 1), renamed: make(chan struct{}, 1), asked: map[Key]struct{}{},
 		refs: map[Key]int{}, pending: map[Key]time.Time{}, view: &View{types: map[string]map[string]Resource{}},
 	}
 	if _, err := c.Node.proto(); err != nil {
@@ -254,6 +258,22 @@ func (c *Client) Latest(k Key) (Resource, bool) {
 		return Resource{}, false
 	}
 	return t.held[k.Name].Resource, true
+}
+
+// SetNames replaces the resources that are wanted beside Config.Types' names and
+// what held resources refer to. Names of types that are not listed, or are
+// subscribed to as a whole, have no effect.
+func (c *Client) SetNames(keys []Key) {
+	c.mu.Lock()
+	c.names = make(map[Key]struct{}, len(keys))
+	for _, k := range keys {
+		c.names[k] = struct{}{}
+	}
+	c.mu.Unlock()
+	select {
+	case c.renamed <- struct{}{}:
+	default:
+	}
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {

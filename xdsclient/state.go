@@ -234,6 +234,22 @@ func (c *Client) releaseLocked(k Key) {
 	t.unsynced, t.orphans = true, true
 }
 
+// renameLocked takes up what SetNames asked for.
+func (c *Client) renameLocked() {
+	for k := range c.names {
+		if _, ok := c.asked[k]; !ok {
+			c.asked[k] = struct{}{}
+			c.retainLocked(k)
+		}
+	}
+	for k := range c.asked {
+		if _, ok := c.names[k]; !ok {
+			delete(c.asked, k)
+			c.releaseLocked(k)
+		}
+	}
+}
+
 // sweepLocked drops named resources that nobody refers to any more, and then
 // what only those referred to.
 func (c *Client) sweepLocked(ch changes) {

@@ -72,6 +72,10 @@ func (c *Client) session(ctx context.Context) (got bool, err error) {
 			if err := step(ch, ack...); err != nil {
 				return got, err
 			}
+		case <-c.renamed:
+			if err := step(changes{}); err != nil {
+				return got, err
+			}
 		case <-again.C:
 			if err := step(changes{}); err != nil {
 				return got, err
@@ -123,6 +127,7 @@ func (c *Client) handle(r *discoveryv3pb.DeltaDiscoveryResponse, ch changes) []*
 // wakes the publisher.
 func (c *Client) advance(ch changes) ([]*discoveryv3pb.DeltaDiscoveryRequest, time.Duration) {
 	c.mu.Lock()
+	c.renameLocked()
 	c.sweepLocked(ch)
 	reqs, wait := c.syncLocked(time.Now())
 	c.mu.Unlock()

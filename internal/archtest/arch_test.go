@@ -22,7 +22,7 @@ var layers = [][]string{
 	{"filters/internal/*", "filters/http/*/*pb", "internal/explain", "internal/otlp", "proxy/transport/*", "proxy/upstream/lb"},
 	{"filters/internal/istio/*", "internal/tracing"},
 	{"filters/http/*", "filters/network/*", "filters/listener/*", "xdsclient/xdsresource"},
-	{"filters/builtin", "xdsclient/configdump", "routing", "proxy/hbone", "proxy/secret"},
+	{"filters/builtin", "xdsclient/configdump", "xdsclient/filesource", "routing", "proxy/hbone", "proxy/secret"},
 	{"proxy/tlscontext", "proxy/listener", "proxy/bootstrap"},
 	{"proxy/upstream", "proxy/hcm", "proxy/agent", "ztunnel"},
 	{"proxy/router", "proxy/tcpproxy"},

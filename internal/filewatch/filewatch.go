@@ -23,10 +23,14 @@ const MaxBytes = 16 << 20
 type Watcher struct {
 	// Paths of the files; one that is missing counts as a content of its own.
 	Paths []string
+	// Dirs are folders to be notified of beside those of the files, for files
+	// that are reached by a link which is swapped there.
+	Dirs []string
 	// Poll is how often files are read whatever the system notifies, 30 s.
 	Poll time.Duration
-	// Settle is how long to wait after a notification, so that files written
-	// one after the other are seen together, 100 ms.
+	// Settle is how long no notification may arrive before the files are read,
+	// so that what is written piece by piece is seen as a whole, 100 ms; ten
+	// times that is waited at most.
 	Settle time.Duration
 
 	base   digest
@@ -80,7 +84,7 @@ func (w *Watcher) Run(ctx context.Context, changed func()) error {
 	last := w.base
 	timer := time.NewTimer(0) // look at once: something may have changed since Prime
 	defer timer.Stop()
-	soon := false
+	var soon time.Time // when the first notification arrived
 	for {
 		select {
 		case <-ctx.Done():
@@ -88,13 +92,16 @@ func (w *Watcher) Run(ctx context.Context, changed func()) error {
 		case _, ok := <-events:
 			if !ok {
 				events = nil
-			} else if !soon {
-				soon = true
-				timer.Reset(settle)
+				continue
 			}
+			now := time.Now()
+			if soon.IsZero() {
+				soon = now
+			}
+			timer.Reset(min(settle, max(0, soon.Add(10*settle).Sub(now))))
 		case <-failures: //nolint:errcheck // polling goes on
 		case <-timer.C:
-			soon = false
+			soon = time.Time{}
 			timer.Reset(poll)
 			if s := w.sum(); s != last {
 				last = s
@@ -111,11 +118,17 @@ func (w *Watcher) notifier() *fsnotify.Watcher {
 		return nil
 	}
 	dirs := map[string]bool{}
-	for _, p := range w.Paths {
-		if d := filepath.Dir(p); !dirs[d] {
+	add := func(d string) {
+		if !dirs[d] {
 			dirs[d] = true
 			_ = n.Add(d) // a missing folder is polled
 		}
+	}
+	for _, p := range w.Paths {
+		add(filepath.Dir(p))
+	}
+	for _, d := range w.Dirs {
+		add(filepath.Clean(d))
 	}
 	return n
 }

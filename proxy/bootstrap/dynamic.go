@@ -100,7 +100,7 @@ func (p *parser) source(at string, c *corev3pb.ConfigSource) *xdsresource.Config
 			p.failf(at+".ads", "there is no ads_config")
 		}
 	case *corev3pb.ConfigSource_PathConfigSource:
-		out.Path = s.PathConfigSource.GetPath()
+		out.Path, out.Watch = s.PathConfigSource.GetPath(), s.PathConfigSource.GetWatchedDirectory().GetPath()
 	case *corev3pb.ConfigSource_Path:
 		out.Path = s.Path
 	default:

@@ -229,7 +229,7 @@ func (s *Store) Certificate(c *xdsresource.Certificate) (*Certificate, error) {
 	if err := resolvable(name, &c.SDSSource); err != nil {
 		return nil, err
 	}
-	if !c.SDSSource.ADS {
+	if !c.SDSSource.ADS && c.SDSSource.Path == "" {
 		if name == workloadCert {
 			return &Certificate{name: name, source: s.identity}, nil
 		}
@@ -253,8 +253,6 @@ const agentServer = "sds-grpc"
 
 func resolvable(name string, src *xdsresource.ConfigSource) error {
 	switch {
-	case src.Path != "":
-		return fmt.Errorf("secret %q: SDS from the file %s is not supported; name certificate files directly", name, src.Path)
 	case strings.HasPrefix(name, "sds://"), src.Cluster != "" && src.Cluster != agentServer:
 		return fmt.Errorf("secret %q: SDS servers other than the control plane are not supported", name)
 	}
@@ -283,6 +281,7 @@ func (s *Store) Trust(v *xdsresource.Validation) (*Trust, error) {
 			return nil, err
 		}
 	}
+	agent := !v.SDSSource.ADS && v.SDSSource.Path == ""
 	switch name := v.SDSName; {
 	case name == "" && v.TrustedCAFile != "":
 		t.slot = s.fileRoots(v.TrustedCAFile)
@@ -290,13 +289,13 @@ func (s *Store) Trust(v *xdsresource.Validation) (*Trust, error) {
 		if own.Roots == nil && own.CRLs == nil {
 			return nil, nil
 		}
-	case !v.SDSSource.ADS && name == workloadRoot:
+	case agent && name == workloadRoot:
 		t.identity, t.source = true, s.identity
-	case !v.SDSSource.ADS && name == fileRoot+"system":
+	case agent && name == fileRoot+"system":
 		if own.Roots, err = x509.SystemCertPool(); err != nil {
 			return nil, fmt.Errorf("system roots: %w", err)
 		}
-	case !v.SDSSource.ADS && strings.HasPrefix(name, fileRoot):
+	case agent && strings.HasPrefix(name, fileRoot):
 		t.slot = s.fileRoots(strings.TrimPrefix(name, fileRoot))
 	default:
 		if err := fromControlPlane(name, &v.SDSSource); err != nil {

@@ -284,7 +284,6 @@ func TestSaysWhatIsWrongWithInlineMaterial(t *testing.T) {
 		"broken":      {Chain: []byte("x"), Key: key},
 		"password":    {Chain: chain, Key: key, Password: "p"},
 		"sds:// name": {SDSName: "sds://x"},
-		"SDS file":    {SDSName: "x", SDSSource: xdsresource.ConfigSource{Path: "/x"}},
 		"file-cert":   {SDSName: "file-cert:/only"},
 		"SDS server":  {SDSName: "default", SDSSource: xdsresource.ConfigSource{Cluster: "vault"}},
 		"agent's":     {SDSName: "other", SDSSource: xdsresource.ConfigSource{Cluster: "sds-grpc"}},
@@ -296,7 +295,6 @@ func TestSaysWhatIsWrongWithInlineMaterial(t *testing.T) {
 	for name, v := range map[string]*xdsresource.Validation{
 		"broken CA":  {TrustedCA: []byte("x")},
 		"broken CRL": {TrustedCA: ca.RootsPEM(), CRL: []byte("x")},
-		"SDS file":   {SDSName: "x", SDSSource: xdsresource.ConfigSource{Path: "/x"}},
 		"SDS server": {SDSName: "ROOTCA", SDSSource: xdsresource.ConfigSource{Cluster: "vault"}},
 		"agent's":    {SDSName: "other", SDSSource: xdsresource.ConfigSource{Cluster: "sds-grpc"}},
 	} {

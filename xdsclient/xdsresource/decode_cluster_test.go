@@ -152,7 +152,7 @@ func TestUnsupportedClustersAreBroken(t *testing.T) {
 		{"HTTP/3", `typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {
 "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http3_protocol_options: {}}}}`, "http3_protocol_options: "},
 		{"an upstream filter", `filters: [{name: guard, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC, stat_prefix: x}}]`, `filters[0]: upstream network filter "guard" (envoy.extensions.filters.network.rbac.v3.RBAC)`},
-		{"endpoints from a file", `type: EDS, eds_cluster_config: {eds_config: {path_config_source: {path: /eds.yaml}}}`, "eds_cluster_config.eds_config: only ads and self"},
+		{"endpoints from another server", `type: EDS, eds_cluster_config: {eds_config: {api_config_source: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: x}}]}}}`, "eds_cluster_config.eds_config: only ads, self and"},
 		{"unknown policies only", `load_balancing_policy: {policies: [{typed_extension_config: {name: x, typed_config: {"@type": type.googleapis.com/acme.LB}}}]}`, "none of the policies"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -147,6 +147,7 @@ var coreTable = []message{
 			"validate_network_namespaces?": "network namespaces are not supported",
 		},
 	},
+	{name: "envoy.config.core.v3.WatchedDirectory", supported: `path`, moot: notes{"watch_modify": "changes in place are noticed"}},
 	{name: "envoy.config.core.v3.TcpKeepalive", supported: `keepalive_probes keepalive_time keepalive_interval`},
 	{
 		name: "envoy.config.core.v3.ConfigSource", supported: `path path_config_source api_config_source ads self`,
@@ -159,11 +160,8 @@ var coreTable = []message{
 	{name: "envoy.config.core.v3.AggregatedConfigSource"},
 	{name: "envoy.config.core.v3.SelfConfigSource", moot: notes{"transport_api_version": "only V3 exists"}},
 	{
-		name: "envoy.config.core.v3.PathConfigSource", supported: `path`,
-		moot: notes{
-			"watched_directory": "the directory of the file is watched",
-			"poll_interval":     "the directory of the file is watched",
-		},
+		name: "envoy.config.core.v3.PathConfigSource", supported: `path watched_directory`,
+		moot: notes{"poll_interval": "the directory of the file is watched"},
 	},
 	{
 		name: "envoy.config.core.v3.ApiConfigSource", supported: `api_type grpc_services`,

@@ -140,6 +140,7 @@ func (s *scope) configSource(field string, cs *corev3pb.ConfigSource) ConfigSour
 		out.ADS = true
 	case *corev3pb.ConfigSource_PathConfigSource:
 		out.Path = c.PathConfigSource.GetPath()
+		out.Watch = c.PathConfigSource.GetWatchedDirectory().GetPath()
 	case *corev3pb.ConfigSource_Path:
 		out.Path = c.Path
 	case *corev3pb.ConfigSource_ApiConfigSource:
@@ -150,12 +151,12 @@ func (s *scope) configSource(field string, cs *corev3pb.ConfigSource) ConfigSour
 	return out
 }
 
-// onlyADS is configSource for resources that are subscribed to over ADS alone:
+// adsOrFile is configSource for resources that come over ADS or from a file:
 // another source closes the nearest part, which would wait for it forever.
-func (s *scope) onlyADS(field string, cs *corev3pb.ConfigSource) ConfigSource {
+func (s *scope) adsOrFile(field string, cs *corev3pb.ConfigSource) ConfigSource {
 	out := s.configSource(field, cs)
-	if out.Path != "" || out.Cluster != "" {
-		s.unsupported(field, "only ads and self are supported")
+	if out.Cluster != "" {
+		s.unsupported(field, "only ads, self and path_config_source are supported")
 	}
 	return out
 }

@@ -50,6 +50,9 @@ type ConfigSource struct {
 	ADS     bool
 	Path    string
 	Cluster string
+	// Watch, with Path, is a directory in which a move means that the file may
+	// be another one; "" is the file's own.
+	Watch string
 }
 
 // Metadata is static metadata of a listener, route, cluster or endpoint.

@@ -250,3 +250,16 @@ func ResourceName(m proto.Message) string {
 	}
 	return ""
 }
+
+// Text is the string in a field of the document itself, "" if there is none.
+func (d *Document) Text(field string) string {
+	if d.root.kind != mapNode {
+		return ""
+	}
+	n := d.root.get(field)
+	if n == nil {
+		return ""
+	}
+	s, _ := n.scalar.(string)
+	return s
+}
