@@ -107,7 +107,7 @@ func TestWhatIsWantedIsReadFollowedAndForgotten(t *testing.T) {
 		put(t, path, b)
 		select {
 		case <-changed:
-		case <-time.After(10 * time.Second): //nolint:forbidigo // a test
+		case <-time.After(10 * time.Second):
 			t.Fatalf("%s: not noticed", what)
 		}
 		want(what, now)
@@ -140,7 +140,7 @@ func TestWhatIsWantedIsReadFollowedAndForgotten(t *testing.T) {
 	select {
 	case <-changed:
 		t.Error("a file that nobody wants is watched")
-	case <-time.After(50 * time.Millisecond): //nolint:forbidigo // a test
+	case <-time.After(50 * time.Millisecond):
 	}
 }
 
