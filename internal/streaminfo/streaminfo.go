@@ -107,6 +107,8 @@ type Info struct {
 	// value: "route timeout 15s".
 	Decision *Decision
 	Limit    string
+	// Hidden is what Hide was told.
+	Hidden []Hidden
 	// ConnectionTerminationDetails overrides Conn's for this stream.
 	ConnectionTerminationDetails string
 

@@ -81,7 +81,7 @@ func (t *Trace) request(s *filters.Stream) *tracev1pb.Span {
 	b.tag("node_id", t.cfg.NodeID)
 	b.tag("zone", t.cfg.Zone)
 	b.tagIf("guid:x-request-id", h, "x-request-id")
-	b.tag("http.url", t.url(h))
+	b.tag("http.url", t.url(h, info))
 	b.tag("http.method", method(h.Get(message.Method)))
 	b.tagOr("downstream_cluster", h, "x-envoy-downstream-service-cluster")
 	b.tagOr("user_agent", h, "user-agent")
@@ -150,13 +150,14 @@ func (t *Trace) name(s *filters.Stream) string {
 }
 
 // url is the URL as the client asked for it (Http::Utility::buildOriginalUri).
-func (t *Trace) url(h *message.Header) string {
+func (t *Trace) url(h *message.Header, info *streaminfo.Info) string {
 	path, ok := h.Lookup("x-envoy-original-path")
 	if !ok {
 		if path, ok = h.Lookup(message.Path); !ok {
 			return ""
 		}
 	}
+	path = info.Show(path) // before it is cut
 	if len(path) > t.cfg.MaxPath {
 		path = path[:t.cfg.MaxPath]
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"time"
 
+	commonv1pb "go.opentelemetry.io/proto/otlp/common/v1"
 	tracev1pb "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"github.com/fairlead-mesh/fairlead/filters"
@@ -170,7 +171,20 @@ func (t *Trace) EndAttempt(s *filters.Stream, e *filters.AttemptEnd) {
 	if s.Info.IsGRPC && e.Header != nil {
 		b.grpc(e.Header, e.Trailers, failed)
 	}
-	t.cfg.Export(b.s)
+	t.export(s, b.s)
+}
+
+// export gives a span away, without what is to be hidden.
+func (t *Trace) export(s *filters.Stream, span *tracev1pb.Span) {
+	if info := &s.Info; len(info.Hidden) > 0 {
+		span.Name = info.Show(span.GetName())
+		for _, a := range span.GetAttributes() {
+			if v, ok := a.GetValue().GetValue().(*commonv1pb.AnyValue_StringValue); ok {
+				v.StringValue = info.Show(v.StringValue)
+			}
+		}
+	}
+	t.cfg.Export(span)
 }
 
 // Finish ends the span of s, and that of an attempt which is still open. s has
@@ -181,7 +195,7 @@ func (t *Trace) Finish(s *filters.Stream) {
 	}
 	t.EndAttempt(s, &filters.AttemptEnd{Status: s.Info.ResponseCode})
 	if t.cfg.Export != nil && t.ctx.sampled {
-		t.cfg.Export(t.request(s))
+		t.export(s, t.request(s))
 	}
 	*t = Trace{}
 }

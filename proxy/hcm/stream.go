@@ -402,6 +402,9 @@ func (st *stream) finish() {
 	info := &s.Info
 	info.End = info.Now()
 	info.WireBytesReceived, info.WireBytesSent = st.ss.BytesIn(), st.ss.BytesOut()
+	if len(info.Hidden) > 0 {
+		st.hide()
+	}
 	if local := s.Response != nil && s.Response.Local; local || info.Decision != nil || !st.tunnelled && info.Details != "via_upstream" {
 		st.refused(local)
 	}
@@ -427,6 +430,22 @@ func (st *stream) finish() {
 		n.EndedAt(info.End)
 	}
 	st.release()
+}
+
+// hide takes out of the heads, which have been sent, what logs must not hold.
+func (st *stream) hide() {
+	s := &st.s
+	heads := []*message.Header{&s.Request}
+	if s.Response != nil {
+		heads = append(heads, &s.Response.Header, s.Response.Body.Trailers())
+	}
+	for _, h := range heads {
+		for i := 0; h != nil && i < h.Len(); i++ {
+			if v := h.At(i).Value; v != "" {
+				h.SetAt(i, s.Info.Show(v))
+			}
+		}
+	}
 }
 
 // refused records a stream that was answered here. It runs before the filters

@@ -104,7 +104,7 @@ func (b *body) step() ([]byte, bool) {
 		b.done = true
 		if t := b.inner.Trailers(); t != nil {
 			if b.in.set.looks[inTrailer] {
-				b.in.header(t, inTrailer)
+				b.in.trailers(t)
 			}
 			if b.in.stopped() {
 				b.fail(&stopError{b.in.details()})

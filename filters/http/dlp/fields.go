@@ -25,6 +25,10 @@ func (in *inspection) head(h *message.Header) {
 	if in.set.looks[inHeader] {
 		in.header(h, inHeader)
 	}
+	if in.clear {
+		in.hide(h, inHeader)
+		in.clear = false
+	}
 }
 
 func (in *inspection) path(p string) string {
@@ -48,13 +52,18 @@ func (in *inspection) header(h *message.Header, at place) {
 		if in.blocker != nil {
 			return
 		}
-		if f.Value == "" || f.Name[0] == ':' || structural(f.Name) || slices.Contains(in.f.cfg.exclude, f.Name) {
+		if !in.inspects(f) {
 			continue
 		}
 		if v := in.text(at, f.Name, f.Value, false, nil); v != f.Value {
 			h.SetAt(i, v)
 		}
 	}
+}
+
+// inspects reports whether f is looked at.
+func (in *inspection) inspects(f message.Field) bool {
+	return f.Value != "" && f.Name[0] != ':' && !structural(f.Name) && !slices.Contains(in.f.cfg.exclude, f.Name)
 }
 
 // structural headers are read and written by the proxy itself; editing them

@@ -64,6 +64,8 @@ type inspection struct {
 	body     bool // and the body was
 	fixed    bool // the length of the body must not change
 	headers  [][2]string
+	clear    bool // a finding outside of bodies stays as it is
+	info     *streaminfo.Info
 	reroute  bool   // another route is to be selected
 	gone     bool   // the head went on: it is too late for that
 	reason   string // why the body can't be inspected, "" if it can
@@ -85,6 +87,7 @@ func (f *filter) inspect(set *ruleSet, dir string) *inspection {
 // identify keeps what a report says about the stream: the report may be
 // written by the goroutine that sends the body.
 func (in *inspection) identify(s *filters.Stream) {
+	in.info = &s.Info
 	in.requestID, in.traceID, in.route = s.Info.RequestID, refusal.TraceID(&s.Info, &s.Request), s.Info.RouteName
 	in.conn, in.peer = s.Info.Conn, refusal.Peer(&s.Info)
 	in.principal = refusal.Principal(&s.Info)
@@ -98,14 +101,24 @@ func (in *inspection) identify(s *filters.Stream) {
 	in.to = refusal.ToOf(&s.Info, cluster)
 }
 
+// seenBefore notes a match, and reports whether another reading of the field at
+// hand has found it already.
+func (in *inspection) seenBefore(text []byte) bool {
+	switch {
+	case !in.track:
+		return false
+	case in.again && slices.Contains(in.seen, string(text)):
+		return true
+	}
+	in.seen = append(in.seen, string(text))
+	return false
+}
+
 // found is the sink of the scanners.
 func (in *inspection) found(fd dlp.Finding, text []byte) dlp.Edit {
 	var best dlp.Edit
-	if in.track {
-		if in.again && slices.Contains(in.seen, string(text)) {
-			return best
-		}
-		in.seen = append(in.seen, string(text))
+	if in.seenBefore(text) {
+		return best
 	}
 	for _, i := range in.set.byType[fd.Type] {
 		r := &in.set.rules[i]
@@ -121,6 +134,7 @@ func (in *inspection) found(fd dlp.Finding, text []byte) dlp.Edit {
 			act = block
 		}
 		in.record(fd, i, act, text)
+		in.clear = in.clear || in.stays(act)
 		if in.f.cfg.dryRun || in.counts[i] < r.count {
 			continue
 		}
@@ -145,6 +159,11 @@ func (in *inspection) found(fd dlp.Finding, text []byte) dlp.Edit {
 		}
 	}
 	return best
+}
+
+// stays reports whether a match remains in a head, or trailers, after act.
+func (in *inspection) stays(act action) bool {
+	return in.place != inBody && (in.f.cfg.dryRun || act.edit() == dlp.Keep || act == block)
 }
 
 // edit is what act does with the bytes of a match.
