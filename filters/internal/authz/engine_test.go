@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
 	rbacv3pb "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/fairlead-mesh/fairlead/internal/matcher"
@@ -265,7 +267,7 @@ func TestDecideDoesNotAllocate(t *testing.T) {
 	}
 }
 
-func TestAThousandPoliciesCostAboutAsMuchAsOne(t *testing.T) {
+func TestAThousandPoliciesCostAtMostThreeTimesOne(t *testing.T) {
 	if testing.Short() {
 		t.Skip("timing")
 	}
@@ -278,18 +280,22 @@ func TestAThousandPoliciesCostAboutAsMuchAsOne(t *testing.T) {
 		best := time.Hour
 		for range 20 {
 			start := time.Now()
-			for range 2000 {
+			for range 1000 {
 				e.Decide(in)
 			}
-			best = min(best, time.Since(start)/2000)
+			best = min(best, time.Since(start))
 		}
 		return best
 	}
-	one, thousand := cost(1), cost(1000)
-	t.Logf("1 policy: %v, 1000 policies: %v", one, thousand)
-	if thousand > 6*one+time.Microsecond { // the goal is 3x; the rest is for busy machines
-		t.Errorf("1000 policies cost %v, one costs %v", thousand, one)
+	var one, thousand time.Duration
+	for range 5 { // a busy machine may spoil an attempt
+		one, thousand = cost(1), cost(1000)
+		t.Logf("1 policy: %v, 1000 policies: %v", one/1000, thousand/1000)
+		if thousand <= 3*one {
+			return
+		}
 	}
+	t.Errorf("1000 policies cost %v, one costs %v", thousand/1000, one/1000)
 }
 
 func BenchmarkDecide(b *testing.B) {
@@ -303,6 +309,152 @@ func BenchmarkDecide(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				e.Decide(in)
+			}
+		})
+	}
+}
+
+// The expectations for DENY were taken from Envoy 1.40. An ALLOW by range wants
+// a number that nobody reads in another way.
+func TestHeaderMatchesAreEnvoys(t *testing.T) {
+	rng := Header{Name: "x", Kind: HeaderRange, RangeStart: 0, RangeEnd: 2000}
+	present := Header{Name: "x", Kind: HeaderPresent}
+	notA := Header{Name: "x", String: String{Text: "a"}, Invert: true}
+	notRange := Header{Name: "x", Kind: HeaderRange, RangeEnd: 10, Invert: true}
+	empty := Header{Name: "x", String: String{}, TreatMissingAsEmpty: true}
+	const missing = "\x00"
+	for _, tc := range []struct {
+		name    string
+		header  Header
+		value   string
+		matches bool // as DENY
+		grants  bool // as ALLOW
+	}{
+		{"a number in the range", rng, "5", true, true},
+		{"a number with a plus", rng, "+5", true, false},
+		{"a number with zeros", rng, "05", true, true},
+		{"minus zero", rng, "-0", true, true},
+		{"hexadecimal is no number", rng, "0x10", false, false},
+		{"an exponent is no number", rng, "1e3", false, false},
+		{"a fraction is no number", rng, "5.0", false, false},
+		{"nothing is no number", rng, "", false, false},
+		{"a number beyond the range", rng, "2000", false, false},
+		{"present with an empty value", present, "", true, true},
+		{"present, but missing", present, missing, false, false},
+		{"not this value: another", notA, "b", true, true},
+		{"not this value: this", notA, "a", false, false},
+		{"not this value: an empty one", notA, "", true, true},
+		{"not this value: missing", notA, missing, false, false},
+		{"not in the range: beyond", notRange, "50", true, true},
+		{"not in the range: no number", notRange, "z", true, true},
+		{"not in the range: an empty value", notRange, "", true, true},
+		{"not in the range: in it", notRange, "5", false, false},
+		{"missing taken for empty", empty, missing, true, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			h := header("GET", "a", "/")
+			if tc.value != missing {
+				h.Add("x", tc.value)
+			}
+			for action, want := range map[Action]bool{Deny: !tc.matches, Allow: tc.grants} {
+				e, err := New(one(action, Rule{Kind: KindHeader, Header: tc.header}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := e.Decide(request("", h)).Allowed; got != want {
+					t.Errorf("action %d: allowed = %v", action, got)
+				}
+			}
+		})
+	}
+}
+
+// Rows that are decided by what the configuration says, from the protos on.
+func TestDecodedRulesMeanWhatTheySay(t *testing.T) {
+	decode := func(t *testing.T, doc string) *Engine {
+		t.Helper()
+		m := &rbacv3pb.RBAC{}
+		if err := protojson.Unmarshal([]byte(doc), m); err != nil {
+			t.Fatal(err)
+		}
+		r, err := DecodeRules(m, "rules", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := New(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	by := func(permission, principal string) string {
+		return `{"policies":{"p":{"permissions":[` + permission + `],"principals":[` + principal + `]}}}`
+	}
+	principal := func(match string) string {
+		return by(`{"any":true}`, `{"filterState":{"key":"io.istio.peer_principal","stringMatch":`+match+`}}`)
+	}
+	named := func(match string) string {
+		return by(`{"any":true}`, `{"authenticated":{"principalName":`+match+`}}`)
+	}
+	const peer = "spiffe://td/ns/a/sa/b"
+	get := func(more ...string) func() Input {
+		return func() Input { return request(peer, header("GET", "a.example", "/x", more...)) }
+	}
+	from := func(remote string) func() Input {
+		return func() Input {
+			in := get()()
+			in.Info.Conn.Remote, in.Info.Conn.DirectRemote = netip.MustParseAddrPort(remote), netip.MustParseAddrPort(remote)
+			return in
+		}
+	}
+	cert := func(c streaminfo.Certificate) func() Input {
+		return func() Input {
+			in := get()()
+			in.Info.Conn.TLS = &streaminfo.TLS{Peer: c}
+			return in
+		}
+	}
+	all := cert(streaminfo.Certificate{URISANs: []string{peer}, DNSSANs: []string{"b.example"}, Subject: "CN=b"})
+	tcp := func() Input { in := get()(); in.Request = nil; return in }
+	for _, tc := range []struct {
+		name, rules string
+		in          func() Input
+		matches     bool
+	}{
+		{"a regex is for the whole value", by(`{"header":{"name":"x-role","stringMatch":{"safeRegex":{"regex":"admin"}}}}`, `{"any":true}`), get("x-role", "xadminx"), false},
+		{"a regex of the path is for the whole path", by(`{"urlPath":{"path":{"safeRegex":{"regex":"/x|/y"}}}}`, `{"any":true}`), get(), true},
+		{"names of headers have no case", by(`{"header":{"name":"X-Role","stringMatch":{"exact":"admin"}}}`, `{"any":true}`), get("x-role", "admin"), true},
+		{"host is the authority", by(`{"header":{"name":"Host","stringMatch":{"exact":"a.example"}}}`, `{"any":true}`), get(), true},
+		{"host within or, and, not", by(`{"orRules":{"rules":[{"andRules":{"rules":[{"notRule":{"header":{"name":"HOST","stringMatch":{"exact":"b.example"}}}},{"header":{"name":"X-Role","presentMatch":true}}]}}]}}`, `{"any":true}`), get("x-role", ""), true},
+		{"the first kind of name decides", named(`{"exact":"` + peer + `"}`), all, true},
+		{"a DNS name beside a URI does not grant", named(`{"exact":"b.example"}`), all, false},
+		{"a subject beside a URI does not grant", named(`{"exact":"CN=b"}`), all, false},
+		{"a subject alone grants", named(`{"exact":"CN=b"}`), cert(streaminfo.Certificate{Subject: "CN=b"}), true},
+		{"a range without a length is everything, as in Envoy", by(`{"any":true}`, `{"remoteIp":{"addressPrefix":"192.0.2.0"}}`), from("10.0.0.1:1"), true},
+		{"mapped addresses are IPv4", by(`{"any":true}`, `{"directRemoteIp":{"addressPrefix":"10.0.0.0","prefixLen":8}}`), from("[::ffff:10.0.0.1]:5"), true},
+		{"mapped ranges are IPv4", by(`{"any":true}`, `{"directRemoteIp":{"addressPrefix":"::ffff:10.0.0.0","prefixLen":104}}`), from("10.0.0.1:123"), true},
+		{"zones do not count", by(`{"any":true}`, `{"directRemoteIp":{"addressPrefix":"fe80::","prefixLen":10}}`), from("[fe80::1%eth0]:5"), true},
+		{"principal: exact", principal(`{"exact":"` + peer + `"}`), get(), true},
+		{"principal: a prefix of it", principal(`{"exact":"spiffe://td/ns/a/sa/"}`), get(), false},
+		{"principal: another case", principal(`{"exact":"spiffe://td/ns/A/sa/b"}`), get(), false},
+		{"principal: escaped", principal(`{"exact":"spiffe://td/ns/a/sa/%62"}`), get(), false},
+		{"principal: suffix", principal(`{"suffix":"/ns/a/sa/b"}`), get(), true},
+		{"principal: prefix", principal(`{"prefix":"spiffe://td/ns/a/"}`), get(), true},
+		{"principal: any", principal(`{"safeRegex":{"regex":".+"}}`), get(), true},
+		{"principal: suffix on TCP", principal(`{"suffix":"/ns/a/sa/b"}`), tcp, true},
+		{"namespace", principal(`{"safeRegex":{"regex":".*/ns/a/.*"}}`), get(), true},
+		{"a dot in a service account is a dot", principal(`{"exact":"spiffe://td/ns/a.b/sa/c"}`), func() Input { return request("spiffe://td/ns/axb/sa/c", header("GET", "a", "/")) }, false},
+		{"metadata that is missing", by(`{"any":true}`, `{"metadata":{"filter":"envoy.filters.http.jwt_authn","path":[{"key":"payload"},{"key":"iss"}],"value":{"stringMatch":{"prefix":"i"}}}}`), get(), false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := decode(t, tc.rules).Decide(tc.in()).Allowed; got != tc.matches {
+				t.Errorf("ALLOW: %v", got)
+			}
+			if tc.name == "a DNS name beside a URI does not grant" || tc.name == "a subject beside a URI does not grant" {
+				return // refusals look at all names
+			}
+			if got := decode(t, strings.Replace(tc.rules, "{", `{"action":"DENY",`, 1)).Decide(tc.in()).Allowed; got == tc.matches {
+				t.Errorf("DENY: %v", got)
 			}
 		})
 	}

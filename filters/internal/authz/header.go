@@ -20,7 +20,7 @@ func compileHeader(h *Header, doubt bool) (match, error) {
 	}
 	var one func(v string) bool
 	if h.Kind == HeaderRange {
-		one = inRange(h.RangeStart, h.RangeEnd)
+		one = inRange(h.RangeStart, h.RangeEnd, doubt != invert)
 	} else {
 		s, err := newString(h.String)
 		if err != nil {
@@ -104,10 +104,11 @@ func anyElement(v string, one func(string) bool) bool {
 	return false
 }
 
-// inRange matches an integer in [start, end) written in plain decimal.
-func inRange(start, end int64) func(string) bool {
+// inRange matches an integer in [start, end) written in decimal. A leading plus,
+// which Envoy takes and not every back end, counts only where a match refuses.
+func inRange(start, end int64, plus bool) func(string) bool {
 	return func(v string) bool {
-		if v == "" || v[0] == '+' {
+		if v == "" || v[0] == '+' && !plus {
 			return false
 		}
 		n, err := strconv.ParseInt(v, 10, 64)

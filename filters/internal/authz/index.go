@@ -1,7 +1,7 @@
 package authz
 
 import (
-	"slices"
+	"net/netip"
 	"sort"
 	"strings"
 	"unsafe"
@@ -10,7 +10,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/message"
 )
 
-// An index maps what policies name (a principal, a path, a host) to the few
+// An index maps what policies name (a principal, a path, a claim) to the few
 // policies that could match. For each policy one attribute is chosen that must
 // have one of some known values (terms) if the policy is to match; policies
 // without such an attribute are looked at every time.
@@ -27,6 +27,13 @@ const (
 	attrHeader // pseudo-headers, which never repeat
 	attrServerName
 	attrCertificate
+	attrField    // any other header
+	attrMetadata // a string, or a list that has one
+	attrPort
+	attrDestinationIP
+	attrSourceIP
+	attrDirectRemoteIP
+	attrRemoteIP
 )
 
 type attr struct {
@@ -44,11 +51,15 @@ const (
 	// termNamespace is the regex ".*/ns/X/.*" that istiod writes for a
 	// namespace, as a contained "/ns/X/".
 	termNamespace
+	termPort
+	termNet
 )
 
 type term struct {
 	kind termKind
 	text string
+	port uint32
+	net  netip.Prefix
 }
 
 // options are the attributes by which a rule can be found. A nil map means
@@ -62,6 +73,11 @@ type attrIndex struct {
 	attr
 	exact, namespace map[string][]int32
 	prefix, suffix   []byLength
+	ports            map[uint32][]int32
+	nets             []byBits
+	// all are for what refuses when the address is not known; nil without doubt.
+	all  []int32
+	from *Metadata // of attrMetadata
 }
 
 // byLength holds the policies of all prefixes (or suffixes) of one length.
@@ -75,9 +91,10 @@ const maxTerms = 4096 // a single policy with more is looked at every time
 func newIndex(rules *Rules, doubt bool) *index {
 	all := make([]options, len(rules.Policies))
 	weight := map[attr]map[term]int{}
+	from := map[attr]*Metadata{}
 	for i := range rules.Policies {
 		p := &rules.Policies[i]
-		all[i] = both(anyOf(p.Permissions, doubt), anyOf(p.Principals, doubt))
+		all[i] = both(anyOf(p.Permissions, doubt, from), anyOf(p.Principals, doubt, from))
 		for a, terms := range all[i].m {
 			if weight[a] == nil {
 				weight[a] = map[term]int{}
@@ -100,11 +117,14 @@ func newIndex(rules *Rules, doubt bool) *index {
 		}
 		ai := byAttr[a]
 		if ai == nil {
-			ai = &attrIndex{attr: a, exact: map[string][]int32{}, namespace: map[string][]int32{}}
+			ai = &attrIndex{attr: a, exact: map[string][]int32{}, namespace: map[string][]int32{}, ports: map[uint32][]int32{}, from: from[a]}
 			byAttr[a] = ai
 		}
 		for _, t := range all[i].m[a] {
 			ai.add(t, int32(i))
+		}
+		if doubt && a.kind >= attrPort {
+			ai.all = append(ai.all, int32(i))
 		}
 	}
 	for _, ai := range byAttr {
@@ -153,11 +173,15 @@ func (ai *attrIndex) add(t term, policy int32) {
 		ai.prefix = addByLength(ai.prefix, t.text, policy)
 	case termSuffix:
 		ai.suffix = addByLength(ai.suffix, t.text, policy)
+	case termPort:
+		insert(ai.ports, t.port, policy)
+	case termNet:
+		ai.nets = addByBits(ai.nets, t.net, policy)
 	}
 }
 
 // insert keeps each list sorted and free of duplicates: policies come in order.
-func insert(m map[string][]int32, key string, policy int32) {
+func insert[K comparable](m map[K][]int32, key K, policy int32) {
 	l := m[key]
 	if len(l) > 0 && l[len(l)-1] == policy {
 		return
@@ -234,6 +258,14 @@ func (ai *attrIndex) search(s *search, in Input) {
 			ai.value(s, in, n)
 		}
 		ai.value(s, in, t.Peer.Subject)
+	case attrField:
+		ai.field(s, in)
+	case attrMetadata:
+		ai.metadata(s, in)
+	case attrPort:
+		ai.port(s, in)
+	default:
+		ai.address(s, in)
 	}
 }
 
@@ -297,23 +329,10 @@ func lowerASCII(buf []byte, v string) string {
 }
 
 // anyOf returns the options of an "or".
-func anyOf(rules []Rule, doubt bool) options {
+func anyOf(rules []Rule, doubt bool, from map[attr]*Metadata) options {
 	out := options{impossible: true}
 	for i := range rules {
-		o := optionsOf(&rules[i], doubt)
-		switch {
-		case o.impossible:
-		case out.impossible:
-			out = o
-		default:
-			joined := map[attr][]term{}
-			for a, terms := range out.m {
-				if more, ok := o.m[a]; ok {
-					joined[a] = append(slices.Clip(terms), more...)
-				}
-			}
-			out.m = joined
-		}
+		out = either(out, optionsOf(&rules[i], doubt, from))
 	}
 	return out
 }
@@ -334,16 +353,17 @@ func both(a, b options) options {
 	return options{m: m}
 }
 
-func optionsOf(r *Rule, doubt bool) options {
+// optionsOf returns the options of r; from takes where metadata is found.
+func optionsOf(r *Rule, doubt bool, from map[attr]*Metadata) options {
 	switch r.Kind {
 	case KindAnd:
 		out := options{m: map[attr][]term{}}
 		for i := range r.Rules {
-			out = both(out, optionsOf(&r.Rules[i], doubt))
+			out = both(out, optionsOf(&r.Rules[i], doubt, from))
 		}
 		return out
 	case KindOr:
-		return anyOf(r.Rules, doubt)
+		return anyOf(r.Rules, doubt, from)
 	case KindPath:
 		return stringOption(attr{kind: attrPath}, r.String)
 	case KindServerName:
@@ -358,9 +378,19 @@ func optionsOf(r *Rule, doubt bool) options {
 		}
 	case KindHeader:
 		h := &r.Header
-		if single(h.Name) && h.Kind == HeaderString && !h.Invert && !h.TreatMissingAsEmpty {
+		if h.Kind != HeaderString || h.Invert || h.TreatMissingAsEmpty {
+			break
+		}
+		if single(h.Name) {
 			return stringOption(attr{kind: attrHeader, key: h.Name}, h.String)
 		}
+		return stringOption(attr{kind: attrField, key: h.Name}, h.String)
+	case KindMetadata:
+		return metadataOption(&r.Metadata, from)
+	case KindPort:
+		return portOption(r)
+	case KindDestinationIP, KindSourceIP, KindDirectRemoteIP, KindRemoteIP:
+		return netOption(r)
 	default:
 	}
 	return options{}
@@ -384,7 +414,7 @@ func stringOption(a attr, s String) options {
 		if !ok {
 			return options{}
 		}
-		return options{m: map[attr][]term{a: {{termNamespace, ns}}}}
+		return options{m: map[attr][]term{a: {{kind: termNamespace, text: ns}}}}
 	default:
 		return options{}
 	}

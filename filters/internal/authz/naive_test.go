@@ -171,7 +171,7 @@ func naiveHeader(h Header, in Input, refuse bool) bool {
 	one := func(v string) bool {
 		if h.Kind == HeaderRange {
 			n, err := strconv.ParseInt(v, 10, 64)
-			return err == nil && !strings.HasPrefix(v, "+") && n >= h.RangeStart && n < h.RangeEnd
+			return err == nil && (refuse != h.Invert || !strings.HasPrefix(v, "+")) && n >= h.RangeStart && n < h.RangeEnd
 		}
 		return naiveString(h.String, v)
 	}
