@@ -1,5 +1,7 @@
 package dlp
 
+import "bytes"
+
 // Names of the detectors that look at numbers.
 const (
 	creditCard   = "CREDIT_CARD_NUMBER"
@@ -338,7 +340,7 @@ func luhn(d []byte) bool {
 
 // creditCard tries every length that ends with a group, the longest first.
 func (r *numberRec) creditCard(v *view, n *number, emit *emitter) {
-	if isAlnum(n.prev) || n.prev == '.' && isDigit(n.prev2) {
+	if isDigit(n.prev) || isAlpha(n.prev) && !v.gluedBefore(n.start) || n.prev == '.' && isDigit(n.prev2) {
 		return
 	}
 	total := 0
@@ -360,7 +362,7 @@ func (r *numberRec) creditCard(v *view, n *number, emit *emitter) {
 	}
 	end := n.ends[bestG-1]
 	next := v.at(end)
-	if isAlnum(next) || next == '.' && isDigit(v.at(end+1)) {
+	if isDigit(next) || isAlpha(next) && !v.gluedBehind(end) || next == '.' && isDigit(v.at(end+1)) {
 		return
 	}
 	l := cardShape(n, best, bestG)
@@ -368,6 +370,49 @@ func (r *numberRec) creditCard(v *view, n *number, emit *emitter) {
 		return
 	}
 	emit.add(r.card, n.start, end, v.graded(l, n.start, end, contextCard))
+}
+
+// maxGlued is the longest word that may touch a card number.
+const maxGlued = 16
+
+// gluedBefore reports whether the letters that touch a number at i from the left
+// are a word about cards, like "card4111…". Other letters make it a part of an
+// identifier.
+func (v *view) gluedBefore(i int) bool {
+	from := i
+	for from > 0 && i-from <= maxGlued && isAlpha(v.buf[from-1]) {
+		from--
+	}
+	var b [maxGlued]byte
+	if i-from > maxGlued || from > 0 && isDigit(v.buf[from-1]) {
+		return false
+	}
+	for k, c := range v.buf[from:i] {
+		b[k] = lower(c)
+	}
+	word := b[:i-from]
+	for _, w := range gluedCard {
+		if bytes.HasPrefix(word, []byte(w)) && len(w) > 3 || string(word) == w {
+			return true
+		}
+	}
+	return false
+}
+
+var gluedCard = []string{"card", "creditcard", "debitcard", "credit", "debit", "visa", "mastercard", "amex", "pan", "cc", "ccn", "ccnum", "ccnumber"}
+
+// gluedBehind reports whether what touches a number at i from the right is a
+// word that follows card numbers: the date or the code.
+func (v *view) gluedBehind(i int) bool {
+	var b [3]byte
+	for k := range b {
+		b[k] = lower(v.at(i + k))
+	}
+	switch string(b[:]) {
+	case "exp", "cvv", "cvc":
+		return true
+	}
+	return false
 }
 
 func cardShape(n *number, digits, groups int) Likelihood {
