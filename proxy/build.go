@@ -393,7 +393,7 @@ func (b *builder) hcm(where string, ls *xdsresource.Listener, spec *xdsresource.
 	h.release = append(h.release, release)
 	h.manager, err = hcm.New(hcm.Config{
 		Spec: spec, Routes: h.routes, DefaultChain: def, AccessLogs: hcmLogs(b.accessLogs(where, spec.AccessLogs)),
-		Trace: trace, Egress: ls.Direction == "outbound",
+		Clusters: b.s.clusters, Trace: trace, Egress: ls.Direction == "outbound",
 		Refusals: b.s.refusals, Stats: sc, Logger: b.s.log,
 	})
 	return h, err

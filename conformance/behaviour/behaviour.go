@@ -34,6 +34,9 @@ type Suite struct {
 	// Show holds lower case names of response headers that are compared in
 	// this suite though they are left out by default.
 	Show map[string]bool
+	// Quiet says that the proxy is not connected to before the first case, for
+	// connections are logged.
+	Quiet bool
 	// Cases are run in order, one at a time.
 	Cases []*Case
 
@@ -76,6 +79,8 @@ type ClientOptions struct {
 	Responses int
 	// Settle is how long to wait before what the origins saw is read.
 	Settle time.Duration
+	// HangUp is when the client ends the connection, 0 for after the responses.
+	HangUp time.Duration
 }
 
 // Seen is what was seen on the sides of an exchange, in canonical text.
@@ -177,8 +182,12 @@ func Parse(path string, data []byte) (*Suite, error) {
 func (s *Suite) options(text string) error {
 	for line := range strings.Lines(text) {
 		key, val, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if key == "quiet" && val == "" {
+			s.Quiet = true
+			continue
+		}
 		if key != "show" || val == "" {
-			return fmt.Errorf("%q is not an option; only \"show HEADER\" is", line)
+			return fmt.Errorf("%q is not an option: \"show HEADER\" and \"quiet\" are", line)
 		}
 		s.Show[strings.ToLower(val)] = true
 	}
@@ -230,6 +239,8 @@ func (c *Case) clientOptions(text string) (err error) {
 			c.Client.Responses, err = strconv.Atoi(val)
 		case "settle":
 			c.Client.Settle, err = time.ParseDuration(val)
+		case "hangup":
+			c.Client.HangUp, err = time.ParseDuration(val)
 		default:
 			err = fmt.Errorf("%q is not an option of a client", key)
 		}

@@ -43,6 +43,10 @@ func exchange(port int, chunks []Chunk, opts ClientOptions, compare map[string]b
 			}
 		}
 	})
+	if opts.HangUp > 0 {
+		hangUp := time.AfterFunc(opts.HangUp, func() { c.Close() })
+		defer hangUp.Stop()
+	}
 	methods := requestMethods(chunks)
 	r := bufio.NewReader(c)
 	var b strings.Builder

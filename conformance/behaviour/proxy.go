@@ -158,6 +158,13 @@ func (in *Instance) ready() error {
 			return fmt.Errorf("the process ended at once; its output:\n%s", in.output.String())
 		default:
 		}
+		if in.suite.Quiet {
+			if in.listens() {
+				return nil
+			}
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
 		c, err := net.DialTimeout("tcp4", fmt.Sprintf("127.0.0.1:%d", in.places.Port), time.Second)
 		if err == nil {
 			err = c.Close()
@@ -169,6 +176,12 @@ func (in *Instance) ready() error {
 		time.Sleep(10 * time.Millisecond)
 	}
 	return errors.New("the listener's port did not accept within 20s")
+}
+
+// listens reports whether somebody listens at the port, without a connection.
+func (in *Instance) listens() bool {
+	table, err := os.ReadFile("/proc/net/tcp")
+	return err == nil && strings.Contains(string(table), fmt.Sprintf(" 0100007F:%04X 00000000:0000 0A ", in.places.Port))
 }
 
 // Stop ends the process and the origins.
@@ -252,7 +265,7 @@ func (in *Instance) run(c *Case, log bool) (Seen, error) {
 		seen.Authz = in.places.mask(rec.questions(sent.String()))
 	}
 	if log && in.suite.logs() {
-		text, err := in.log(c.Client.Responses, 2*time.Second)
+		text, err := in.log(max(c.Client.Responses, strings.Count(c.Fairlead().Log, "\n")), 2*time.Second)
 		if err != nil {
 			return Seen{}, err
 		}

@@ -18,6 +18,11 @@ func TestMatchComparesLinesAndStars(t *testing.T) {
 		{"a star is any value", "a: *\n", "a: 7\n", true},
 		{"a star is not no value", "a: *\n", "a:\n", false},
 		{"a star is of its header", "a: *\n", "ab: 7\n", false},
+		{"a star in a record is a value", "[*] \"*\" 7 *\n", "[12:00] \"GET\" 7 x:9\n", true},
+		{"it is one value", "[*] *\n", "[12:00] a b\n", false},
+		{"it is not no value", "{\"a\":\"*\"}\n", "{\"a\":\"\"}\n", false},
+		{"what is around it counts", "{\"a\":*,\"b\":1}\n", "{\"a\":3,\"b\":2}\n", false},
+		{"stars in JSON", "{\"a\":\"*\",\"b\":*}\n", "{\"a\":\"x\",\"b\":12}\n", true},
 		{"a lone star is anything", "*\n", "a: 1\nb: 2\n", true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -18,9 +18,18 @@ type Context struct {
 	Request, Response, Trailers *message.Header
 	// LocalReplyBody is %LOCAL_REPLY_BODY%.
 	LocalReplyBody string
-	// LogType is %ACCESS_LOG_TYPE%, "" for "NotSet".
+	// LogType is %ACCESS_LOG_TYPE%, "" for "NotSet": one of Log….
 	LogType string
 }
+
+// Values of Context.LogType.
+const (
+	LogDownstreamEnd        = "DownstreamEnd"
+	LogUpstreamEnd          = "UpstreamEnd"
+	LogTCPUpstreamConnected = "TcpUpstreamConnected"
+	LogTCPPeriodic          = "TcpPeriodic"
+	LogTCPConnectionEnd     = "TcpConnectionEnd"
+)
 
 // String is a compiled format string: immutable, safe for concurrent use. The
 // zero String renders nothing.

@@ -112,7 +112,9 @@ var numOps = map[string]numFunc{
 	"DURATION":                       duration,
 	"REQUEST_DURATION":               func(x *Context) (int64, bool) { return between(x.Info.Start, x.Info.RequestComplete, time.Millisecond) },
 	"RESPONSE_DURATION":              func(x *Context) (int64, bool) { return between(x.Info.Start, x.Info.FirstUpstreamRx, time.Millisecond) },
-	"RESPONSE_TX_DURATION":           func(x *Context) (int64, bool) { return between(x.Info.FirstUpstreamRx, x.Info.End, time.Millisecond) },
+	"RESPONSE_TX_DURATION": func(x *Context) (int64, bool) {
+		return between(x.Info.FirstUpstreamRx, responseSent(x), time.Millisecond)
+	},
 	"CONNECTION_ID": func(x *Context) (int64, bool) {
 		if x.Info.Conn == nil {
 			return 0, false
@@ -239,7 +241,10 @@ var addrOps = map[string]addrFunc{
 	"DOWNSTREAM_DIRECT_REMOTE": func(_ *streaminfo.Info, c *streaminfo.Conn) (netip.AddrPort, string) { return c.DirectRemote, "" },
 	"UPSTREAM_LOCAL":           func(i *streaminfo.Info, _ *streaminfo.Conn) (netip.AddrPort, string) { return i.Upstream.Local, "" },
 	"UPSTREAM_REMOTE": func(i *streaminfo.Info, _ *streaminfo.Conn) (netip.AddrPort, string) {
-		return i.Upstream.Address, i.Upstream.Host
+		if u := &i.Upstream; u.Local.IsValid() || strings.HasPrefix(u.Host, "envoy://") {
+			return u.Address, u.Host
+		}
+		return netip.AddrPort{}, "" // not connected
 	},
 }
 

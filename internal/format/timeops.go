@@ -231,11 +231,20 @@ func commonDuration(c command) (op, error) {
 	return number(func(x *Context) (int64, bool) { return between(from(x), to(x), unit) }), nil
 }
 
+// responseSent is when the last byte of the response went out, zero if it did
+// not.
+func responseSent(x *Context) time.Time {
+	if x.Info.Cut {
+		return time.Time{}
+	}
+	return x.Info.End
+}
+
 var timePoints = map[string]func(*Context) time.Time{
 	"DS_RX_BEG": func(x *Context) time.Time { return x.Info.Start },
 	"DS_RX_END": func(x *Context) time.Time { return x.Info.RequestComplete },
 	"US_RX_BEG": func(x *Context) time.Time { return x.Info.FirstUpstreamRx },
 	"US_RX_END": func(x *Context) time.Time { return x.Info.LastUpstreamRx },
 	"DS_TX_BEG": func(x *Context) time.Time { return x.Info.FirstDownstreamTx },
-	"DS_TX_END": func(x *Context) time.Time { return x.Info.End },
+	"DS_TX_END": responseSent,
 }

@@ -179,8 +179,8 @@ func (r *Recorder) Connection(info *streaminfo.Info) {
 		return // a port that is looked at, by a probe or a scanner
 	case ci.TransportFailureReason != "":
 		why = "handshake_failed"
-	case info.Limit != "" && info.ConnectionTerminationDetails != "":
-		why = info.ConnectionTerminationDetails
+	case info.Limit != "" && info.LocalClose != "":
+		why = info.LocalClose
 	case info.Flags&unserved != 0:
 		if why = reason(info.Details); why == "" {
 			why = strings.ToLower((info.Flags & unserved).String())

@@ -207,7 +207,7 @@ func TestConnections(t *testing.T) {
 		"handshake":          {func(i *streaminfo.Info) { i.Conn.TransportFailureReason = "tls: bad certificate" }, "connection closed handshake_failed"},
 		"probe":              {func(i *streaminfo.Info) { i.Conn.TransportFailureReason = "tls: EOF" }, ""},
 		"idle": {func(i *streaminfo.Info) {
-			i.ConnectionTerminationDetails, i.Limit = "tcp_session_idle_timeout", "idle timeout 1h0m0s"
+			i.LocalClose, i.Limit = "tcp_session_idle_timeout", "idle timeout 1h0m0s"
 		}, "connection closed tcp_session_idle_timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {

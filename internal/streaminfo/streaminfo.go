@@ -111,6 +111,9 @@ type Info struct {
 	Hidden []Hidden
 	// ConnectionTerminationDetails overrides Conn's for this stream.
 	ConnectionTerminationDetails string
+	// LocalClose is why this proxy ended a connection that had been served:
+	// "tcp_session_idle_timeout". Logs have it in no operator.
+	LocalClose string
 
 	// RouteName and RouteMetadata are those of the route that matched.
 	// VirtualHost and VirtualHostMetadata are there without one, too, if only
@@ -134,6 +137,8 @@ type Info struct {
 	// first byte of the response from upstream, last byte of the response sent.
 	RequestComplete, FirstUpstreamRx, LastUpstreamRx, FirstDownstreamTx, End time.Time
 	AttemptCount                                                             int
+	// Cut says that the response did not get to its end.
+	Cut bool
 	// IsGRPC is set when the request's content-type is application/grpc*.
 	IsGRPC bool
 	// Trace identifiers, "" if there is no trace.

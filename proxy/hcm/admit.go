@@ -3,6 +3,7 @@ package hcm
 import (
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
@@ -387,6 +388,7 @@ func (st *stream) checkUpgrade() *filters.Response {
 	if kind == "" || kind == "connect" && s.Route == nil {
 		return nil // no route: 404
 	}
+	s.Info.RequestComplete = time.Time{} // what it goes on with has no end yet
 	allowed := st.m.upgrades[kind].Enabled
 	if r, ok := s.Route.(*routing.Route); ok && r.Config != nil && r.Config.Action != nil {
 		for _, u := range r.Config.Action.Upgrades {

@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/refusal"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/internal/tracing"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"github.com/fairlead-mesh/fairlead/proxy/transport/h1"
@@ -49,6 +50,12 @@ func (r *Routes) Set(t *routing.Table) { r.p.Store(t) }
 // on. chain must not be modified afterwards.
 func (r *Routes) SetDefaultChain(chain []filters.HTTPFilter) { r.unrouted.Store(&chain) }
 
+// Clusters knows the clusters of routes. *upstream.Manager implements it.
+type Clusters interface {
+	// DescribeCluster records the cluster called name in u, if there is one.
+	DescribeCluster(name string, u *streaminfo.Upstream)
+}
+
 // Config is what a Manager is compiled from.
 type Config struct {
 	Spec *xdsresource.HTTPConnectionManager
@@ -58,6 +65,9 @@ type Config struct {
 	// ending in a terminal filter that answers 404.
 	DefaultChain []filters.HTTPFilter
 	AccessLogs   []AccessLogger
+	// Clusters, if not nil, tells about the cluster of a route whose request
+	// didn't get there.
+	Clusters Clusters
 	// Trace is how requests are traced; nil without a provider. Egress is set on
 	// outbound listeners.
 	Trace  *tracing.Config

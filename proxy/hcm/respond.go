@@ -120,6 +120,7 @@ func (st *stream) writeBody(b message.Body) {
 func (st *stream) bodyFailed(err error) {
 	cause := st.s.Cause()
 	info := &st.s.Info
+	info.Cut = true
 	switch {
 	case errors.Is(cause, errStreamIdle):
 		st.m.st.rqIdle.Inc()
@@ -184,6 +185,7 @@ func (st *stream) tunnel(r *filters.Response) {
 		}
 		st.s.Info.BytesReceived += c.in.Load()
 		st.s.Info.BytesSent += c.out.Load()
+		st.upgradeEnded(c)
 		st.m.st.upgradesActive.Add(-1)
 		st.leave()
 	}
@@ -207,6 +209,51 @@ func (st *stream) abandon(t filters.Tunnel) {
 type tunnelConn struct {
 	netio.Conn
 	in, out atomic.Uint64
+	// first is which side ended first, a nearEnd or farEnd.
+	first atomic.Int32
+}
+
+const (
+	nearEnd = iota + 1
+	farEnd
+)
+
+// CloseWrite implements netio.Conn.
+func (c *tunnelConn) CloseWrite() error {
+	c.first.CompareAndSwap(0, farEnd)
+	return c.Conn.CloseWrite()
+}
+
+// Reset implements netio.Conn.
+func (c *tunnelConn) Reset() {
+	c.first.CompareAndSwap(0, farEnd)
+	c.Conn.Reset()
+}
+
+// ended notes that the client has sent all that it will.
+func (c *tunnelConn) ended(err error) {
+	if err != nil && !errors.Is(err, netio.ErrWouldBlock) {
+		c.first.CompareAndSwap(0, nearEnd)
+	}
+}
+
+// upgradeEnded records how an upgraded stream of HTTP/1 ended: there the end of
+// the connection is the only end, and Envoy's record says whose it was.
+func (st *stream) upgradeEnded(c *tunnelConn) {
+	info := &st.s.Info
+	if info.ResponseCode != http.StatusSwitchingProtocols {
+		return
+	}
+	switch first := c.first.Load(); {
+	case first == farEnd && info.Upstream.Protocol == message.HTTP11:
+		info.Cut = true
+		info.Flags = info.Flags.With(streaminfo.UpstreamConnectionTermination)
+		setDetails(info, "upstream_reset_after_response_started{connection_termination}")
+	case first == nearEnd && info.Protocol != message.HTTP2:
+		info.Cut = true
+		info.Flags = info.Flags.With(streaminfo.DownstreamConnectionTermination)
+		setDetails(info, "downstream_remote_disconnect")
+	}
 }
 
 // WriteParts implements netio.PartsWriter.
@@ -229,12 +276,14 @@ func (c *tunnelConn) InterruptRead(cause error) { netio.InterruptRead(c.Conn, ca
 func (c *tunnelConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.in.Add(uint64(n))
+	c.ended(err)
 	return n, err
 }
 
 func (c *tunnelConn) TryRead(p []byte) (int, error) {
 	n, err := c.Conn.TryRead(p)
 	c.in.Add(uint64(n))
+	c.ended(err)
 	return n, err
 }
 
@@ -360,7 +409,7 @@ func (st *stream) log() {
 	defer st.contain()
 	s := &st.s
 	ctx := &st.logged // escapes
-	*ctx = format.Context{Info: &s.Info, Request: &s.Request}
+	*ctx = format.Context{Info: &s.Info, Request: &s.Request, LogType: format.LogDownstreamEnd}
 	if s.Response != nil {
 		ctx.Response = &s.Response.Header
 		ctx.Trailers = s.Response.Body.Trailers()
@@ -392,7 +441,13 @@ func (cn *conn) ProtocolError(status int, details string) {
 		m.cfg.Refusals.HTTP(&refusal.Stream{Info: &info, Request: &message.Header{}, Local: true})
 	}
 	defer m.contain()
-	ctx := format.Context{Info: &info}
+	ctx := format.Context{Info: &info, LogType: format.LogDownstreamEnd}
+	if status != 0 {
+		ctx.Response = &message.Header{}
+		ctx.Response.Add(message.Status, strconv.Itoa(status))
+		ctx.Response.Add("content-length", strconv.FormatUint(info.BytesSent, 10))
+		ctx.Response.Add("content-type", "text/plain")
+	}
 	for _, l := range m.cfg.AccessLogs {
 		l.Log(&ctx)
 	}

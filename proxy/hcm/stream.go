@@ -279,6 +279,7 @@ func (st *stream) malformed() *filters.Response {
 // downstreamReset records a client that went away.
 func (st *stream) downstreamReset(cause error) {
 	info := &st.s.Info
+	info.Cut = true
 	st.m.st.rqRxReset.Inc()
 	switch {
 	case transport.ReasonOf(cause) == transport.ProtocolError:
@@ -402,6 +403,10 @@ func (st *stream) finish() {
 	info := &s.Info
 	info.End = info.Now()
 	info.WireBytesReceived, info.WireBytesSent = st.ss.BytesIn(), st.ss.BytesOut()
+	if st.tunnelled && info.Protocol != message.HTTP2 { // whose codec no longer counts
+		info.WireBytesSent += info.BytesSent
+	}
+	st.nameCluster()
 	if len(info.Hidden) > 0 {
 		st.hide()
 	}
@@ -445,6 +450,22 @@ func (st *stream) hide() {
 				h.SetAt(i, s.Info.Show(v))
 			}
 		}
+	}
+}
+
+// nameCluster records where a request would have gone that was answered before
+// the router: as in Envoy, logs and metrics name its cluster.
+func (st *stream) nameCluster() {
+	info, r := &st.s.Info, st.s.Route
+	if info.Upstream.ClusterRaw != "" || r == nil || st.m.cfg.Clusters == nil {
+		return
+	}
+	name := r.ClusterName()
+	if rt, ok := r.(*routing.Route); ok && name == "" {
+		name = rt.Cluster(&st.s)
+	}
+	if name != "" {
+		st.m.cfg.Clusters.DescribeCluster(name, &info.Upstream)
 	}
 }
 

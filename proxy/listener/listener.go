@@ -424,7 +424,7 @@ func (cn *connection) refuse(cur *compiled, err error) {
 func (cn *connection) noChain(cur *compiled, broken *Chain) {
 	cn.l.st.noChain.Inc()
 	cn.info.Flags = cn.info.Flags.With(streaminfo.NoRouteFound)
-	cn.info.Details = "filter_chain_not_found"
+	cn.info.Details, cn.info.Cut = "filter_chain_not_found", true
 	if broken != nil {
 		cn.info.Conn.FilterChainName, cn.info.Conn.FilterChainMetadata = broken.Name, broken.Metadata
 		cn.info.Details = "filter_chain_not_executable"

@@ -135,6 +135,9 @@ func (rq *request) brokeOff(err error) error {
 	info := &rq.s.Info
 	cause, try := rq.causes()
 	rq.f.rqResetAfterStart.Inc()
+	if rq.attempted != nil && cause == nil && try == nil {
+		rq.logAttempt(reasonFlag(transport.ReasonOf(err)))
+	}
 	var be *bodyError
 	switch {
 	case errors.As(cause, &be):

@@ -37,6 +37,9 @@ func (rq *request) answered(st *upstream.Stream, status int, end bool) (*filters
 	info := &rq.s.Info
 	info.FirstUpstreamRx = info.Now()
 	rq.status = status
+	if rq.attempted != nil {
+		rq.attempted.response.CopyFrom(&rq.resp.Header)
+	}
 	rq.c.CountCode(status)
 	rq.judge(status, end)
 	h := &rq.resp.Header
@@ -208,10 +211,10 @@ func (rq *request) failed(err error) (*filters.Response, bool, error) {
 	return rq.resetReply(reason, err), false, nil
 }
 
-// endFailed ends the span of an attempt without a response.
+// endFailed ends span and log of an attempt without a response.
 func (rq *request) endFailed(cause, try, err error) {
 	tr := rq.s.Trace
-	if tr == nil {
+	if tr == nil && len(rq.f.d.UpstreamLogs) == 0 {
 		return
 	}
 	e := filters.AttemptEnd{Cancelled: true}
@@ -224,8 +227,12 @@ func (rq *request) endFailed(cause, try, err error) {
 	default:
 		reason := transport.ReasonOf(err)
 		e = filters.AttemptEnd{Flag: reasonFlag(reason), Reason: reasonText(reason, err)}
+		rq.note(reason, err)
 	}
-	rq.finishSpan(tr, e)
+	rq.logAttempt(e.Flag)
+	if tr != nil {
+		rq.finishSpan(tr, e)
+	}
 }
 
 // retryReset takes a retry after a reset, if what is left and the breaker allow
@@ -427,8 +434,6 @@ func (rq *request) resetReply(reason transport.ResetReason, err error) *filters.
 		status = 502
 	}
 	if reason == transport.Overflow {
-		u := &rq.s.Info.Upstream
-		u.Host, u.HostMetadata = "", nil
 		rq.s.Info.Limit = breakerLimit(err)
 	}
 	return rq.f.abort(rq.s, rq.c, status, body, details, reasonFlag(reason), reason == transport.Overflow)

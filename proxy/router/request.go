@@ -3,17 +3,13 @@ package router
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
-	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
-	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/message"
-	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/internal/timer"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"github.com/fairlead-mesh/fairlead/proxy/upstream"
@@ -46,6 +42,7 @@ type request struct {
 	spanned   bool // the attempt has a span that is open
 	sent      bool
 	numBuf    [24]byte
+	attempted *attemptLog // of the attempt in flight, nil without upstream logs
 	mirrors   []pendingMirror
 	body      source
 	pump      pump
@@ -234,6 +231,7 @@ func (rq *request) attempt() (resp *filters.Response, again bool, err error) {
 		return rq.noHost(err)
 	}
 	rq.describe(host)
+	rq.beginAttemptLog()
 	if tr := rq.s.Trace; tr != nil {
 		rq.status = 0
 		tr.StartAttempt(rq.s, rq.attempts)
@@ -424,15 +422,14 @@ func (rq *request) drop(complete bool) {
 	rq.mu.Unlock()
 	rq.tryTimer.Stop()
 	rq.idleTimer.Stop()
-	info := &rq.s.Info
-	rq.f.logAttempt(info, &rq.s.Request)
+	rq.logAttempt(0)
 	if !complete {
 		st.Reset()
 	}
-	if info.LastUpstreamRx.IsZero() {
+	if at := rq.s.Info.LastUpstreamRx; at.IsZero() {
 		st.Release()
 	} else {
-		st.ReleaseAt(info.LastUpstreamRx)
+		st.ReleaseAt(at)
 	}
 }
 
@@ -459,21 +456,6 @@ func (rq *request) finishSpan(tr filters.Trace, e filters.AttemptEnd) {
 	tr.EndAttempt(rq.s, &e)
 }
 
-// logAttempt writes upstream_log. A panic costs the lines, not the connection.
-func (f *Filter) logAttempt(info *streaminfo.Info, h *message.Header) {
-	if len(f.d.UpstreamLogs) == 0 {
-		return
-	}
-	defer func() {
-		if p := recover(); p != nil {
-			f.log.Error("panic in an upstream access log", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-		}
-	}()
-	for _, l := range f.d.UpstreamLogs {
-		l.Log(&format.Context{Info: info, Request: h})
-	}
-}
-
 // release ends the request: nothing of it is used afterwards.
 func (rq *request) release() {
 	rq.pump.stop()
@@ -490,7 +472,7 @@ func (rq *request) release() {
 		reusable = rq.cause == nil && rq.tryCause == nil
 		rq.mu.Unlock()
 	}
-	rq.mirrors = nil
+	rq.mirrors, rq.attempted = nil, nil
 	if !reusable {
 		return
 	}

@@ -97,6 +97,7 @@ func (f *Filter) Serve(c *filters.Connection, done func()) {
 	f.cxTotal.Inc()
 	f.cxActive.Add(1)
 	s := &session{f: f, c: c, info: c.Info, done: done}
+	s.info.Cut = true // bytes have no end that is a response's
 	defer s.cutByPanic(nil)
 	s.run()
 }
@@ -195,9 +196,8 @@ func (s *session) upstream() netio.Conn {
 
 // connected tells those who wait for it that there is an upstream.
 func (s *session) connected() {
-	s.info.FirstUpstreamRx = time.Now()
 	if s.f.cfg.FlushOnConnected {
-		s.log()
+		s.logInfo(s.info, format.LogTCPUpstreamConnected)
 	}
 	s.observe()
 }
@@ -252,6 +252,8 @@ func (s *session) connect() (netio.Conn, error) {
 		if transport.ReasonOf(err) == transport.Overflow {
 			info.Flags = info.Flags.With(streaminfo.UpstreamOverflow)
 			info.Limit = "circuit breaker max_connections"
+			info.AttemptCount-- // as in Envoy, it wasn't made
+			info.Upstream.Host, info.Upstream.HostMetadata = "", nil
 			return nil, err
 		}
 		s.cluster.Failed(host, upstream.FailureConnect)
@@ -330,6 +332,7 @@ func (s *session) joined(up, down uint64, err error) {
 	s.watch.end()
 	info.LastUpstreamRx = time.Now()
 	info.BytesReceived, info.BytesSent = up, down
+	info.WireBytesReceived, info.WireBytesSent = up, down
 	f.cxRx.Add(up)
 	f.cxTx.Add(down)
 	if s.stream != nil {
@@ -343,11 +346,11 @@ func (s *session) joined(up, down uint64, err error) {
 	case s.expired.Load():
 		f.maxDuration.Inc()
 		info.Flags = info.Flags.With(streaminfo.DurationTimeout)
-		info.ConnectionTerminationDetails = "max_connection_duration_reached"
+		info.LocalClose = "max_connection_duration_reached"
 		info.Limit = "max downstream connection duration " + f.cfg.MaxConnectionDuration.String()
 	case errors.Is(err, netio.ErrJoinIdle):
 		f.idleTimeout.Inc()
-		info.ConnectionTerminationDetails = "tcp_session_idle_timeout"
+		info.LocalClose = "tcp_session_idle_timeout"
 		info.Limit = "idle timeout " + f.cfg.IdleTimeout.String()
 	}
 	s.finish()
@@ -383,7 +386,7 @@ func (s *session) flushLogs() (stop func()) {
 				// A copy: the session's own record is read by others meanwhile.
 				info := *s.info
 				info.BytesReceived, info.BytesSent = s.bytesUp.Load(), s.bytesDown.Load()
-				s.logInfo(&info)
+				s.logInfo(&info, format.LogTCPPeriodic)
 			case <-quit:
 				return
 			}
@@ -397,16 +400,19 @@ func (s *session) flushLogs() (stop func()) {
 
 // LogRefused writes the access log of a connection that a filter before this
 // one refused.
-func (f *Filter) LogRefused(c *filters.Connection) { (&session{f: f}).logInfo(c.Info) }
+func (f *Filter) LogRefused(c *filters.Connection) {
+	c.Info.Cut = true
+	(&session{f: f}).logInfo(c.Info, format.LogTCPConnectionEnd)
+}
 
-func (s *session) log() { s.logInfo(s.info) }
+func (s *session) log() { s.logInfo(s.info, format.LogTCPConnectionEnd) }
 
-func (s *session) logInfo(info *streaminfo.Info) {
+func (s *session) logInfo(info *streaminfo.Info, kind string) {
 	if len(s.f.d.AccessLogs) == 0 {
 		return
 	}
 	defer s.contain()
-	ctx := format.Context{Info: info}
+	ctx := format.Context{Info: info, LogType: kind}
 	for _, l := range s.f.d.AccessLogs {
 		l.Log(&ctx)
 	}

@@ -308,8 +308,8 @@ func TestMaxConnectionDurationEndsTheConnection(t *testing.T) {
 	roundTrip(t, c, "x")
 	wait(t, done)
 	_ = c.Close()
-	if info.Flags != streaminfo.DurationTimeout || info.ConnectionTerminationDetails != "max_connection_duration_reached" {
-		t.Errorf("flags %s details %s", info.Flags, info.ConnectionTerminationDetails)
+	if info.Flags != streaminfo.DurationTimeout || info.LocalClose != "max_connection_duration_reached" {
+		t.Errorf("flags %s details %s", info.Flags, info.LocalClose)
 	}
 }
 
@@ -323,8 +323,8 @@ func TestIdleTimeoutEndsTheConnection(t *testing.T) {
 	}
 	wait(t, done)
 	_ = c.Close()
-	if info.ConnectionTerminationDetails != "tcp_session_idle_timeout" || info.BytesReceived != 4 {
-		t.Errorf("details %q after %d bytes", info.ConnectionTerminationDetails, info.BytesReceived)
+	if info.LocalClose != "tcp_session_idle_timeout" || info.BytesReceived != 4 {
+		t.Errorf("details %q after %d bytes", info.LocalClose, info.BytesReceived)
 	}
 }
 

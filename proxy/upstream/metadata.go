@@ -11,3 +11,11 @@ func (m *Manager) ClusterMetadata(name string) *streaminfo.Metadata {
 	}
 	return &c.spec.Metadata
 }
+
+// DescribeCluster records in u the cluster called name as that of a request; it
+// does nothing if there is no such cluster.
+func (m *Manager) DescribeCluster(name string, u *streaminfo.Upstream) {
+	if c := m.Cluster(name); c != nil {
+		u.Cluster, u.ClusterRaw, u.ClusterMetadata = c.StatName(), c.Name(), &c.spec.Metadata
+	}
+}
