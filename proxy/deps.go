@@ -2,9 +2,6 @@ package proxy
 
 import (
 	"crypto/tls"
-	"maps"
-	"slices"
-	"strings"
 
 	"github.com/fairlead-mesh/fairlead/internal/accesslog"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
@@ -26,13 +23,6 @@ func newClusters(s *Server) *upstream.Manager {
 	})
 	m.SetInternal(internalHop{s})
 	return m
-}
-
-// applyClusters hands the clusters over. Endpoints come by UpdateEndpoints; the
-// manager keeps an assignment that arrives before its cluster.
-func (s *Server) applyClusters(res *Resources) {
-	list := slices.SortedFunc(maps.Values(res.Clusters), func(a, b *xdsresource.Cluster) int { return strings.Compare(a.Name, b.Name) })
-	s.clusters.Apply(list)
 }
 
 // serverTLS adapts a downstream TLS context to what a listener needs.

@@ -69,7 +69,7 @@ func (s *Server) Compile(dynamic *Resources) error {
 	}
 	res := merge(s.opt.Static, dynamic)
 	s.secrets.SetADS(res.Secrets)
-	s.applyClusters(res)
+	s.handClusters(res, nil)
 	for name, e := range res.Endpoints {
 		s.clusters.UpdateEndpoints(name, e)
 	}

@@ -48,6 +48,13 @@ type Options struct {
 	// DrainTime bounds how long replaced or shut down chains live on, 10 min by
 	// default as Envoy's --drain-time-s.
 	DrainTime time.Duration
+	// RemovalGrace is how long a cluster that was removed while routes name it is
+	// still there: its control plane may not have sent the new routes yet. 0 is
+	// not at all.
+	RemovalGrace time.Duration
+	// AwaitClusters makes Apply wait for the names of the clusters that it is
+	// given, up to 15 s, until StartServing is called.
+	AwaitClusters bool
 }
 
 // Server is a running proxy. Apply may be called by one goroutine at a time;
@@ -67,12 +74,16 @@ type Server struct {
 	filters   filterPool
 	listeners map[string]*listener.Listener
 	pending   map[*time.Timer]func() // releases to come
+	linger    lingering
 	closed    bool
 
 	// byName is the current set of listeners, for internal hops.
 	byName   atomic.Pointer[map[string]*listener.Listener]
 	snapshot atomic.Pointer[Snapshot]
 	draining atomic.Bool
+	// hurry is closed by StartServing.
+	hurry   chan struct{}
+	hurried sync.Once
 	// refersToFiles is set once a received resource names a watched file.
 	refersToFiles atomic.Bool
 	st            serverStats
@@ -104,7 +115,7 @@ func New(o Options) (*Server, error) {
 	if o.DrainTime == 0 {
 		o.DrainTime = 10 * time.Minute
 	}
-	s := &Server{opt: o, log: o.Logger, stats: o.Stats.Scope(""), node: o.Node, listeners: map[string]*listener.Listener{}, pending: map[*time.Timer]func(){}}
+	s := &Server{opt: o, log: o.Logger, stats: o.Stats.Scope(""), node: o.Node, listeners: map[string]*listener.Listener{}, pending: map[*time.Timer]func(){}, hurry: make(chan struct{})}
 	s.logs = accesslog.NewSinks(s.stats.Scope("fairlead_access_log_"))
 	s.secrets = secret.NewStore(secret.Config{Identity: o.Identity, Logger: o.Logger})
 	s.clusters = newClusters(s)
@@ -134,7 +145,16 @@ func (s *Server) Listener(name string) *listener.Listener { return (*s.byName.Lo
 // force then, and the listener keeps its former configuration. The order is
 // Envoy's: secrets and clusters before the listeners that name them, removal
 // after.
-func (s *Server) Apply(dynamic *Resources) (err error) {
+func (s *Server) Apply(dynamic *Resources) error {
+	if s.opt.AwaitClusters && !s.serving() {
+		if err := s.warm(dynamic); err != nil {
+			return err
+		}
+	}
+	return s.apply(dynamic)
+}
+
+func (s *Server) apply(dynamic *Resources) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.containApply(&err)
@@ -145,7 +165,7 @@ func (s *Server) Apply(dynamic *Resources) (err error) {
 	s.secrets.SetADS(res.Secrets)
 	prev := s.snapshot.Load()
 	if prev == nil || !sameMap(prev.Resources.Clusters, res.Clusters) {
-		s.applyClusters(res)
+		s.applyClusters(prev, res)
 	}
 	b := &builder{s: s, res: res, prev: prev}
 	snap := b.build()
@@ -154,6 +174,7 @@ func (s *Server) Apply(dynamic *Resources) (err error) {
 	s.st.chainsCompiled.Add(uint64(b.fresh))
 	s.count(snap)
 	err = s.swap(prev, snap)
+	s.afterSwap(prev, res)
 	s.reportNew(prev, snap)
 	return err
 }
@@ -321,14 +342,17 @@ func (s *Server) releaseReplaced(prev, snap *Snapshot) {
 	if len(gone) == 0 {
 		return
 	}
+	s.linger.chains = time.Now().Add(s.opt.DrainTime)
 	s.later(func() { s.releaseChains(gone) })
 }
 
 // later runs f under the lock once streams of replaced parts have had the drain
 // time. The caller holds the lock.
-func (s *Server) later(f func()) {
+func (s *Server) later(f func()) { s.laterIn(s.opt.DrainTime+time.Second, f) }
+
+func (s *Server) laterIn(d time.Duration, f func()) {
 	var t *time.Timer
-	t = time.AfterFunc(s.opt.DrainTime+time.Second, func() {
+	t = time.AfterFunc(d, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.pending, t)

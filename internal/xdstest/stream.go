@@ -1,6 +1,7 @@
 package xdstest
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"slices"
@@ -133,11 +134,22 @@ func (c *conn) request(r *discoveryv3pb.DeltaDiscoveryRequest) error {
 func (c *conn) push(force string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for t := range c.subs {
+	types := slices.SortedFunc(maps.Keys(c.subs), func(a, b string) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a, b))
+	})
+	for _, t := range types {
 		if err := c.sendLocked(t, t == force); err != nil {
 			c.end(err)
 		}
 	}
+}
+
+// rank orders types as istiod pushes them.
+func rank(typeURL string) int {
+	if i := slices.Index([]string{Cluster, Endpoints, Listener, Route, Secret}, typeURL); i >= 0 {
+		return i
+	}
+	return 5
 }
 
 // sendLocked sends what the client lacks, or everything if force.
@@ -164,7 +176,7 @@ func (c *conn) sendLocked(typeURL string, force bool) error {
 	res.Nonce = strconv.Itoa(c.s.nonce)
 	delay, mute := c.s.delay, c.s.mute
 	c.s.mu.Unlock()
-	slices.SortFunc(res.Resources, func(a, b *discoveryv3pb.Resource) int { return compare(a.GetName(), b.GetName()) })
+	slices.SortFunc(res.Resources, func(a, b *discoveryv3pb.Resource) int { return cmp.Compare(a.GetName(), b.GetName()) })
 	slices.Sort(res.RemovedResources)
 	empty := len(res.Resources)+len(res.RemovedResources) == 0
 	if mute || empty && (sub.answered || !sub.wildcard) {
@@ -181,14 +193,4 @@ func (c *conn) sendLocked(typeURL string, force bool) error {
 		}
 	}
 	return c.stream.Send(res)
-}
-
-func compare(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }

@@ -312,6 +312,34 @@ func (c *Cluster) current() *xdsresource.ClusterLoadAssignment {
 	return c.assignment
 }
 
+// MissingEndpoints returns the EDS names whose endpoints a warming cluster waits
+// for.
+func (m *Manager) MissingEndpoints() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []string
+	for _, c := range m.warming {
+		if n := c.edsName(); n != "" && m.assignments[n] == nil {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// Resolving returns the names of the warming clusters that wait for DNS, sorted.
+func (m *Manager) Resolving() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []string
+	for name, c := range m.warming {
+		if c.dns != nil {
+			out = append(out, name)
+		}
+	}
+	sort.Strings(out)
+	return out
+}
+
 // Warming returns the names of the clusters that don't serve yet, sorted. A
 // changed cluster is among them while its former version serves.
 func (m *Manager) Warming() []string {

@@ -1,0 +1,249 @@
+package proxy
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
+)
+
+const (
+	// lingerTime is how long a removed cluster stays for requests that were
+	// routed before, if no filter chain drains.
+	lingerTime = 5 * time.Second
+	// warmTimeout bounds the wait of the first configuration for its clusters.
+	warmTimeout = 15 * time.Second
+)
+
+// lingering are removed clusters that requests routed by a former configuration
+// may still go to: a table that was replaced, or a chain that drains.
+type lingering struct {
+	clusters map[string]*xdsresource.Cluster
+	// chains is until when replaced filter chains drain.
+	chains time.Time
+}
+
+// applyClusters hands the clusters over. Endpoints come by UpdateEndpoints; the
+// manager keeps an assignment that arrives before its cluster. Clusters that
+// prev has and res hasn't stay until afterSwap, so that none is missing while
+// the old tables are in force. The caller holds s.mu.
+func (s *Server) applyClusters(prev *Snapshot, res *Resources) {
+	var gone map[string]*xdsresource.Cluster
+	if prev != nil {
+		for n, c := range prev.Resources.Clusters {
+			if res.Clusters[n] == nil {
+				if gone == nil {
+					gone = map[string]*xdsresource.Cluster{}
+				}
+				gone[n] = c
+			}
+		}
+	}
+	for n := range s.linger.clusters {
+		if res.Clusters[n] != nil {
+			delete(s.linger.clusters, n)
+		}
+	}
+	s.handClusters(res, gone)
+}
+
+// handClusters gives the manager the clusters of res, those that linger, and
+// more. Endpoints that came while the manager knew no cluster for them are
+// offered again.
+func (s *Server) handClusters(res *Resources, more map[string]*xdsresource.Cluster) {
+	list := slices.Collect(maps.Values(res.Clusters))
+	list = slices.AppendSeq(list, maps.Values(s.linger.clusters))
+	for n, c := range more {
+		if s.linger.clusters[n] == nil {
+			list = append(list, c)
+		}
+	}
+	slices.SortFunc(list, func(a, b *xdsresource.Cluster) int { return strings.Compare(a.Name, b.Name) })
+	s.clusters.Apply(list)
+	for _, n := range s.clusters.MissingEndpoints() {
+		if cla := res.Endpoints[n]; cla != nil {
+			s.clusters.UpdateEndpoints(n, cla)
+		}
+	}
+}
+
+// warm waits, before the first configuration serves, until the names of its
+// clusters are resolved or have failed to: what is routed to one before is
+// answered as if it did not exist. It is bounded by warmTimeout. For endpoints
+// of EDS the control plane's client has waited.
+func (s *Server) warm(dynamic *Resources) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return errors.New("proxy: closed")
+	}
+	res := merge(s.opt.Static, dynamic)
+	s.secrets.SetADS(res.Secrets)
+	s.applyClusters(s.snapshot.Load(), res)
+	s.mu.Unlock()
+	end := time.NewTimer(warmTimeout)
+	defer end.Stop()
+	look := time.NewTicker(2 * time.Millisecond)
+	defer look.Stop()
+	for {
+		names := s.clusters.Resolving()
+		if len(names) == 0 {
+			return nil
+		}
+		select {
+		case <-look.C:
+		case <-s.hurry:
+			return nil
+		case <-end.C:
+			s.log.Warn("names of clusters are not resolved in time; the proxy serves without them", "clusters", names)
+			return nil
+		}
+	}
+}
+
+// applyStatic puts the static resources in force, with or without waiting for
+// their clusters.
+func (s *Server) applyStatic(wait bool) error {
+	if wait {
+		return s.Apply(&Resources{})
+	}
+	return s.apply(&Resources{})
+}
+
+// StartServing ends the wait of a first configuration for its clusters, and that
+// of later ones: what they add warms beside the traffic.
+func (s *Server) StartServing() { s.hurried.Do(func() { close(s.hurry) }) }
+
+func (s *Server) serving() bool {
+	select {
+	case <-s.hurry:
+		return true
+	default:
+		return false
+	}
+}
+
+// afterSwap removes the clusters that only prev had. Those that the
+// configuration in force still refers to are missing from now on; the others
+// linger for requests which were routed by a former one.
+func (s *Server) afterSwap(prev *Snapshot, res *Resources) {
+	if prev == nil {
+		return
+	}
+	var gone []string
+	for n := range prev.Resources.Clusters {
+		if res.Clusters[n] == nil {
+			gone = append(gone, n)
+		}
+	}
+	if len(gone) == 0 {
+		return
+	}
+	// A push is several messages: a cluster may be gone before the routes that
+	// name it are.
+	named, any := namedClusters(res)
+	var keep, soon []string
+	for _, n := range gone {
+		if any || named[n] {
+			if s.opt.RemovalGrace <= 0 {
+				continue
+			}
+			soon = append(soon, n)
+		} else {
+			keep = append(keep, n)
+		}
+		if s.linger.clusters == nil {
+			s.linger.clusters = map[string]*xdsresource.Cluster{}
+		}
+		s.linger.clusters[n] = prev.Resources.Clusters[n]
+	}
+	if len(keep)+len(soon) < len(gone) {
+		s.handClusters(res, nil)
+	}
+	s.forget(soon, s.opt.RemovalGrace)
+	s.forget(keep, max(min(lingerTime, s.opt.DrainTime), time.Until(s.linger.chains)))
+}
+
+// forget ends the lingering of clusters after wait, unless the configuration
+// names them again and has them again.
+func (s *Server) forget(keep []string, wait time.Duration) {
+	if len(keep) == 0 {
+		return
+	}
+	specs := make([]*xdsresource.Cluster, len(keep))
+	for i, n := range keep {
+		specs[i] = s.linger.clusters[n]
+	}
+	s.laterIn(wait, func() {
+		var again []string
+		snap := s.snapshot.Load()
+		named, any := namedClusters(snap.Resources)
+		for _, c := range specs {
+			if s.linger.clusters[c.Name] != c {
+				continue
+			}
+			if rest := time.Until(s.linger.chains); rest > 0 && !any && !named[c.Name] {
+				again = append(again, c.Name) // replaced chains may name it
+				continue
+			}
+			delete(s.linger.clusters, c.Name)
+		}
+		s.forget(again, time.Until(s.linger.chains))
+		s.handClusters(snap.Resources, nil)
+	})
+}
+
+// namedClusters lists the clusters that routes and TCP proxies of res name; any
+// is set if a header of the request may name every one.
+func namedClusters(res *Resources) (named map[string]bool, any bool) {
+	named = map[string]bool{}
+	table := func(rc *xdsresource.RouteConfiguration) {
+		if rc == nil {
+			return
+		}
+		for _, vh := range rc.VirtualHosts {
+			for _, r := range vh.Routes {
+				a := r.Action
+				if a == nil {
+					continue
+				}
+				named[a.Cluster] = true
+				any = any || a.ClusterHeader != ""
+				for i := range a.Weighted {
+					named[a.Weighted[i].Name] = true
+					any = any || a.Weighted[i].ClusterHeader != ""
+				}
+				for i := range a.Mirrors {
+					named[a.Mirrors[i].Cluster] = true
+				}
+			}
+		}
+	}
+	chain := func(fc *xdsresource.FilterChain) {
+		for i := range fc.Filters {
+			switch f := &fc.Filters[i]; {
+			case f.HCM != nil && f.HCM.RouteConfig != nil:
+				table(f.HCM.RouteConfig)
+			case f.HCM != nil:
+				table(res.Routes[f.HCM.RDSName])
+			case f.TCPProxy != nil:
+				named[f.TCPProxy.Cluster] = true
+				for k := range f.TCPProxy.Weighted {
+					named[f.TCPProxy.Weighted[k].Name] = true
+				}
+			}
+		}
+	}
+	for _, l := range res.Listeners {
+		for _, fc := range l.FilterChains {
+			chain(fc)
+		}
+		if l.DefaultFilterChain != nil {
+			chain(l.DefaultFilterChain)
+		}
+	}
+	return named, any
+}
