@@ -33,8 +33,9 @@ func (p *Process) dynamic(cfg *bootstrap.Config) error {
 		return err
 	}
 	xc := xdsclient.Config{
-		Target:    target,
-		Transport: xdsclient.Transport{Metadata: map[string]string{}},
+		Target:          target,
+		StateOfTheWorld: cfg.ADS.StateOfTheWorld,
+		Transport:       xdsclient.Transport{Metadata: map[string]string{}},
 		Node: xdsclient.Node{
 			ID: cfg.Node.ID, Cluster: cfg.Node.Cluster, UserAgent: "fairlead", UserAgentVersion: p.opt.Version, Metadata: cfg.Node.Metadata,
 			Region: cfg.Locality.Region, Zone: cfg.Locality.Zone, SubZone: cfg.Locality.SubZone,
@@ -125,4 +126,3 @@ func adsTarget(cfg *bootstrap.Config) (string, *xdsresource.UpstreamTLS, error) 
 		return fmt.Sprintf("dns:///%s:%d", e.HostName, e.Port), spec, nil
 	}
 }
-

@@ -1,4 +1,5 @@
-// Package xdsclient keeps one delta ADS stream to a control plane and turns
+// Package xdsclient keeps one ADS stream to a control plane, delta or state of
+// the world, and turns
 // what arrives into immutable Views. It knows no resource type: a ResourceType
 // brings its own Decoder, and a decoded resource names the further resources
 // it needs, which are subscribed for as long as somebody needs them.
@@ -96,7 +97,9 @@ type Config struct {
 	// "unix:///path".
 	Target    string
 	Transport Transport
-	Node      Node
+	// StateOfTheWorld speaks that variant of the protocol instead of delta.
+	StateOfTheWorld bool
+	Node            Node
 	// Types in the order of subscription, usually CDS, EDS, LDS, RDS, ECDS,
 	// SDS, others.
 	Types []ResourceType
@@ -159,6 +162,7 @@ type Client struct {
 	rested                time.Time // a prompt View may be made from then on
 	view                  *View
 	conn                  connStatus
+	accepted              versions // of the state of the world
 }
 
 // New checks c and returns a Client.

@@ -202,12 +202,26 @@ func (c *Client) dial(ctx context.Context) (stream, func(), error) {
 			return nil, nil, fmt.Errorf("connecting to %s timed out after %v (is a NetworkPolicy or firewall in the way?)", c.cfg.Target, timeout)
 		}
 	}
-	s, err := discoveryv3pb.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
+	s, err := c.open(ctx, discoveryv3pb.NewAggregatedDiscoveryServiceClient(conn))
 	if err != nil {
 		closer()
 		return nil, nil, err
 	}
+	if w, ok := s.(*sotw); ok {
+		return s, func() { w.close(); closer() }, nil
+	}
 	return s, closer, nil
+}
+
+func (c *Client) open(ctx context.Context, ads discoveryv3pb.AggregatedDiscoveryServiceClient) (stream, error) {
+	if !c.cfg.StateOfTheWorld {
+		return ads.DeltaAggregatedResources(ctx)
+	}
+	s, err := ads.StreamAggregatedResources(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return newSotw(s, func(typeURL string) bool { t := c.byURL[typeURL]; return t != nil && t.Wildcard }, &c.accepted), nil
 }
 
 func (n *Node) proto() (*corev3pb.Node, error) {

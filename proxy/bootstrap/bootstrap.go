@@ -65,9 +65,10 @@ type Admin struct {
 	Pipe    string
 }
 
-// ADS is how to reach the control plane, by delta xDS. Either Cluster or
-// Target is set.
+// ADS is how to reach the control plane. Either Cluster or Target is set.
 type ADS struct {
+	// StateOfTheWorld is set for api_type GRPC; else it is delta xDS.
+	StateOfTheWorld bool
 	// Cluster names one of Config.Clusters.
 	Cluster string
 	// Target is a gRPC target.

@@ -139,8 +139,8 @@ func TestAllProblemsAreListedWithLines(t *testing.T) {
 		{"ADS without a server", "path_config_source: {path: /etc/lds.yaml}", "ads: {}", []string{
 			"dynamic_resources.lds_config.ads: there is no ads_config",
 		}},
-		{"an unknown cluster for ADS", "dynamic_resources:", "dynamic_resources:\n  ads_config: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: xds}}]}", []string{
-			"line 36: dynamic_resources.ads_config.api_type: GRPC is not supported: use DELTA_GRPC",
+		{"an unknown cluster for ADS", "dynamic_resources:", "dynamic_resources:\n  ads_config: {api_type: REST, grpc_services: [{envoy_grpc: {cluster_name: xds}}]}", []string{
+			"line 36: dynamic_resources.ads_config.api_type: REST is not supported: use DELTA_GRPC or GRPC",
 			`line 36: dynamic_resources.ads_config.grpc_services[0].envoy_grpc.cluster_name: there is no static cluster "xds"`,
 		}},
 		{"allow_paths", "admin: {", "admin: {allow_paths: [{exact: /}], ", []string{"admin.allow_paths: is not supported"}},

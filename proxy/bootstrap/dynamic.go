@@ -24,10 +24,13 @@ func (p *parser) dynamic(m *bootstrapv3pb.Bootstrap_DynamicResources) {
 }
 
 func (p *parser) ads(at string, c *corev3pb.ApiConfigSource) *ADS {
+	sotw := false
 	switch c.GetApiType() {
 	case corev3pb.ApiConfigSource_DELTA_GRPC, corev3pb.ApiConfigSource_AGGREGATED_DELTA_GRPC:
+	case corev3pb.ApiConfigSource_GRPC, corev3pb.ApiConfigSource_AGGREGATED_GRPC:
+		sotw = true
 	default:
-		p.failf(at+".api_type", "%s is not supported: use DELTA_GRPC", c.GetApiType())
+		p.failf(at+".api_type", "%s is not supported: use DELTA_GRPC or GRPC", c.GetApiType())
 	}
 	if len(c.GetGrpcServices()) != 1 {
 		p.failf(at+".grpc_services", "want exactly one, not %d", len(c.GetGrpcServices()))
@@ -35,7 +38,7 @@ func (p *parser) ads(at string, c *corev3pb.ApiConfigSource) *ADS {
 	}
 	g := c.GetGrpcServices()[0]
 	at += ".grpc_services[0]"
-	out := &ADS{}
+	out := &ADS{StateOfTheWorld: sotw}
 	for _, h := range g.GetInitialMetadata() {
 		out.Metadata = append(out.Metadata, [2]string{strings.ToLower(h.GetKey()), h.GetValue()})
 	}
