@@ -199,51 +199,61 @@ func (s *Server) forget(keep []string, wait time.Duration) {
 // namedClusters lists the clusters that routes and TCP proxies of res name; any
 // is set if a header of the request may name every one.
 func namedClusters(res *Resources) (named map[string]bool, any bool) {
-	named = map[string]bool{}
-	table := func(rc *xdsresource.RouteConfiguration) {
-		if rc == nil {
-			return
-		}
-		for _, vh := range rc.VirtualHosts {
-			for _, r := range vh.Routes {
-				a := r.Action
-				if a == nil {
-					continue
-				}
-				named[a.Cluster] = true
-				any = any || a.ClusterHeader != ""
-				for i := range a.Weighted {
-					named[a.Weighted[i].Name] = true
-					any = any || a.Weighted[i].ClusterHeader != ""
-				}
-				for i := range a.Mirrors {
-					named[a.Mirrors[i].Cluster] = true
-				}
-			}
-		}
-	}
-	chain := func(fc *xdsresource.FilterChain) {
-		for i := range fc.Filters {
-			switch f := &fc.Filters[i]; {
-			case f.HCM != nil && f.HCM.RouteConfig != nil:
-				table(f.HCM.RouteConfig)
-			case f.HCM != nil:
-				table(res.Routes[f.HCM.RDSName])
-			case f.TCPProxy != nil:
-				named[f.TCPProxy.Cluster] = true
-				for k := range f.TCPProxy.Weighted {
-					named[f.TCPProxy.Weighted[k].Name] = true
-				}
-			}
-		}
-	}
+	n := naming{res: res, named: map[string]bool{}}
 	for _, l := range res.Listeners {
 		for _, fc := range l.FilterChains {
-			chain(fc)
+			n.chain(fc)
 		}
 		if l.DefaultFilterChain != nil {
-			chain(l.DefaultFilterChain)
+			n.chain(l.DefaultFilterChain)
 		}
 	}
-	return named, any
+	return n.named, n.any
+}
+
+type naming struct {
+	res   *Resources
+	named map[string]bool
+	any   bool
+}
+
+func (n *naming) chain(fc *xdsresource.FilterChain) {
+	for i := range fc.Filters {
+		switch f := &fc.Filters[i]; {
+		case f.HCM != nil && f.HCM.RouteConfig != nil:
+			n.table(f.HCM.RouteConfig)
+		case f.HCM != nil:
+			n.table(n.res.Routes[f.HCM.RDSName])
+		case f.TCPProxy != nil:
+			n.named[f.TCPProxy.Cluster] = true
+			for k := range f.TCPProxy.Weighted {
+				n.named[f.TCPProxy.Weighted[k].Name] = true
+			}
+		}
+	}
+}
+
+func (n *naming) table(rc *xdsresource.RouteConfiguration) {
+	if rc == nil {
+		return
+	}
+	for _, vh := range rc.VirtualHosts {
+		for _, r := range vh.Routes {
+			if r.Action != nil {
+				n.action(r.Action)
+			}
+		}
+	}
+}
+
+func (n *naming) action(a *xdsresource.RouteAction) {
+	n.named[a.Cluster] = true
+	n.any = n.any || a.ClusterHeader != ""
+	for i := range a.Weighted {
+		n.named[a.Weighted[i].Name] = true
+		n.any = n.any || a.Weighted[i].ClusterHeader != ""
+	}
+	for i := range a.Mirrors {
+		n.named[a.Mirrors[i].Cluster] = true
+	}
 }
