@@ -16,7 +16,7 @@ import (
 func (p *Process) adminHandler() *admin.Handler {
 	src := admin.Source{
 		Info: p.info, ConfigDump: p.configDump, Clusters: p.clusterDump, Listeners: p.listenerDump,
-		Certs: p.certs, Unsupported: p.unsupported, Stats: p.registry,
+		Certs: p.certs, Unsupported: p.unsupported, Memory: p.memoryUse, Stats: p.registry,
 		Explain:    p.explain,
 		Drain:      p.drain,
 		FailHealth: func(fail bool) { p.failed.Store(fail) }, Quit: p.Exit,

@@ -228,7 +228,17 @@ func (c *Contender) Stop() {
 
 // Profile writes a CPU profile of d to file, if Profiles.
 func (c *Contender) Profile(ctx context.Context, d time.Duration, file string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", local(c.Ports.Admin), int(d.Seconds())), http.NoBody)
+	return c.pprof(ctx, fmt.Sprintf("profile?seconds=%d", int(d.Seconds())), file)
+}
+
+// HeapProfile writes what memory is in use, after a collection, to file, if
+// Profiles. With GODEBUG=memprofilerate=1 it is exact.
+func (c *Contender) HeapProfile(ctx context.Context, file string) error {
+	return c.pprof(ctx, "heap?gc=1", file)
+}
+
+func (c *Contender) pprof(ctx context.Context, what, file string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+local(c.Ports.Admin)+"/debug/pprof/"+what, http.NoBody)
 	if err != nil {
 		return err
 	}

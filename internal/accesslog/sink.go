@@ -63,6 +63,19 @@ func NewSinks(scope *stats.Scope) *Sinks {
 	}
 }
 
+// Pending is how many bytes wait to be written, and the most that may.
+func (s *Sinks) Pending() (held, bound int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range s.m {
+		k.mu.Lock()
+		held += int64(len(k.buf))
+		k.mu.Unlock()
+		bound += maxPending
+	}
+	return held, bound
+}
+
 func (s *Sinks) open(path string) (*sink, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

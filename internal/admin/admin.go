@@ -70,6 +70,8 @@ type Source struct {
 	// Certs is /certs, Unsupported is /debug/unsupported; both are encoded as
 	// JSON.
 	Certs, Unsupported func() any
+	// Memory is /debug/memory.
+	Memory func() MemoryUse
 	// Explain answers /debug/explain: body is a question in JSON, and the answer
 	// is written to w as JSON, or as text if so asked. An error is the asker's.
 	Explain func(w io.Writer, body []byte, text bool) error
@@ -117,6 +119,7 @@ func New(s Source) *Handler {
 	h.handle("/healthcheck/ok", "cause the server to pass health checks", true, s.FailHealth != nil, s.health(false))
 	h.handle("/quitquitquit", "exit the server", true, s.Quit != nil, s.quit)
 	h.handle("/memory", "print current allocation/heap usage", false, true, memory)
+	h.handle("/debug/memory", "what buffers hold and may hold, by listener, cluster and stream (format=json)", false, s.Memory != nil, h.buffers(s.Memory))
 	h.handle("/debug/unsupported", "fields and resources that are not executed", false, s.Unsupported != nil, func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, s.Unsupported())
 	})

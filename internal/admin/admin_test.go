@@ -52,8 +52,15 @@ func handler(state admin.State, c *calls) http.Handler {
 		},
 		Certs:       func() any { return map[string]any{"certificates": []any{}} },
 		Unsupported: func() any { return []string{"x"} },
-		Stats:       r,
-		Logging:     admin.LevelVar{V: new(slog.LevelVar)},
+		Memory: func() admin.MemoryUse {
+			return admin.MemoryUse{
+				Listeners: []admin.BufferUse{{Name: "l", Connections: 2, Streams: 3, Read: 4, Write: 5, Bound: 600}},
+				Streams:   []admin.StreamUse{{In: "listener l", Peer: "10.0.0.1:9", Stream: 7, Held: 4, Bound: 100}},
+				Others:    []admin.StoreUse{{Name: "access logs", Held: 8, Bound: 1000}, {Name: "configuration", Held: 9}},
+			}
+		},
+		Stats:   r,
+		Logging: admin.LevelVar{V: new(slog.LevelVar)},
 		Drain: func(in, graceful bool) {
 			if in && graceful {
 				c.add("drain inbound gracefully")
@@ -93,6 +100,10 @@ func TestEndpoints(t *testing.T) {
 		{"GET", "/stats", admin.Live, 200, "cluster.a|b.upstream_rq_total: 3\n"},
 		{"GET", "/stats", admin.Live, 200, `cluster.a|b.upstream_rq_xx{envoy_response_code_class="5"}: 0` + "\n"},
 		{"GET", "/stats", admin.Live, 200, "cluster.a|b.upstream_rq_time: P0(nan,5) P25(nan,6.25) P50(nan,7.5)"},
+		{"GET", "/debug/memory", admin.Live, 200, "listener l: connections 2, streams 3, read 4, write 5, bound 600\nstream 7 of 10.0.0.1:9 in listener l: held 4, bound 100\naccess logs: held 8, bound 1000\nconfiguration: held 9, bound as configured\n"},
+		{"GET", "/debug/memory", admin.Live, 200, "\nheap_live: "},
+		{"GET", "/debug/memory?format=json", admin.Live, 200, `"clusters": []`},
+		{"GET", "/debug/memory?format=json", admin.Live, 200, `"bound": 600`},
 		{"GET", "/stats?format=json&filter=live", admin.Live, 200, `"name": "fairlead_live"`},
 		{"GET", "/stats?filter=(", admin.Live, 400, "filter:"},
 		{"GET", "/stats/prometheus", admin.Live, 200, `envoy_cluster_upstream_rq_total{envoy_cluster_name="a|b"} 3`},

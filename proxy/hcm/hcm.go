@@ -180,6 +180,21 @@ func (m *Manager) Active() int {
 	return len(m.conns)
 }
 
+// Memory is what the connections hold in buffers.
+func (m *Manager) Memory() transport.Memory {
+	m.mu.Lock()
+	conns := make([]transport.ServerConn, 0, len(m.conns))
+	for c := range m.conns {
+		conns = append(conns, c.server)
+	}
+	m.mu.Unlock()
+	var sum transport.Memory
+	for _, c := range conns {
+		sum.Add(c)
+	}
+	return sum
+}
+
 // conn is one downstream connection.
 type conn struct {
 	m      *Manager

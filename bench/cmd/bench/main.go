@@ -45,7 +45,7 @@ func parse() *options {
 	flag.StringVar(&o.json, "json", "", "write every sample to this file")
 	flag.StringVar(&o.markdown, "markdown", "", "write the tables to this file")
 	flag.StringVar(&o.plots, "plots", "", "write SVG files to this directory")
-	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of Fairlead during the last round of each workload to FILE.WORKLOAD-CONTENDER")
+	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of Fairlead during the last round of each workload to FILE.WORKLOAD-CONTENDER, and a profile of its heap to FILE.FIGURE-CONTENDER where memory is a figure")
 	flag.IntVar(&o.rounds, "rounds", 3, "interleaved rounds")
 	flag.IntVar(&o.streams, "streams", 64, "streams at once, where the workload doesn't say")
 	flag.DurationVar(&o.run, "run", 0, "length of one run; 0: what -budget allows, at most 2s")

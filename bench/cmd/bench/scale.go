@@ -155,6 +155,9 @@ func (b *bench) each(ctx context.Context, figure string, c *contender.Contender,
 	if err == nil {
 		b.figure(figure, c, 1, (after-before)/float64(n)/(1<<10))
 	}
+	if err == nil && b.o.profile != "" && c.Profiles() {
+		err = c.HeapProfile(ctx, b.o.profile+"."+strings.ReplaceAll(figure+" "+c.Name, " ", "-"))
+	}
 	return err
 }
 

@@ -18,6 +18,7 @@ type reader struct {
 	buf  *[]byte
 	r, w int
 	in   atomic.Uint64
+	held atomic.Int64 // size of buf
 }
 
 // bytes returns what is buffered.
@@ -33,6 +34,7 @@ func (r *reader) release() {
 	if r.buf != nil && r.r == r.w {
 		netio.PutBuffer(r.buf)
 		r.buf, r.r, r.w = nil, 0, 0
+		r.held.Store(0)
 	}
 }
 
@@ -45,6 +47,7 @@ func (r *reader) room(size int) {
 	case r.buf == nil || r.r == r.w && len(*r.buf) < size:
 		netio.PutBuffer(r.buf)
 		r.buf, r.r, r.w = netio.GetBuffer(size), 0, 0
+		r.held.Store(int64(len(*r.buf)))
 	case r.r == r.w:
 		r.r, r.w = 0, 0
 	case r.w < len(*r.buf):
@@ -53,6 +56,7 @@ func (r *reader) room(size int) {
 		r.r = 0
 	default:
 		r.buf = netio.GrowBuffer(r.buf, r.w, len(*r.buf)+1)
+		r.held.Store(int64(len(*r.buf)))
 	}
 }
 

@@ -2,6 +2,7 @@ package h2
 
 import (
 	"errors"
+	"sync/atomic"
 
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
@@ -19,6 +20,7 @@ type reader struct {
 	r, w int
 	// rest keeps a few octets of an incomplete frame while buf is given back.
 	rest []byte
+	kept atomic.Int64 // size of buf while it waits for the rest of a frame
 
 	preface int  // octets of the preface still to come (server)
 	settled bool // the peer's first SETTINGS was seen
@@ -136,8 +138,14 @@ func (r *reader) idle() {
 	if r.blockID != 0 || r.w-r.r > typeAt && frameType((*r.buf)[r.r+typeAt]) == frameHeaders {
 		r.armHeaders(true)
 	}
-	if r.w-r.r > keptRest || r.buf == nil {
+	switch {
+	case r.buf == nil:
 		return
+	case r.w-r.r > keptRest:
+		r.kept.Store(int64(len(*r.buf)))
+		return
+	case r.kept.Load() != 0:
+		r.kept.Store(0)
 	}
 	r.rest = append(r.rest[:0], (*r.buf)[r.r:r.w]...)
 	netio.PutBuffer(r.buf)
