@@ -65,9 +65,17 @@ type Spec struct {
 	// Routes is how many routes the chain of H1H1 has, 1 if less. Requests take
 	// the last one.
 	Routes int
+	// Cores is how many processors it may use; with 2 or more CPU counts for
+	// nothing, and it gets the first ones.
+	Cores int
+	// Expensive gives the chains of main_plain many routes with regular
+	// expressions that don't match.
+	Expensive bool
 	// ADS replaces the static configuration by that of the control plane.
 	ADS bool
 }
+
+func (s *Spec) cores() int { return max(s.Cores, 1) }
 
 // Contender is a running proxy.
 type Contender struct {
@@ -114,7 +122,7 @@ func Start(ctx context.Context, name string, s Spec) (*Contender, error) {
 	defer out.Close()
 	c.cmd = exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // the contender's own command
 	c.cmd.Stdout, c.cmd.Stderr = out, out
-	c.cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
+	c.cmd.Env = append(os.Environ(), fmt.Sprintf("GOMAXPROCS=%d", s.cores()))
 	begin := time.Now()
 	if err := c.cmd.Start(); err != nil {
 		return nil, err
@@ -157,7 +165,10 @@ func (c *Contender) command(file, base string, s *Spec) ([]string, error) {
 		bin = "." + string(filepath.Separator) + bin
 	}
 	args := append([]string{bin}, c.kind.args(file, s)...)
-	if s.CPU >= 0 {
+	switch {
+	case s.Cores > 1:
+		args = append([]string{"taskset", "-c", fmt.Sprintf("0-%d", s.Cores-1)}, args...)
+	case s.CPU >= 0:
 		args = append([]string{"taskset", "-c", strconv.Itoa(s.CPU)}, args...)
 	}
 	return args, nil
@@ -235,6 +246,29 @@ func (c *Contender) Profile(ctx context.Context, d time.Duration, file string) e
 // Profiles. With GODEBUG=memprofilerate=1 it is exact.
 func (c *Contender) HeapProfile(ctx context.Context, file string) error {
 	return c.pprof(ctx, "heap?gc=1", file)
+}
+
+// Mallocs is how many objects were allocated so far, if Profiles.
+func (c *Contender) Mallocs(ctx context.Context) (uint64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+local(c.Ports.Admin)+"/debug/pprof/heap?debug=1", http.NoBody)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := (&http.Client{}).Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err
+	}
+	for line := range bytes.Lines(b) {
+		if n, ok := bytes.CutPrefix(line, []byte("# Mallocs = ")); ok {
+			return strconv.ParseUint(string(bytes.TrimSpace(n)), 10, 64)
+		}
+	}
+	return 0, errors.New("the heap profile has no Mallocs")
 }
 
 func (c *Contender) pprof(ctx context.Context, what, file string) error {

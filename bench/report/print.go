@@ -104,16 +104,11 @@ func (r *Report) unit(name string) string {
 func (r *Report) barTable(bars []Bar) *table {
 	t := &table{head: []string{"bar", "limit", "measured", "verdict"}}
 	for _, v := range r.Judge(bars) {
-		limit, value := fmt.Sprintf("≤ %g %s", v.Max, v.Unit), significant(v.Value)
-		if v.To != "" {
-			if limit = fmt.Sprintf("≤ %.2f × %s", v.Max, v.To); v.ToWorkload != "" {
-				limit += " (" + v.ToWorkload + ")"
-			}
-		}
+		value := significant(v.Value)
 		if v.State == notMeasured {
 			value = ""
 		}
-		t.rows = append(t.rows, []string{v.Workload, strings.TrimSpace(limit), value, v.State})
+		t.rows = append(t.rows, []string{v.what(), v.limit(), value, v.State})
 	}
 	return t
 }

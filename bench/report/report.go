@@ -154,6 +154,17 @@ func (r *Report) values(name, contender string) map[int]float64 {
 	return v
 }
 
+// p99s returns the 99th percentiles of a workload's latency, by round.
+func (r *Report) p99s(workload, contender string) map[int]float64 {
+	v := map[int]float64{}
+	for _, s := range r.Samples {
+		if s.Workload == workload && s.Contender == contender {
+			v[s.Round] = s.P99
+		}
+	}
+	return v
+}
+
 func median(v map[int]float64) float64 {
 	var all []float64
 	for _, x := range v {

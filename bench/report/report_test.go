@@ -40,7 +40,7 @@ func TestRatiosAreTakenWithinARound(t *testing.T) {
 	if err := r.Print(&out, []Bar{{Workload: "w", To: "envoy", Max: 0.6}}); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"0.50", "≤ 0.60 × envoy", "missing: nginx: not installed"} {
+	for _, want := range []string{"0.50", "≤ 0.6 × envoy", "missing: nginx: not installed"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in\n%s", want, out.String())
 		}
@@ -58,9 +58,9 @@ func TestRatiosAreTakenWithinARound(t *testing.T) {
 func TestJudge(t *testing.T) {
 	r := Report{
 		Samples: []Sample{
-			{Workload: "w", Contender: Subject, Round: 1, CPU: 4},
+			{Workload: "w", Contender: Subject, Round: 1, CPU: 4, P99: 30},
 			{Workload: "w", Contender: Subject, Round: 2, CPU: 8},
-			{Workload: "w", Contender: "envoy", Round: 1, CPU: 10},
+			{Workload: "w", Contender: "envoy", Round: 1, CPU: 10, P99: 20},
 			{Workload: "w", Contender: "envoy", Round: 2, CPU: 20},
 			{Workload: "x", Contender: "haproxy", Round: 1, CPU: 3},
 			{Workload: "x", Contender: "haproxy", Round: 3, CPU: 1000},
@@ -75,10 +75,14 @@ func TestJudge(t *testing.T) {
 		text  string
 	}{
 		{Bar{Workload: "w", To: "envoy", Max: 0.4}, 0.4, met, "w ≤ 0.4 × envoy: 0.4, met"},
+		{Bar{Workload: "w", P99: true, To: "envoy", Max: 1}, 1.5, missed, "w p99 ≤ 1 × envoy: 1.5, missed"},
+		{Bar{Workload: "w", Of: "envoy", To: Subject, Max: 2.5}, 2.5, met, "envoy w ≤ 2.5 × fairlead: 2.5, met"},
+		{Bar{Workload: "f", Min: 1.6, Unit: "KiB"}, 1.5, missed, "f ≥ 1.6 KiB: 1.5, missed"},
+		{Bar{Workload: "f", Min: 1.4, Unit: "KiB"}, 1.5, met, "f ≥ 1.4 KiB: 1.5, met"},
 		{Bar{Workload: "w", To: "envoy", Max: 0.39}, 0.4, missed, "w ≤ 0.39 × envoy: 0.4, missed"},
 		{Bar{Workload: "w", To: "haproxy", Max: 1}, 0, notMeasured, "w ≤ 1 × haproxy: not measured"},
-		{Bar{Workload: "w", To: "haproxy", ToWorkload: "x", Max: 1}, 4. / 3, missed, "w ≤ 1 × haproxy x: 1.33, missed"},
-		{Bar{Workload: "w", To: "haproxy", ToWorkload: "y", Max: 1}, 0.5, met, "w ≤ 1 × haproxy y: 0.5, met"},
+		{Bar{Workload: "w", To: "haproxy", ToWorkload: "x", Max: 1}, 4. / 3, missed, "w ≤ 1 × haproxy (x): 1.33, missed"},
+		{Bar{Workload: "w", To: "haproxy", ToWorkload: "y", Max: 1}, 0.5, met, "w ≤ 1 × haproxy (y): 0.5, met"},
 		{Bar{Workload: "f", Max: 1.4, Unit: "KiB"}, 1.5, missed, "f ≤ 1.4 KiB: 1.5, missed"},
 		{Bar{Workload: "f", To: "envoy", Max: 0.5}, 0.5, met, "f ≤ 0.5 × envoy: 0.5, met"},
 		{Bar{Workload: "g", Max: 1, Unit: "MB"}, 0, notMeasured, "g ≤ 1 MB: not measured"},
@@ -106,7 +110,7 @@ func TestBarsNameFiguresThatExist(t *testing.T) {
 		for _, shape := range []string{"hbone-plain ", "hbone-hbone ", "h1-h1 ", "grpc "} {
 			known = known || strings.HasPrefix(b.Workload, shape)
 		}
-		if !known || b.Max <= 0 || b.To == "" && b.Unit != Units[b.Workload] {
+		if !known || b.Max <= 0 == (b.Min <= 0) || b.To == "" && b.Unit != Units[b.Workload] {
 			t.Errorf("%+v", b)
 		}
 	}

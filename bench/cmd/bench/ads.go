@@ -148,6 +148,26 @@ func (b *bench) clusters(ctx context.Context, name string) error {
 	})
 }
 
+// startByADS measures the start with one route from a control plane, until a
+// request is answered.
+func (b *bench) startByADS(ctx context.Context, name string) error {
+	for round := 1; round <= startRounds; round++ {
+		err := b.withADS(ctx, name, func(p *controlPlane) error { return p.setRoutes(1, "x") },
+			func(_ *controlPlane, c *contender.Contender) error {
+				begin := time.Now()
+				if err := awaitBody(ctx, c, "x"); err != nil {
+					return err
+				}
+				b.figure(report.ADSTime, c, round, (c.StartTime + time.Since(begin)).Seconds())
+				return nil
+			})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // routePushes measures the time from the change of a route until a request is
 // answered by it.
 func (b *bench) routePushes(ctx context.Context, name string) error {

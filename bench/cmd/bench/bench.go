@@ -230,6 +230,7 @@ func (b *bench) measure(ctx context.Context, w *workload) error {
 				d = time.Duration(warmUp * float64(d))
 			}
 			b.profile(ctx, w, c, round)
+			mallocs := b.mallocs(ctx, w, c, round)
 			before, err := c.Usage()
 			if err != nil {
 				return err
@@ -242,6 +243,7 @@ func (b *bench) measure(ctx context.Context, w *workload) error {
 			if res.Errors > 0 {
 				return fmt.Errorf("%s: %d errors, one of them: %s", c.Name, res.Errors, res.FirstError)
 			}
+			mallocs(res.Requests)
 			if round > 0 {
 				b.record(w, c, round, &res, after.CPU-before.CPU, after.RSS)
 			}
@@ -249,6 +251,27 @@ func (b *bench) measure(ctx context.Context, w *workload) error {
 		}
 	}
 	return nil
+}
+
+// allocations are the workloads whose allocations a request are figures.
+var allocations = map[string]string{"hbone-plain closed": report.AllocsHBONE, "h1-h1 closed": report.AllocsH1}
+
+// mallocs returns what records the allocations until then.
+func (b *bench) mallocs(ctx context.Context, w *workload, c *contender.Contender, round int) func(requests uint64) {
+	name := allocations[w.name]
+	if name == "" || round == 0 || !c.Profiles() {
+		return func(uint64) {}
+	}
+	first, err1 := c.Mallocs(ctx)
+	before, err2 := c.Mallocs(ctx) // to ask costs some, too
+	return func(requests uint64) {
+		after, err3 := c.Mallocs(ctx)
+		if err := errors.Join(err1, err2, err3); err != nil {
+			b.report.Skipped[name+" of "+c.Name] = err.Error()
+			return
+		}
+		b.figure(name, c, round, max(0, float64(after-before)-float64(before-first))/float64(max(requests, 1)))
+	}
 }
 
 // profile takes a profile in the last round, if it was asked for.

@@ -38,7 +38,7 @@ func TestWorkloads(t *testing.T) {
 	if want := "hbone-hbone closed,hbone-hbone paced 5k/s,hbone-plain closed,hbone-plain paced 5k/s,h1-h1 closed,h1-h1 paced 5k/s"; strings.Join(quick, ",") != want {
 		t.Errorf("quick: %q", quick)
 	}
-	if len(names) != 32 {
+	if len(names) != 33 {
 		t.Errorf("%d workloads: %q", len(names), names)
 	}
 	// A bar on what nobody runs would never be missed.

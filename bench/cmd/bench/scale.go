@@ -47,6 +47,8 @@ func (b *bench) scale(ctx context.Context) error {
 			{"idle CONNECT streams", !yardstick && contender.Supports(name, contender.HBONEPlain), b.idleStreams},
 			{"idle h1 connections", !yardstick && contender.Supports(name, contender.H1H1), b.idleH1},
 			{"handshakes", !yardstick && tlsShape(name) != "", b.handshakes},
+			{"cores", contender.SupportsADS(name), b.cores},
+			{"start by ADS", contender.SupportsADS(name), b.startByADS},
 			{"clusters by ADS", contender.SupportsADS(name), b.clusters},
 			{"route push", contender.SupportsADS(name), b.routePushes},
 		} {
@@ -275,6 +277,38 @@ func (b *bench) idleH1(ctx context.Context, name string) error {
 			}
 		}
 		return b.each(ctx, report.IdleH1Used, c, before, n)
+	})
+}
+
+// cores measures how many processors one tunnel keeps busy, whose requests take
+// much of them: a figure of two processors, which the generator shares.
+func (b *bench) cores(ctx context.Context, name string) error {
+	w := &workload{name: "cores", shape: contender.HBONEPlain, payload: payload{size: origin.Size, long: true}, tunnels: 1, streams: 100, routes: 1}
+	return b.fresh(ctx, name, contender.Spec{Cores: 2, Expensive: true}, func(c *contender.Contender) error {
+		x, err := b.open(ctx, w, c)
+		if err != nil {
+			return err
+		}
+		g := load.New(x, 0)
+		defer g.Close()
+		for round := range startRounds + 1 {
+			before, err := c.Usage()
+			if err != nil {
+				return err
+			}
+			res := g.Run(time.Duration(float64(time.Second) * min(1, b.o.size)))
+			after, err := c.Usage()
+			if err != nil {
+				return err
+			}
+			if res.Errors > 0 {
+				return fmt.Errorf("%d errors, one of them: %s", res.Errors, res.FirstError)
+			}
+			if round > 0 {
+				b.figure(report.Cores, c, round, (after.CPU-before.CPU).Seconds()/res.Elapsed.Seconds())
+			}
+		}
+		return nil
 	})
 }
 

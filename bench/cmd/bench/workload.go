@@ -21,6 +21,8 @@ type payload struct {
 	post, size int
 	// grpc frames messages, bidi keeps the call open.
 	grpc, bidi bool
+	// long makes the path one of a kilobyte.
+	long bool
 }
 
 // workload is one kind of traffic.
@@ -67,6 +69,7 @@ func workloads(streams int) []workload {
 		add(shape, "64k", workload{payload: payload{size: 64 << 10}})
 		add(shape, "1m", workload{payload: payload{size: 1 << 20}, tunnels: 1, streams: 16})
 	}
+	add(contender.H2TLSH1, "1m", workload{payload: payload{size: 1 << 20}, tunnels: 1, streams: 16})
 	add(contender.H1H1, "post", workload{payload: payload{post: 1 << 10}})
 	call := payload{post: 128, grpc: true}
 	add(contender.GRPC, "unary", workload{payload: call})
@@ -94,6 +97,9 @@ const (
 func (p *payload) path() string {
 	if p.size != origin.Size {
 		return fmt.Sprintf("/bytes/%d", p.size)
+	}
+	if p.long {
+		return "/api" + strings.Repeat("/segment", 125) + "/items?page=2"
 	}
 	return "/api/items?page=2"
 }
