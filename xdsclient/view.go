@@ -59,9 +59,12 @@ func (c *Client) markDirtyLocked(alone bool) {
 	c.lastDirty = now
 }
 
-// completeLocked reports whether all that was referred to has been asked for;
-// what was not answered is in pending.
+// completeLocked reports whether all that was referred to has been asked for and
+// answered, what a View does not wait for included: that may be about to arrive.
 func (c *Client) completeLocked() bool {
+	if len(c.pending) > 0 {
+		return false
+	}
 	for _, t := range c.types {
 		if t.unsynced && (t.Wildcard || len(t.wanted) > 0) {
 			return false
