@@ -70,8 +70,13 @@ type eventLevel struct {
 func (l eventLevel) Level() slog.Level { return min(l.process.Level(), l.own) }
 
 // releaseSoon gives back the memory that only starting took, once what started
-// has come to rest.
-func releaseSoon() { time.AfterFunc(100*time.Millisecond, footprint.Release) }
+// has come to rest, and later what a burst leaves behind.
+func releaseSoon() {
+	time.AfterFunc(100*time.Millisecond, func() {
+		footprint.Release()
+		footprint.Keep(nil)
+	})
+}
 
 func logger(level slog.Leveler, json bool) *slog.Logger {
 	o := &slog.HandlerOptions{Level: level}

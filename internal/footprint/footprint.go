@@ -2,7 +2,11 @@
 // serving needs.
 package footprint
 
-import "runtime/debug"
+import (
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+)
 
 // Release gives back to the system what only starting needed: garbage of the
 // configuration's decoding, and the pages of the program's own code and
@@ -12,4 +16,92 @@ import "runtime/debug"
 func Release() {
 	debug.FreeOSMemory()
 	_ = dropProgram() // the process is only larger without it
+}
+
+// Keep gives memory back whenever the process has become quiet after work, until
+// stop is closed: garbage that no collection has met yet, stacks that have grown
+// for requests, free pages. The runtime would do so after minutes. It does nothing
+// while there is work, and what it costs is one collection a pause, rarer if
+// pauses are frequent.
+func Keep(stop <-chan struct{}) {
+	k := keeper{now: time.Now, cpu: processTime, size: held, release: debug.FreeOSMemory}
+	k.start()
+	t := time.NewTimer(idleTick)
+	defer t.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-t.C:
+			t.Reset(k.tick())
+		}
+	}
+}
+
+const (
+	// busyTick and idleTick are how often it looks, after work and in quiet times.
+	busyTick, idleTick = 100 * time.Millisecond, time.Second
+	// quietShare is up to which part of one processor a process counts as quiet.
+	quietShare = 0.02
+	// minGrowth is what is worth a collection.
+	minGrowth = 2 << 20
+	// minRest and maxRest bound the time between two releases.
+	minRest, maxRest = time.Second, 2 * time.Minute
+)
+
+// keeper decides when to release.
+type keeper struct {
+	now     func() time.Time
+	cpu     func() time.Duration
+	size    func() uint64
+	release func()
+
+	at, released time.Time
+	used         time.Duration
+	base         uint64 // size after the last release
+	worked       bool   // since the last release
+	rest         time.Duration
+}
+
+func (k *keeper) start() {
+	k.at, k.used, k.base, k.rest = k.now(), k.cpu(), k.size(), minRest
+	k.released = k.at
+}
+
+// tick looks at what was used since the last one and returns when to look again.
+func (k *keeper) tick() time.Duration {
+	now, used := k.now(), k.cpu()
+	quiet := float64(used-k.used) <= quietShare*float64(now.Sub(k.at))
+	k.at, k.used = now, used
+	since := now.Sub(k.released)
+	switch {
+	case !quiet:
+		k.worked = true
+		return busyTick
+	case !k.worked:
+		return idleTick
+	case since < k.rest:
+		return min(busyTick, k.rest-since)
+	case k.size() < k.base+minGrowth+k.base/8:
+		k.worked = false
+		return idleTick
+	}
+	// Who pauses again and again pays for it ever less often.
+	if since > 4*k.rest {
+		k.rest = minRest
+	} else {
+		k.rest = min(2*k.rest, maxRest)
+	}
+	k.release()
+	k.worked = false
+	k.base, k.released = k.size(), k.now()
+	k.at, k.used = k.released, k.cpu()
+	return idleTick
+}
+
+// held is the memory of the Go runtime that is not given back.
+func held() uint64 {
+	s := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64() - s[1].Value.Uint64()
 }
