@@ -87,5 +87,8 @@ func verify(cs *tls.ConnectionState, roots *x509.CertPool, usage x509.ExtKeyUsag
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
 		return identity.ID{}, err
 	}
+	if err := identity.CheckSVID(leaf); err != nil {
+		return identity.ID{}, err
+	}
 	return identity.IDOf(leaf)
 }

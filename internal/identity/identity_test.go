@@ -340,6 +340,15 @@ func TestABadAnswerOfTheCAIsRefused(t *testing.T) {
 		"other identity": {func(csr []byte) ([]string, error) {
 			return f.ca.SignCSR(csr, "spiffe://cluster.local/ns/a/sa/b", time.Hour)
 		}, true, "asked for"},
+		"a name more": {func(csr []byte) ([]string, error) {
+			b, _ := pem.Decode(csr)
+			r, err := x509.ParseCertificateRequest(b.Bytes)
+			if err != nil {
+				return nil, err
+			}
+			der, err := f.ca.sign(Leaf{URIs: []string{me.String(), "spiffe://cluster.local/ns/a/sa/b"}}, r.PublicKey)
+			return []string{string(EncodeCertificates(der)), string(f.ca.RootsPEM())}, err
+		}, true, "asked for"},
 		"garbage": {func([]byte) ([]string, error) { return []string{"x", "y"}, nil }, false, "no certificate"},
 		"refusal": {func([]byte) ([]string, error) { return nil, status.Error(codes.Unauthenticated, "no") }, false, "token"},
 	} {

@@ -15,7 +15,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -147,8 +146,8 @@ func (ca *CA) check(leaf *x509.Certificate, inter []*x509.Certificate, roots *x5
 	if !bytes.Equal(want, leaf.RawSubjectPublicKeyInfo) {
 		return errors.New("it is not for our key")
 	}
-	if ca.cfg.Impersonate && !slices.ContainsFunc(leaf.URIs, func(u *url.URL) bool { return u.String() == ca.cfg.ID.String() }) {
-		return fmt.Errorf("it is for %v, asked for %s", leaf.URIs, ca.cfg.ID)
+	if ca.cfg.Impersonate && !slices.Equal(URIs(leaf), []string{ca.cfg.ID.String()}) {
+		return fmt.Errorf("it is for %q, asked for %s", URIs(leaf), ca.cfg.ID)
 	}
 	ip := x509.NewCertPool()
 	for _, c := range inter {

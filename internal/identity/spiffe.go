@@ -64,14 +64,14 @@ func idRune(r rune) bool {
 // IDOf returns the identity of a certificate: its only SPIFFE URI.
 func IDOf(c *x509.Certificate) (ID, error) {
 	var found string
-	for _, u := range c.URIs {
-		if u.Scheme != "spiffe" {
+	for _, u := range URIs(c) {
+		if !strings.HasPrefix(u, "spiffe:") {
 			continue
 		}
 		if found != "" {
 			return ID{}, fmt.Errorf("certificate has two SPIFFE IDs, %s and %s", found, u)
 		}
-		found = u.String()
+		found = u
 	}
 	if found == "" {
 		return ID{}, fmt.Errorf("certificate of %q has no SPIFFE ID", c.Subject.String())

@@ -89,9 +89,7 @@ func Certificate(c *x509.Certificate) streaminfo.Certificate {
 		Serial: hex.EncodeToString(c.SerialNumber.Bytes()), Digest: hex.EncodeToString(d[:]),
 		PEM: string(identity.EncodeCertificates(c.Raw)), NotBefore: c.NotBefore, NotAfter: c.NotAfter,
 	}
-	for _, u := range c.URIs {
-		out.URISANs = append(out.URISANs, u.String())
-	}
+	out.URISANs = identity.URIs(c)
 	return out
 }
 

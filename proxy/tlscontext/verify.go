@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead-mesh/fairlead/internal/identity"
 	"github.com/fairlead-mesh/fairlead/internal/matcher"
 	"github.com/fairlead-mesh/fairlead/proxy/secret"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
@@ -120,6 +121,9 @@ func (v *verifier) chain(certs []*x509.Certificate, a *secret.Anchors) error {
 	if err != nil {
 		return err
 	}
+	if err := v.purpose(leaf); err != nil {
+		return err
+	}
 	depth := v.spec.MaxVerifyDepth
 	if a.CRLs == nil && depth == 0 {
 		return nil
@@ -138,6 +142,18 @@ func (v *verifier) chain(certs []*x509.Certificate, a *secret.Anchors) error {
 		}
 	}
 	return err
+}
+
+// purpose checks that leaf is for authenticating with, as BoringSSL does: "any"
+// as the only extended usage does not count, which x509 lets pass.
+func (v *verifier) purpose(leaf *x509.Certificate) error {
+	if leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
+		return errors.New("its key usage has no digital signature")
+	}
+	if len(leaf.ExtKeyUsage)+len(leaf.UnknownExtKeyUsage) > 0 && !slices.Contains(leaf.ExtKeyUsage, v.usage[0]) {
+		return errors.New("its extended key usage is for something else")
+	}
+	return identity.CheckSVID(leaf)
 }
 
 // named reports whether any matcher of the context or the secret matches any
@@ -161,10 +177,8 @@ func anySAN(leaf *x509.Certificate, ms []xdsresource.SANMatcher) bool {
 func matchSAN(leaf *x509.Certificate, m *xdsresource.SANMatcher) bool {
 	is := func(t xdsresource.SANType) bool { return m.Type == t || m.Type == xdsresource.SANAny }
 	if is(xdsresource.SANURI) {
-		for _, u := range leaf.URIs {
-			if m.Matcher.Match(u.String()) {
-				return true
-			}
+		if slices.ContainsFunc(identity.URIs(leaf), m.Matcher.Match) {
+			return true
 		}
 	}
 	if is(xdsresource.SANDNS) {
@@ -260,11 +274,7 @@ func (v *verifier) pinned(leaf *x509.Certificate, extra *xdsresource.Validation)
 
 // names describes a certificate in an error.
 func names(c *x509.Certificate) string {
-	var out []string
-	for _, u := range c.URIs {
-		out = append(out, u.String())
-	}
-	out = append(out, c.DNSNames...)
+	out := append(identity.URIs(c), c.DNSNames...)
 	if len(out) == 0 {
 		return c.Subject.String()
 	}
