@@ -134,17 +134,21 @@ func applyAll(levels []*Mutations, h *message.Header, s *filters.Stream, resp *m
 // sets x-envoy-original-path and x-envoy-original-host when it rewrites path
 // and host (unless suppressed). An automatic host rewrite is left to whoever
 // picks the host; see RewriteHost.
-func (r *Route) FinalizeRequest(s *filters.Stream, suppressEnvoyHeaders bool) {
+//
+// It reports false, and the request must not go on, if the rewrite made dot
+// segments that the client's path has not: of "/pub../admin" by prefix "/pub" to
+// "/" it would make "/../admin", which no policy has seen. Envoy sends it.
+func (r *Route) FinalizeRequest(s *filters.Stream, suppressEnvoyHeaders bool) (ok bool) {
 	applyAll(r.request, &s.Request, s, nil)
 	if r.Weighted != nil && r.Weighted.HostRewrite != "" {
 		s.Request.Set(message.Authority, r.Weighted.HostRewrite)
 	}
 	a := r.Config.Action
 	if a == nil {
-		return
+		return true
 	}
 	r.rewriteHost(s, a, suppressEnvoyHeaders)
-	r.rewritePath(s, a, suppressEnvoyHeaders)
+	return r.rewritePath(s, a, suppressEnvoyHeaders)
 }
 
 // FinalizeResponse applies the response header edits of weighted cluster,
@@ -204,15 +208,16 @@ func appendForwardedHost(h *message.Header, host string) {
 	}
 }
 
-// rewritePath applies at most one rewrite to the path; the query stays.
-func (r *Route) rewritePath(s *filters.Stream, a *xdsresource.RouteAction, suppress bool) {
+// rewritePath applies at most one rewrite to the path; the query stays. See
+// FinalizeRequest for what it reports.
+func (r *Route) rewritePath(s *filters.Stream, a *xdsresource.RouteAction, suppress bool) bool {
 	h := &s.Request
 	if a.PrefixRewrite == "" && a.RegexRewrite == nil && a.PathTemplateRewrite == nil && a.PathRewriteFormat == nil {
-		return
+		return true
 	}
 	target, ok := h.Lookup(message.Path)
 	if !ok {
-		return
+		return true
 	}
 	path, rest := splitTarget(target)
 	var buf [256]byte
@@ -236,14 +241,34 @@ func (r *Route) rewritePath(s *filters.Stream, a *xdsresource.RouteAction, suppr
 		p := a.PathRewriteFormat.Intern(h, c)
 		contexts.Put(c)
 		if p == "" {
-			return
+			return true
 		}
 		b = append(append(b, p...), rest...)
 	}
 	if !suppress {
 		h.Set(originalPath, target)
 	}
-	h.Set(message.Path, h.Intern(b))
+	rewritten := h.Intern(b)
+	h.Set(message.Path, rewritten)
+	return !dotted(rewritten) || dotted(target)
+}
+
+// dotted reports whether the path of a target has a segment "." or "..".
+func dotted(target string) bool {
+	for i := 0; ; {
+		n := strings.Index(target[i:], "/.")
+		if n < 0 {
+			return false
+		}
+		i += n + len("/.")
+		if strings.IndexAny(target[:i], "?#") >= 0 {
+			return false
+		}
+		rest := strings.TrimPrefix(target[i:], ".")
+		if rest == "" || strings.IndexByte("/?#", rest[0]) >= 0 {
+			return true
+		}
+	}
 }
 
 // splitTarget splits a request target into path and what follows, query or

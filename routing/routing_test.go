@@ -306,3 +306,22 @@ func TestEnvoyHeadersCanBeSuppressed(t *testing.T) {
 		t.Errorf("%v", s.Request)
 	}
 }
+
+// "/pub../x" by prefix "/pub" to "/" would be "/../x", which no policy has seen.
+func TestARewriteMakesNoDotSegments(t *testing.T) {
+	table, _ := compile(t, &xdsresource.VirtualHost{Routes: []*xdsresource.Route{
+		{Match: prefix("/pub"), Action: &xdsresource.RouteAction{Cluster: "c", PrefixRewrite: "/"}},
+	}}, xdsresource.RouteConfiguration{})
+	for path, want := range map[string]struct {
+		path string
+		ok   bool
+	}{
+		"/pub../x": {"/../x", false}, "/pub./x": {"/./x", false}, "/pub..": {"/..", false}, "/pub.": {"/.", false}, "/pub..?x": {"/..?x", false},
+		"/pub.x": {"/.x", true}, "/pub...": {"/...", true}, "/pub..x/y": {"/..x/y", true}, "/pubx?a=/../": {"/x?a=/../", true}, "/pub/../x": {"//../x", true}, "/pub": {"/", true},
+	} {
+		r, s := get(t, table, path)
+		if ok := r.FinalizeRequest(s, true); ok != want.ok || s.Request.Get(message.Path) != want.path {
+			t.Errorf("%s: %v, %s", path, ok, s.Request.Get(message.Path))
+		}
+	}
+}

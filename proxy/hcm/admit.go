@@ -22,6 +22,9 @@ func (st *stream) admit() *filters.Response {
 	if !h.Has(message.Authority) && h.Get(message.Method) != "CONNECT" {
 		return s.LocalReply(400, "", "missing_host_header", 0)
 	}
+	if hasLower(h.Get(message.Method)) {
+		return s.LocalReply(400, "", "method_in_lower_case", 0)
+	}
 	if path := h.Get(message.Path); path != "" && path[0] != '/' {
 		return s.LocalReply(404, "", "absolute_path_rejected", 0) // "*", or a URL without a path
 	}
@@ -38,6 +41,18 @@ func (st *stream) admit() *filters.Response {
 	st.xfcc()
 	appendVia(h, spec.Via)
 	return nil
+}
+
+// hasLower reports whether a method has small letters. Methods have case (RFC
+// 9110 §9.1), but not every origin knows: "delete" may not pass where DELETE may
+// not. HTTP/1 knows its methods; Envoy takes any in HTTP/2.
+func hasLower(method string) bool {
+	for i := range len(method) {
+		if c := method[i]; 'a' <= c && c <= 'z' {
+			return true
+		}
+	}
+	return false
 }
 
 // appendVia adds a hop to the one Via field, as Envoy does.

@@ -48,7 +48,10 @@ func (f *Filter) Plan(s *filters.Stream) *explain.Upstream {
 	u := &s.Info.Upstream
 	u.Cluster, u.ClusterRaw, u.ClusterMetadata = c.StatName(), c.Name(), &c.Spec().Metadata
 	f.planLimits(s, r, c, out)
-	r.FinalizeRequest(s, f.cfg.SuppressEnvoyHeaders)
+	if !r.FinalizeRequest(s, f.cfg.SuppressEnvoyHeaders) {
+		out.Reply = planned(strayed(s), s)
+		return out
+	}
 	out.Request = Head(&s.Request)
 	for _, m := range r.Mirrors() {
 		name := m.Cluster

@@ -82,8 +82,9 @@ func newRequest(f *Filter) *request {
 	return rq
 }
 
-// begin resolves everything that does not depend on the attempt.
-func (rq *request) begin(s *filters.Stream, r *routing.Route, c *upstream.Cluster) {
+// begin resolves everything that does not depend on the attempt. It returns the
+// answer to a request that must not go on.
+func (rq *request) begin(s *filters.Stream, r *routing.Route, c *upstream.Cluster) *filters.Response {
 	rq.s, rq.route, rq.action, rq.c = s, r, r.Config.Action, c
 	rq.high = rq.action.HighPriority
 	policy := r.Retry()
@@ -101,7 +102,9 @@ func (rq *request) begin(s *filters.Stream, r *routing.Route, c *upstream.Cluste
 	if rq.f.cfg.RespectExpectedRqTimeout {
 		s.Request.Del(hdrExpected)
 	}
-	r.FinalizeRequest(s, rq.f.cfg.SuppressEnvoyHeaders)
+	if !r.FinalizeRequest(s, rq.f.cfg.SuppressEnvoyHeaders) {
+		return strayed(s)
+	}
 	rq.opts = upstream.ConnectOptions{
 		Conn: s.Info.Conn, Info: &s.Info, FilterState: &s.Info.FilterState, Version: s.Info.Protocol, High: rq.high,
 		Authority: s.Request.Get(message.Authority),
@@ -119,6 +122,12 @@ func (rq *request) begin(s *filters.Stream, r *routing.Route, c *upstream.Cluste
 	if rq.body.kind != streaming && rq.kind == noTunnel {
 		rq.requestComplete()
 	}
+	return nil
+}
+
+// strayed answers a request whose rewritten path has dot segments.
+func strayed(s *filters.Stream) *filters.Response {
+	return s.LocalReply(400, "", "rewritten_path_has_dot_segments", 0)
 }
 
 // names fills what TLS to upstream depends on from header and filter state.

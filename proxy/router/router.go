@@ -110,12 +110,14 @@ func (f *Filter) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error
 	rq, _ := f.pool.Get().(*request)
 	over := false
 	defer func() {
-		if !over { // a panic: nothing of the request may stay behind
+		if !over { // refused, or a panic: nothing of the request may stay behind
 			rq.drop(false)
 			rq.release()
 		}
 	}()
-	rq.begin(s, r, c)
+	if resp := rq.begin(s, r, c); resp != nil {
+		return resp, nil
+	}
 	resp, err := rq.run()
 	over = true
 	return resp, err

@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -184,6 +185,7 @@ func TestServerNames(t *testing.T) {
 	}{
 		{"nothing automatic", func(*xdsresource.Cluster) {}, ConnectOptions{Authority: "a.test:443"}, "", ""},
 		{"auto_sni drops the port", func(c *xdsresource.Cluster) { c.HTTP.AutoSNI = true }, ConnectOptions{Authority: "a.test:443"}, "a.test", ""},
+		{"auto_sni ignores names that are too long", func(c *xdsresource.Cluster) { c.HTTP.AutoSNI = true }, ConnectOptions{Authority: strings.Repeat("a", 256)}, "", ""},
 		{"auto_sni ignores addresses", func(c *xdsresource.Cluster) { c.HTTP.AutoSNI, c.HTTP.AutoSANValidation = true, true }, ConnectOptions{Authority: "[::1]:443"}, "", "::1"},
 		{"auto_san_validation", func(c *xdsresource.Cluster) { c.HTTP.AutoSNI, c.HTTP.AutoSANValidation = true, true }, ConnectOptions{Authority: "a.test"}, "a.test", "a.test"},
 		{"auto_host_sni", func(c *xdsresource.Cluster) {

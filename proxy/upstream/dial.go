@@ -72,7 +72,8 @@ func (c *Cluster) names(h *Host, o *ConnectOptions) (sni, verify string) {
 		auto = hostOf(o.Authority)
 	}
 	if sni == "" && c.spec.HTTP.AutoSNI && auto != "" {
-		if _, err := netip.ParseAddr(auto); err != nil {
+		// Longer names don't fit into the extension (RFC 1035 §2.3.4): without.
+		if _, err := netip.ParseAddr(auto); err != nil && len(auto) <= maxName {
 			sni = auto
 		}
 	}
@@ -89,6 +90,8 @@ func (c *Cluster) names(h *Host, o *ConnectOptions) (sni, verify string) {
 	}
 	return sni, verify
 }
+
+const maxName = 255
 
 // hostOf returns the host of an authority, without port and brackets.
 func hostOf(authority string) string {
