@@ -215,6 +215,32 @@ func (h *Header) DelFunc(f func(Field) bool) {
 	h.fields = h.fields[:j]
 }
 
+// DelAliases removes the spellings of name that CGI and its heirs take for the
+// same, with "_" in place of "-", but not name itself: who sets a header for an
+// origin must not leave a client's value beside it.
+func (h *Header) DelAliases(name string) {
+	for i := range h.fields {
+		if n := h.fields[i].Name; len(n) == len(name) && n != name && SameForCGI(n, name) {
+			h.DelFunc(func(f Field) bool { return f.Name != name && SameForCGI(f.Name, name) })
+			return
+		}
+	}
+}
+
+// SameForCGI reports whether two names differ in "-" and "_" only: CGI's
+// variables are the same for both (RFC 3875 §4.1.18).
+func SameForCGI(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(a) {
+		if a[i] != b[i] && (a[i] != '_' || b[i] != '-') && (a[i] != '-' || b[i] != '_') {
+			return false
+		}
+	}
+	return true
+}
+
 func (h *Header) deleteFrom(from int, name string) bool {
 	j := from
 	for i := from; i < len(h.fields); i++ {

@@ -112,6 +112,7 @@ var admission = []struct {
 	{"forward only keeps it on mutual TLS", xdsresource.HTTPConnectionManager{ForwardClientCert: xdsresource.XFCCForwardOnly}, mutual, "x-forwarded-client-cert: a\r\n", []string{"x-forwarded-client-cert"}, "x-forwarded-client-cert: a\nremote 9.9.9.9"},
 	{"forward only drops it without TLS", xdsresource.HTTPConnectionManager{ForwardClientCert: xdsresource.XFCCForwardOnly}, nil, "x-forwarded-client-cert: a\r\n", []string{"x-forwarded-client-cert"}, "remote 9.9.9.9"},
 	{"sanitize and set replaces it", xdsresource.HTTPConnectionManager{ForwardClientCert: xdsresource.XFCCSanitizeSet, SetClientCert: xdsresource.SetClientCertDetails{Subject: true, URI: true, DNS: true}}, mutual, "x-forwarded-client-cert: forged\r\n", []string{"x-forwarded-client-cert"}, "x-forwarded-client-cert: By=spiffe://td/ns/w/sa/w;Hash=ab12;Subject=\"O=x\";URI=spiffe://td/ns/a/sa/b;DNS=b.a\nremote 9.9.9.9"},
+	{"all spellings of it are replaced", xdsresource.HTTPConnectionManager{ForwardClientCert: xdsresource.XFCCSanitizeSet}, mutual, "X-Forwarded-Client-Cert: a\r\nx-forwarded-client-cert: b\r\nx_forwarded_client_cert: c\r\nx-forwarded_client-cert: d\r\n", []string{"x-forwarded-client-cert", "x_forwarded_client_cert", "x-forwarded_client-cert"}, "x-forwarded-client-cert: By=spiffe://td/ns/w/sa/w;Hash=ab12\nremote 9.9.9.9"},
 	{"append puts this hop behind", xdsresource.HTTPConnectionManager{ForwardClientCert: xdsresource.XFCCAppendForward}, mutual, "x-forwarded-client-cert: a\r\n", []string{"x-forwarded-client-cert"}, "x-forwarded-client-cert: a,By=spiffe://td/ns/w/sa/w;Hash=ab12\nremote 9.9.9.9"},
 	{"the certificate is encoded as Envoy does", xdsresource.HTTPConnectionManager{ForwardClientCert: xdsresource.XFCCSanitizeSet, SetClientCert: xdsresource.SetClientCertDetails{Cert: true}}, mutual, "", []string{"x-forwarded-client-cert"}, "x-forwarded-client-cert: By=spiffe://td/ns/w/sa/w;Hash=ab12;Cert=\"-----BEGIN%20CERTIFICATE-----%0Aa%2B%2F%3D%0A\"\nremote 9.9.9.9"},
 	{"always forward keeps what came", xdsresource.HTTPConnectionManager{ForwardClientCert: xdsresource.XFCCAlwaysForwardOnly}, nil, "x-forwarded-client-cert: a\r\n", []string{"x-forwarded-client-cert"}, "x-forwarded-client-cert: a\nremote 9.9.9.9"},
@@ -135,8 +136,8 @@ var admission = []struct {
 }
 
 func TestRequestsAreAdmittedAsByEnvoy(t *testing.T) {
-	if len(admission) != 24 {
-		t.Fatalf("%d cases, want 24", len(admission))
+	if len(admission) != 25 {
+		t.Fatalf("%d cases, want 25", len(admission))
 	}
 	for _, c := range admission {
 		t.Run(c.name, func(t *testing.T) {
@@ -181,6 +182,8 @@ func TestRefusedRequestsSayWhy(t *testing.T) {
 		{"an answer before the body", "POST /early HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello", xdsresource.HTTPConnectionManager{}, 200, true},
 		{"an answer to an empty body", "POST /empty HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", xdsresource.HTTPConnectionManager{}, 200, false},
 		{"a body that is none", "POST /body HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nx\r\n", xdsresource.HTTPConnectionManager{}, 400, true},
+		{"a header of ours named in Connection", "GET / HTTP/1.1\r\nhost: a\r\nconnection: close, X-Forwarded-Client-Cert\r\n\r\n", xdsresource.HTTPConnectionManager{ForwardClientCert: xdsresource.XFCCSanitizeSet}, 400, true},
+		{"a method in small letters", "get / HTTP/1.1\r\nhost: a\r\n\r\n", xdsresource.HTTPConnectionManager{}, 400, true},
 		{"a filter that panics", "GET /panic HTTP/1.1\r\nhost: a\r\n\r\n", xdsresource.HTTPConnectionManager{}, 500, true},
 	}
 	if len(cases) != 17 {

@@ -19,6 +19,7 @@ func (st *stream) xfcc() {
 	if mode == xdsresource.XFCCAlwaysForwardOnly {
 		return
 	}
+	h.DelAliases(xfccHeader)
 	mutual := ci.TLS != nil && ci.TLS.Peer.Present()
 	if mode == xdsresource.XFCCSanitize || !mutual {
 		h.Del(xfccHeader)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -160,9 +161,34 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 // clean removes what the filter writes for a verified token: no client may write
 // it.
 func (f *filter) clean(s *filters.Stream) {
+	if len(f.sanitize) == 0 {
+		return
+	}
 	for _, name := range f.sanitize {
 		s.Request.Del(name)
+		s.Request.DelAliases(name)
 	}
+	if s.Body != message.NoBody {
+		s.Body = &cleanTrailers{s.Body, f.sanitize}
+	}
+}
+
+// cleanTrailers is a request body whose trailers hold nothing that the filter
+// writes: some origins take trailers for headers.
+type cleanTrailers struct {
+	message.Body
+	names []string
+}
+
+// Trailers returns the trailers that may pass.
+func (c *cleanTrailers) Trailers() *message.Header {
+	t := c.Body.Trailers()
+	if t != nil {
+		t.DelFunc(func(f message.Field) bool {
+			return slices.ContainsFunc(c.names, func(n string) bool { return message.SameForCGI(n, f.Name) })
+		})
+	}
+	return t
 }
 
 func preflight(h *message.Header) bool {

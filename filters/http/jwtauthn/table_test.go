@@ -274,3 +274,39 @@ func TestARotationOfKeysRefusesNothingGoodAndKeepsNothingBad(t *testing.T) {
 		}
 	})
 }
+
+// trailed is a body of trailers only.
+type trailed struct {
+	message.Body
+	trailers *message.Header
+}
+
+func (b *trailed) Next() ([]byte, bool, error) { return nil, true, nil }
+func (b *trailed) Trailers() *message.Header   { return b.trailers }
+
+func TestNoSpellingOfAClaimHeaderIsTheClients(t *testing.T) {
+	f := compile(t, strict(`,"forwardPayloadHeader":"x-jwt-payload","claimToHeaders":[{"headerName":"x-jwt-sub","claimName":"sub"},{"headerName":"x-jwt-none","claimName":"none"}]`), "", nil)
+	s := asking("Bearer " + token1(nil))
+	names := []string{"x-jwt-sub", "x_jwt_sub", "x-jwt_sub", "x_jwt-sub", "x-jwt-payload", "x_jwt_payload", "x-jwt-none", "x_jwt_none"}
+	trailers := &message.Header{}
+	for _, n := range append(names, "x-other") {
+		s.Request.Add(n, "spoofed")
+		s.Request.Add(n, "again")
+		trailers.Add(n, "late")
+	}
+	s.Body = &trailed{message.NoBody, trailers}
+	u := &upstream{}
+	s.SetChain([]filters.HTTPFilter{f, u})
+	if r, err := filters.Start(s); err != nil || r.Status() != 200 {
+		t.Fatal(err)
+	}
+	for _, n := range names {
+		want := map[string]int{"x-jwt-sub": 1, "x-jwt-payload": 1}[n]
+		if u.seen.Count(n) != want || u.seen.Get(n) == "spoofed" {
+			t.Errorf("%s: %d of %q", n, u.seen.Count(n), u.seen.Get(n))
+		}
+	}
+	if got := s.Body.Trailers(); u.seen.Count("x-other") != 2 || got.Len() != 1 || !got.Has("x-other") {
+		t.Errorf("trailers %v", got)
+	}
+}

@@ -271,14 +271,14 @@ func numbersToFloat(v any) any {
 func (d *decision) applyRequest(s *filters.Stream, f *filter) error {
 	for _, name := range d.remove {
 		s.Request.Del(name)
-		dropAliases(&s.Request, name)
+		s.Request.DelAliases(name)
 	}
 	for i, h := range d.headers {
 		if slices.ContainsFunc(d.headers[:i], func(o header) bool { return o.name == h.name }) {
 			s.Request.Add(h.name, h.value)
 		} else {
 			s.Request.Set(h.name, h.value)
-			dropAliases(&s.Request, h.name)
+			s.Request.DelAliases(h.name)
 		}
 	}
 	if len(d.headers)+len(d.remove) > 0 && !message.IsEmpty(s.Body) {
@@ -299,16 +299,6 @@ func (d *decision) applyRequest(s *filters.Stream, f *filter) error {
 	return nil
 }
 
-// dropAliases removes the spellings of name with underscores, which CGI and
-// its heirs take for the same: a client must not slip in a value beside the
-// policy's.
-func dropAliases(h *message.Header, name string) {
-	if !strings.Contains(name, "-") {
-		return
-	}
-	h.DelFunc(func(f message.Field) bool { return f.Name != name && sameForCGI(f.Name, name) })
-}
-
 // cleanTrailers is a request body whose trailers hold nothing that the decision
 // sets or removes: some origins take trailers for headers.
 type cleanTrailers struct {
@@ -324,22 +314,10 @@ func (c *cleanTrailers) Trailers() *message.Header {
 		return nil
 	}
 	t.DelFunc(func(f message.Field) bool {
-		return slices.ContainsFunc(c.set, func(h header) bool { return sameForCGI(h.name, f.Name) }) ||
-			slices.ContainsFunc(c.remove, func(name string) bool { return sameForCGI(name, f.Name) })
+		return slices.ContainsFunc(c.set, func(h header) bool { return message.SameForCGI(h.name, f.Name) }) ||
+			slices.ContainsFunc(c.remove, func(name string) bool { return message.SameForCGI(name, f.Name) })
 	})
 	return t
-}
-
-func sameForCGI(a, b string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range len(a) {
-		if a[i] != b[i] && (a[i] != '_' || b[i] != '-') && (a[i] != '-' || b[i] != '_') {
-			return false
-		}
-	}
-	return true
 }
 
 // rewriteQuery removes and sets parameters and leaves the others byte for byte.

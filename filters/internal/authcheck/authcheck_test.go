@@ -228,6 +228,38 @@ func TestFramingIsNotTheServices(t *testing.T) {
 	}
 }
 
+func TestNoSpellingOfAHeaderOfTheServiceIsTheClients(t *testing.T) {
+	h := header(message.Path, "/", "x-user-id", "1", "x-user-id", "2", "x_user_id", "3", "x-user_id", "4", "x-secret-key", "5", "x_secret_key", "6", "x-role", "7", "x_role", "8", "x-user-ids", "9")
+	a := Answer{Headers: []Header{{Name: "x-user-id", Value: "7"}, {Name: "x-role", Value: "admin", Add: true}}, Remove: []string{"x-secret-key"}}
+	a.EditRequest(h, nil)
+	want := header(message.Path, "/", "x-user-id", "7", "x-role", "7", "x-user-ids", "9", "x-role", "admin")
+	if h.Len() != want.Len() || h.Count("x-user-id") != 1 || h.Get("x-user-id") != "7" || h.Has("x_user_id") || h.Has("x-user_id") || h.Has("x-secret-key") || h.Has("x_secret_key") || h.Has("x_role") || !h.Has("x-user-ids") {
+		t.Errorf("%+v", h)
+	}
+}
+
+// Whatever a header holds, the service is told all of it, and text.
+func TestAQuestionLeavesNothingOut(t *testing.T) {
+	s := &filters.Stream{}
+	s.Reset()
+	s.Info.Conn = &streaminfo.Conn{}
+	for _, kv := range [][2]string{{message.Method, "GET"}, {message.Authority, "a\xffb"}, {message.Path, "/\xfe"}, {"x-role", "user"}, {"x-role", "admin"}, {"x-role", ""}, {"x-list", "a,b"}, {"x-bytes", "k\xff\xc0\xaf"}, {"x-empty", ""}} {
+		s.Request.Add(kv[0], kv[1])
+	}
+	pairs := func(tell Telling, path ...protowire.Number) (out []string) {
+		for _, f := range field(tell.AppendRequest(nil, s, nil, 0)[FrameSize:], path...) {
+			out = append(out, string(f))
+		}
+		return out
+	}
+	if got, want := pairs(Telling{}, 1, 4, 2, 3, 2), []string{"GET", "a!b", "/!", "user,admin,", "a,b", "k!!!", ""}; !slices.Equal(got, want) {
+		t.Errorf("joined: %q, want %q", got, want)
+	}
+	if got, want := pairs(Telling{RawHeaders: true}, 1, 4, 2, 13, 1, 3), []string{"GET", "a\xffb", "/\xfe", "user", "admin", "a,b", "k\xff\xc0\xaf"}; !slices.Equal(got, want) {
+		t.Errorf("raw: %q, want %q", got, want)
+	}
+}
+
 func FuzzAnswer(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{0x0a, 2, 0x08, 7})

@@ -95,12 +95,14 @@ func (a *Answer) EditRequest(h *message.Header, allowed func(name string, remove
 	for i := range a.Headers {
 		f := &a.Headers[i]
 		if !f.Append && !f.Add && !framing(f.Name) && (allowed == nil || allowed(f.Name, false)) {
+			h.DelAliases(f.Name)
 			h.Set(requestName(f.Name), f.Value)
 		}
 	}
 	for i := range a.Headers {
 		f := &a.Headers[i]
 		if f.Add && f.Name[0] != ':' && f.Name != "host" && !framing(f.Name) && (allowed == nil || allowed(f.Name, true)) {
+			h.DelAliases(f.Name)
 			h.Add(f.Name, f.Value)
 		}
 	}
@@ -113,6 +115,7 @@ func (a *Answer) EditRequest(h *message.Header, allowed func(name string, remove
 	for _, n := range a.Remove {
 		if n != "" && n[0] != ':' && n != "host" && !framing(n) && (allowed == nil || allowed(n, true)) {
 			h.Del(n)
+			h.DelAliases(n)
 		}
 	}
 	return len(a.Headers) > 0 || len(a.Remove) > 0
