@@ -255,3 +255,46 @@ func TestStrangeAuthoritiesOnTheWayToTLS(t *testing.T) {
 		ok()
 	}
 }
+
+// internalHeaders are those that only Envoy itself, or a client inside, may set
+// (Envoy's ConnectionManagerUtility::cleanInternalHeaders, and what an edge
+// replaces).
+var internalHeaders = []string{
+	"x-envoy-retriable-status-codes", "x-envoy-retriable-header-names", "x-envoy-retry-on", "x-envoy-retry-grpc-on", "x-envoy-max-retries", "x-envoy-upstream-alt-stat-name",
+	"x-envoy-upstream-rq-timeout-ms", "x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-upstream-rq-timeout-alt-response", "x-envoy-expected-rq-timeout-ms", "x-envoy-force-trace",
+	"x-envoy-ip-tags", "x-envoy-original-url", "x-envoy-hedge-on-per-try-timeout", "x-envoy-decorator-operation", "x-envoy-downstream-service-cluster", "x-envoy-downstream-service-node",
+	"x-envoy-original-path", "x-envoy-original-host", "x-envoy-internal", "x-envoy-external-address", "x-forwarded-client-cert", "x-forwarded-proto",
+}
+
+func TestHeadersThatOnlyAProxyMaySetAreNotTheClients(t *testing.T) {
+	if len(internalHeaders) != 23 {
+		t.Errorf("%d headers, want 23", len(internalHeaders))
+	}
+	origin := h2cServer(t, func(w http.ResponseWriter, r *http.Request) {
+		for name, values := range r.Header {
+			for _, v := range values {
+				if strings.Contains(v, "spoofed") || strings.Contains(v, "6.6.6.6") {
+					_, _ = fmt.Fprintf(w, "%s: %s\n", name, v)
+				}
+			}
+		}
+	})
+	port := freePort(t)
+	edge := "use_remote_address: true\n          internal_address_config: {cidr_ranges: [{address_prefix: 192.0.2.0, prefix_len: 24}]}"
+	startProxy(t, "node: {id: a, cluster: a}\nstatic_resources:\n  listeners:"+hcmListener("main", port, "app", edge)+"\n  clusters:"+httpCluster("app", origin, "http_protocol_options: {}"), nil)
+	for _, name := range internalHeaders {
+		for version, got := range map[string]string{
+			"HTTP/1": raw(t, port, get1("/x", name+": spoofed\r\n")), "HTTP/1 twice": raw(t, port, get1("/x", name+": a\r\n", strings.ToUpper(name)+": spoofed\r\n")),
+			"HTTP/2": raw2(t, port, append(get2("GET", "app.test", "/x"), name, "spoofed")...),
+			// A client cannot make itself an internal one.
+			"as if inside": raw(t, port, get1("/x", "X-Forwarded-For: 192.0.2.1\r\n", "X-Envoy-Internal: true\r\n", name+": spoofed\r\n")),
+		} {
+			if got != "200" {
+				t.Errorf("%s in %s: %q", name, version, got)
+			}
+		}
+	}
+	if got := raw(t, port, get1("/x", "X-Other: spoofed\r\n")); !strings.Contains(got, "X-Other: spoofed") {
+		t.Errorf("the origin tells nothing: %q", got)
+	}
+}

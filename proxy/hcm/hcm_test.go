@@ -186,8 +186,8 @@ func TestRefusedRequestsSayWhy(t *testing.T) {
 		{"a method in small letters", "get / HTTP/1.1\r\nhost: a\r\n\r\n", xdsresource.HTTPConnectionManager{}, 400, true},
 		{"a filter that panics", "GET /panic HTTP/1.1\r\nhost: a\r\n\r\n", xdsresource.HTTPConnectionManager{}, 500, true},
 	}
-	if len(cases) != 17 {
-		t.Errorf("%d cases, want 17", len(cases))
+	if len(cases) != 19 {
+		t.Errorf("%d cases, want 19", len(cases))
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

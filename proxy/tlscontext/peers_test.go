@@ -9,6 +9,8 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"math/big"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -255,5 +257,66 @@ func TestAPeerIsRefusedOnceItsRootIsGone(t *testing.T) {
 	src.Set(identity.Material{Certificate: next.leaf(t, nil), Roots: next.roots()})
 	if _, _, serr, _ := shake(t, srv.Config(), peer); serr == nil {
 		t.Error("a certificate of a root that is gone is good")
+	}
+}
+
+// Whatever becomes of the file with the roots, a server that wants certificates
+// takes nobody without a good one.
+func TestACAFileThatIsLostOpensNothing(t *testing.T) {
+	ca, other := newAuthority(t, "root", nil), newAuthority(t, "other", nil)
+	good := identity.EncodeCertificates(ca.cert.Raw)
+	self := identity.NewStatic(identity.Material{Certificate: ca.leaf(t, nil), Roots: ca.roots()})
+	config := func(c *tls.Certificate) *tls.Config {
+		cfg := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12} //nolint:gosec // the client is not under test
+		if c != nil {
+			cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c, nil }
+		}
+		return cfg
+	}
+	peer, stranger := config(ca.leaf(t, nil)), config(other.leaf(t, nil))
+	for name, content := range map[string]string{"missing": "", "a directory": "/", "empty": " ", "no PEM": "junk", "a private key": "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "broken PEM": string(good[:len(good)/2])} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "ca.pem")
+			lose := func() {
+				_ = os.Remove(file)
+				switch content {
+				case "":
+				case "/":
+					_ = os.Mkdir(file, 0o700)
+				default:
+					_ = os.WriteFile(file, []byte(content), 0o600)
+				}
+			}
+			lose()
+			srv := newServer(t, &xdsresource.DownstreamTLS{RequireClientCert: true, CommonTLS: xdsresource.CommonTLS{
+				Certificates: own, Validation: &xdsresource.Validation{TrustedCAFile: file},
+			}}, store(t, self))
+			refuses := func(when string, cfgs ...*tls.Config) {
+				t.Helper()
+				for i, c := range cfgs {
+					if _, _, serr, _ := shake(t, srv.Config(), c); serr == nil {
+						t.Errorf("%s: client %d is let in", when, i)
+					}
+				}
+			}
+			refuses("at the start", config(nil), stranger, peer)
+			_ = os.RemoveAll(file)
+			if err := os.WriteFile(file, good, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+				if _, _, serr, _ := shake(t, srv.Config(), peer); serr == nil {
+					break
+				} else if time.Now().After(end) {
+					t.Fatalf("with the file: %v", serr)
+				}
+			}
+			lose()
+			time.Sleep(200 * time.Millisecond)
+			refuses("after the loss", config(nil), stranger)
+			if _, _, serr, _ := shake(t, srv.Config(), peer); serr != nil {
+				t.Errorf("the roots that were good are gone: %v", serr)
+			}
+		})
 	}
 }
