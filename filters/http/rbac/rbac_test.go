@@ -1,9 +1,12 @@
 package rbac
 
 import (
+	stdcmp "cmp"
 	"encoding/json"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -263,6 +266,83 @@ func TestExecutesWhatIstiodSends(t *testing.T) {
 	}
 	if allowed != 8 {
 		t.Errorf("%d configurations let the probe pass, want 8", allowed)
+	}
+}
+
+// istiodsKinds are all permissions and principals in nine scenarios of a real
+// istiod, and how their texts match.
+var istiodsKinds = []string{
+	"action ALLOW", "action DENY", "action LOG",
+	"permission andRules", "permission any", "permission destinationIp", "permission destinationPort", "permission header", "permission metadata", "permission notRule",
+	"permission orRules", "permission requestedServerName", "permission uriTemplate", "permission urlPath",
+	"principal andIds", "principal any", "principal authenticated", "principal directRemoteIp", "principal filterState", "principal header", "principal metadata",
+	"principal notId", "principal orIds", "principal remoteIp",
+	"text exact", "text exact ignoreCase", "text prefix", "text safeRegex", "text suffix", "text suffix ignoreCase",
+	"value listMatch", "value orMatch", "value stringMatch",
+}
+
+func TestTheConfigurationsOfIstiodHaveEveryKindOfRule(t *testing.T) {
+	seen := map[string]bool{}
+	var rule func(of string, m map[string]any)
+	var walk func(v any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case []any:
+			for _, e := range v {
+				walk(e)
+			}
+		case map[string]any:
+			for k, e := range v {
+				list, _ := e.([]any)
+				switch k {
+				case "permissions", "principals":
+					for _, p := range list {
+						rule(strings.TrimSuffix(k, "s"), p.(map[string]any))
+					}
+				case "policies":
+					action, _ := v["action"].(string)
+					seen["action "+stdcmp.Or(action, "ALLOW")] = true
+				case "exact", "prefix", "suffix", "safeRegex":
+					if v["ignoreCase"] == true {
+						k += " ignoreCase"
+					}
+					seen["text "+k] = true
+				case "listMatch", "orMatch", "stringMatch":
+					seen["value "+k] = true
+				}
+				walk(e)
+			}
+		}
+	}
+	rule = func(of string, m map[string]any) {
+		for k, v := range m {
+			seen[of+" "+k] = true
+			inner, _ := v.(map[string]any)
+			switch k {
+			case "notRule", "notId":
+				rule(of, inner)
+			case "andRules", "orRules", "andIds", "orIds":
+				for _, list := range inner {
+					for _, e := range list.([]any) {
+						rule(of, e.(map[string]any))
+					}
+				}
+			}
+		}
+	}
+	for _, file := range []string{"testdata/istiod.json", "../../network/rbac/testdata/istiod.json"} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var v any
+		if err := json.Unmarshal(b, &v); err != nil {
+			t.Fatal(err)
+		}
+		walk(v)
+	}
+	if d := cmp.Diff(istiodsKinds, slices.Sorted(maps.Keys(seen))); d != "" {
+		t.Error(d)
 	}
 }
 

@@ -115,25 +115,25 @@ func metadataOption(m *Metadata, from map[attr]*Metadata) options {
 	if m.Route {
 		a.key += "\x00\x00"
 	}
-	o := valueOption(a, &m.Value)
+	o := valueOption(a, &m.Value, false)
 	for a := range o.m {
 		from[a] = m
 	}
 	return o
 }
 
-func valueOption(a attr, v *Value) options {
+func valueOption(a attr, v *Value, inList bool) options {
 	switch v.Kind {
 	case ValueString:
 		return stringOption(a, v.String)
 	case ValueOneOf:
-		if v.Values[0].Kind == ValueString {
-			return stringOption(a, v.Values[0].String)
+		if !inList { // lists of lists are not searched
+			return valueOption(a, &v.Values[0], true)
 		}
 	case ValueOr:
 		out := options{impossible: true}
 		for i := range v.Values {
-			out = either(out, valueOption(a, &v.Values[i]))
+			out = either(out, valueOption(a, &v.Values[i], inList))
 		}
 		return out
 	default:

@@ -48,6 +48,12 @@ var policyShapes = []struct {
 	}, func(i int, in *Input) {
 		in.Info.Metadata.Set("envoy.filters.http.jwt_authn", "payload", map[string]any{"iss": []any{"x", fmt.Sprintf("i%d", i)}})
 	}},
+	{"claim, as istiod writes several values", func(i int) Rule {
+		v := Value{Kind: ValueOr, Values: []Value{{Kind: ValueString, String: String{Text: fmt.Sprintf("i%d", i)}}, {Kind: ValueString, String: String{Text: fmt.Sprintf("j%d", i)}}}}
+		return Rule{Kind: KindMetadata, Metadata: Metadata{Namespace: "envoy.filters.http.jwt_authn", Path: []string{"payload", "iss"}, Value: Value{Kind: ValueOr, Values: []Value{{Kind: ValueOneOf, Values: []Value{v}}, v}}}}
+	}, func(i int, in *Input) {
+		in.Info.Metadata.Set("envoy.filters.http.jwt_authn", "payload", map[string]any{"iss": fmt.Sprintf("j%d", i)})
+	}},
 	{"client address", func(i int) Rule {
 		return Rule{Kind: KindRemoteIP, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)}
 	}, func(i int, in *Input) {
@@ -71,8 +77,8 @@ var policyShapes = []struct {
 
 // Whatever tells a thousand policies apart, one request looks at a few of them.
 func TestAThousandPoliciesAreNotScanned(t *testing.T) {
-	if len(policyShapes) != 11 {
-		t.Errorf("%d shapes, want 11", len(policyShapes))
+	if len(policyShapes) != 12 {
+		t.Errorf("%d shapes, want 12", len(policyShapes))
 	}
 	for _, shape := range policyShapes {
 		for _, action := range []Action{Allow, Deny} {
