@@ -261,7 +261,7 @@ func dotted(target string) bool {
 			return false
 		}
 		i += n + len("/.")
-		if strings.IndexAny(target[:i], "?#") >= 0 {
+		if strings.ContainsAny(target[:i], "?#") {
 			return false
 		}
 		rest := strings.TrimPrefix(target[i:], ".")

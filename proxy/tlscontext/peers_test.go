@@ -184,7 +184,7 @@ func presentedByBoth(t *testing.T, ca *authority, peer *tls.Certificate, good bo
 		cli := newClient(t, &xdsresource.UpstreamTLS{CommonTLS: common}, store(t, self))
 		presented := 0
 		other := &tls.Config{
-			InsecureSkipVerify: true, MinVersion: version, MaxVersion: version, //nolint:gosec // the peer is not under test
+			InsecureSkipVerify: true, MinVersion: version, MaxVersion: version,
 			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { presented++; return peer, nil },
 			GetCertificate:       func(*tls.ClientHelloInfo) (*tls.Certificate, error) { presented++; return peer, nil },
 		}
@@ -226,7 +226,7 @@ func TestAServerWithMutualTLSTakesNobodyWithoutACertificate(t *testing.T) {
 		srv := newServer(t, &xdsresource.DownstreamTLS{RequireClientCert: true, CommonTLS: xdsresource.CommonTLS{
 			Params: xdsresource.TLSParams{MinVersion: version, MaxVersion: version}, Certificates: own, Validation: mesh(t),
 		}}, store(t, self))
-		if _, _, serr, cerr := shake(t, srv.Config(), &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version}); serr == nil || cerr == nil { //nolint:gosec // the client is not under test
+		if _, _, serr, cerr := shake(t, srv.Config(), &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version}); serr == nil || cerr == nil {
 			t.Errorf("TLS %#x: %v, %v", version, serr, cerr)
 		}
 		if srv.Config().SessionTicketsDisabled != true {
@@ -241,7 +241,7 @@ func TestAPeerIsRefusedOnceItsRootIsGone(t *testing.T) {
 	ca, next := newAuthority(t, "root", nil), newAuthority(t, "next", nil)
 	src := identity.NewStatic(identity.Material{Certificate: ca.leaf(t, nil), Roots: ca.roots()})
 	srv := newServer(t, &xdsresource.DownstreamTLS{RequireClientCert: true, CommonTLS: xdsresource.CommonTLS{Certificates: own, Validation: mesh(t)}}, store(t, src))
-	peer := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*ca.leaf(t, nil)}, ClientSessionCache: tls.NewLRUClientSessionCache(4), ServerName: "a"} //nolint:gosec // the client is not under test
+	peer := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*ca.leaf(t, nil)}, ClientSessionCache: tls.NewLRUClientSessionCache(4), ServerName: "a"}
 	for range 2 {
 		if _, _, serr, cerr := shake(t, srv.Config(), peer); serr != nil || cerr != nil {
 			t.Fatal(serr, cerr)
@@ -267,7 +267,7 @@ func TestACAFileThatIsLostOpensNothing(t *testing.T) {
 	good := identity.EncodeCertificates(ca.cert.Raw)
 	self := identity.NewStatic(identity.Material{Certificate: ca.leaf(t, nil), Roots: ca.roots()})
 	config := func(c *tls.Certificate) *tls.Config {
-		cfg := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12} //nolint:gosec // the client is not under test
+		cfg := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}
 		if c != nil {
 			cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c, nil }
 		}
