@@ -302,16 +302,16 @@ func TestContextsThatCannotBeExecutedAreRefused(t *testing.T) {
 	s := store(t, nil)
 	pin := &xdsresource.Validation{Hashes: []string{strings.Repeat("00", 32)}}
 	for name, spec := range map[string]*xdsresource.DownstreamTLS{
-		"unknown socket":               {Unknown: "quic is not supported"},
-		"no certificate":               {},
-		"client cert without CA":       {RequireClientCert: true, CommonTLS: xdsresource.CommonTLS{Certificates: own}},
-		"client cert with empty CA":    {RequireClientCert: true, CommonTLS: xdsresource.CommonTLS{Certificates: own, Validation: &xdsresource.Validation{}}},
-		"SANs without CA":              {CommonTLS: xdsresource.CommonTLS{Certificates: own, Validation: &xdsresource.Validation{SANs: make([]xdsresource.SANMatcher, 1)}}},
-		"broken pin":                   {CommonTLS: xdsresource.CommonTLS{Certificates: own, Validation: &xdsresource.Validation{SPKI: []string{"!"}}}},
-		"broken CA":                    {CommonTLS: xdsresource.CommonTLS{Certificates: own, Validation: &xdsresource.Validation{TrustedCA: []byte("x")}}},
-		"broken inline certificate":    {CommonTLS: xdsresource.CommonTLS{Certificates: []xdsresource.Certificate{{Chain: []byte("x"), Key: []byte("y")}}}},
-		"broken second certificate":    {CommonTLS: xdsresource.CommonTLS{Certificates: append(slices.Clone(own), xdsresource.Certificate{})}},
-		"secrets from an unknown path": {CommonTLS: xdsresource.CommonTLS{Certificates: []xdsresource.Certificate{{SDSName: "x", SDSSource: xdsresource.ConfigSource{Path: "p"}}}}},
+		"unknown socket":             {Unknown: "quic is not supported"},
+		"no certificate":             {},
+		"client cert without CA":     {RequireClientCert: true, CommonTLS: xdsresource.CommonTLS{Certificates: own}},
+		"client cert with empty CA":  {RequireClientCert: true, CommonTLS: xdsresource.CommonTLS{Certificates: own, Validation: &xdsresource.Validation{}}},
+		"SANs without CA":            {CommonTLS: xdsresource.CommonTLS{Certificates: own, Validation: &xdsresource.Validation{SANs: make([]xdsresource.SANMatcher, 1)}}},
+		"broken pin":                 {CommonTLS: xdsresource.CommonTLS{Certificates: own, Validation: &xdsresource.Validation{SPKI: []string{"!"}}}},
+		"broken CA":                  {CommonTLS: xdsresource.CommonTLS{Certificates: own, Validation: &xdsresource.Validation{TrustedCA: []byte("x")}}},
+		"broken inline certificate":  {CommonTLS: xdsresource.CommonTLS{Certificates: []xdsresource.Certificate{{Chain: []byte("x"), Key: []byte("y")}}}},
+		"broken second certificate":  {CommonTLS: xdsresource.CommonTLS{Certificates: append(slices.Clone(own), xdsresource.Certificate{})}},
+		"secrets from an API server": {CommonTLS: xdsresource.CommonTLS{Certificates: []xdsresource.Certificate{{SDSName: "x", SDSSource: xdsresource.ConfigSource{Cluster: "c"}}}}},
 	} {
 		if _, err := NewServer(spec, s); err == nil {
 			t.Errorf("%s: no error", name)
