@@ -22,6 +22,13 @@ const (
 // very objects that Do uses, has the same effect on the stream as Do has before
 // it calls next (headers, metadata, filter state, route), and none beyond it: it
 // counts nothing, logs nothing, calls nobody and takes no token.
+//
+// HTTP filters that look at responses may also have a method
+//
+//	ExplainResponse(s *Stream, r *Response) Explanation
+//
+// which is asked about a response that somebody made up, and leaves in r what
+// the client would get.
 type Explanation struct {
 	Verdict Verdict `json:"verdict"`
 	// Status and Details are those of the local reply of a VerdictDeny.

@@ -345,6 +345,9 @@ func (w *walk) http(h *explain.Hop, built *builtHCM, m *hcm.Manager, c *filters.
 		w.note("the terminal filter %T can't be asked", t)
 		return "", nil
 	}
+	if w.q.Response != nil && !tunnel && !w.closed {
+		w.response(h, built, r.Stream)
+	}
 	w.warming(h.Upstream)
 	if t := h.Upstream.Timeouts; t != nil {
 		t.StreamIdle, t.Request = explain.Duration(r.StreamIdle), explain.Duration(r.RequestTimeout)
@@ -408,6 +411,38 @@ func (w *walk) filters(h *explain.Hop, built *builtHCM, s *filters.Stream) {
 		h.Filters = append(h.Filters, out)
 		w.consider("http", &out, explain.Deny)
 	}
+}
+
+// responseExplainer is an HTTP filter that can be asked about a response. It
+// leaves in r what it makes of it.
+type responseExplainer interface {
+	ExplainResponse(s *filters.Stream, r *filters.Response) filters.Explanation
+}
+
+// response asks the HTTP filters, from the last to the first, about the
+// response that the question gives.
+func (w *walk) response(h *explain.Hop, built *builtHCM, s *filters.Stream) {
+	q := w.q.Response
+	r := s.NewResponse()
+	status := q.Status
+	if status == 0 {
+		status = 200
+	}
+	r.Header.Add(message.Status, strconv.Itoa(status))
+	for _, line := range q.Headers {
+		name, value, _ := strings.Cut(line, ":")
+		r.Header.Add(strings.ToLower(strings.TrimSpace(name)), strings.TrimSpace(value))
+	}
+	if q.Body != "" && !r.Header.Has("content-length") {
+		r.Header.Add("content-length", strconv.Itoa(len(q.Body)))
+	}
+	r.Body = message.Bytes([]byte(q.Body))
+	for i := len(s.Chain()) - 2; i >= 0; i-- {
+		if e, ok := s.Chain()[i].(responseExplainer); ok {
+			h.ResponseFilters = append(h.ResponseFilters, explain.Filter{Name: built.chains.specs[i].Name, State: explain.Explained, Reached: true, Explanation: e.ExplainResponse(s, r)})
+		}
+	}
+	r.Body.Close()
 }
 
 // head is the request as a codec would read it.

@@ -22,6 +22,7 @@ import (
 type explainFlags struct {
 	file, admin, output string
 	q                   explain.Request
+	response            explain.Response
 }
 
 func explainCommand() *cobra.Command {
@@ -51,6 +52,9 @@ func explainCommand() *cobra.Command {
 	fs.StringVar(&f.q.Scheme, "scheme", "", "http or https")
 	fs.StringArrayVarP(&f.q.Headers, "header", "H", nil, `header "name: value"; may be repeated`)
 	fs.StringVar(&f.q.Body, "data", "", "body of the request")
+	fs.IntVar(&f.response.Status, "response-status", 0, "status of a response that inspection is asked about, too, 200 by default")
+	fs.StringArrayVar(&f.response.Headers, "response-header", nil, `header "name: value" of that response; may be repeated`)
+	fs.StringVar(&f.response.Body, "response-body", "", "body of that response")
 	fs.StringVar(&f.q.SNI, "sni", "", "server name of the TLS handshake, the host by default")
 	fs.BoolVar(&f.q.HTTP1, "http1.1", false, "ask as an HTTP/1.1 client")
 	fs.Uint64Var(&f.q.Random, "random", 0, "number that decides about weights and percentages; 0 takes the first choice")
@@ -68,6 +72,9 @@ func (f *explainFlags) run(cmd *cobra.Command, args []string) error {
 		if err := f.url(args[0]); err != nil {
 			return err
 		}
+	}
+	if f.response.Status != 0 || f.response.Body != "" || len(f.response.Headers) > 0 {
+		f.q.Response = &f.response
 	}
 	r, err := f.ask(cmd)
 	if err != nil {

@@ -94,6 +94,10 @@ func TestTheExamplesAreExplained(t *testing.T) {
 			args:    `-c egress/egress.yaml -s spiffe://cluster.local/ns/payments/sa/payments -d 240.240.0.1:80 --host api.bank.example -X POST -H content-type:application/json --data {"card":"4111-1111-1111-1111"}`,
 			outcome: explain.Forward, route: "bank", cluster: "bank", text: "1 × CREDIT_CARD_NUMBER in body: mask (rule cards, likelihood VERY_LIKELY)",
 		},
+		"dlp: a card number in the response": {
+			args:    `-c dlp/dlp.yaml -d 127.0.0.2:8080 --host shop.example --response-header content-type:application/json --response-body {"card":"4111-1111-1111-1111"}`,
+			outcome: explain.Forward, route: "shop", cluster: "shop", text: "1 × CREDIT_CARD_NUMBER in body: mask (rule cards, likelihood VERY_LIKELY)",
+		},
 		"egress: a host for others": {
 			args:    "-c egress/egress.yaml -s spiffe://cluster.local/ns/reports/sa/reports -d 240.240.0.1:80 --host api.bank.example",
 			outcome: explain.Deny, decider: "envoy.filters.http.rbac", details: "rbac_access_denied_matched_policy[none]", status: 403, route: "bank", cluster: "bank",

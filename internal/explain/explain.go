@@ -30,6 +30,9 @@ type Request struct {
 	// Headers are "name: value" lines in order.
 	Headers []string `json:"headers,omitempty"`
 	Body    string   `json:"body,omitempty"`
+	// Response is an answer of the upstream that the filters are to be asked
+	// about, too; nil asks about the request only.
+	Response *Response `json:"response,omitempty"`
 	// SNI and ALPN are what a TLS client says; SNI is Host if empty.
 	SNI  string   `json:"sni,omitempty"`
 	ALPN []string `json:"alpn,omitempty"`
@@ -37,6 +40,13 @@ type Request struct {
 	HTTP1 bool `json:"http1,omitempty"`
 	// Random decides about weights and percentages; 0 takes the first choice.
 	Random uint64 `json:"random,omitempty"`
+}
+
+// Response is an answer that an upstream may give.
+type Response struct {
+	Status  int      `json:"status,omitempty"` // 200 if 0
+	Headers []string `json:"headers,omitempty"`
+	Body    string   `json:"body,omitempty"`
 }
 
 // Source is the client.
@@ -92,6 +102,9 @@ type Hop struct {
 	Routing  *Routing  `json:"routing,omitempty"`
 	Filters  []Filter  `json:"http_filters,omitempty"`
 	Upstream *Upstream `json:"upstream,omitempty"`
+	// ResponseFilters say what they would do with the given response, the last
+	// filter first. Those that can't be asked are left out.
+	ResponseFilters []Filter `json:"http_response_filters,omitempty"`
 }
 
 // Head is a request head.

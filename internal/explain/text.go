@@ -96,6 +96,9 @@ func (t *writer) hop(h *Hop) {
 	for i := range h.Filters {
 		t.filter("http filter", &h.Filters[i])
 	}
+	for i := range h.ResponseFilters {
+		t.filter("response in http filter", &h.ResponseFilters[i])
+	}
 	if h.Upstream != nil {
 		t.upstream(h.Upstream)
 	}

@@ -143,7 +143,7 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 	if err != nil || r == nil || r.Local || f.cfg.answer == nil {
 		return r, err
 	}
-	return f.response(s, r, head)
+	return f.response(s, r, f.inspect(f.cfg.answer, "response"), head)
 }
 
 func discard(r *filters.Response) {
@@ -263,8 +263,7 @@ func (in *inspection) tunnel() {
 }
 
 // response inspects r and wraps its body.
-func (f *filter) response(s *filters.Stream, r *filters.Response, head bool) (*filters.Response, error) {
-	in := f.inspect(f.cfg.answer, "response")
+func (f *filter) response(s *filters.Stream, r *filters.Response, in *inspection, head bool) (*filters.Response, error) {
 	in.identify(s)
 	in.setHeaders(&r.Header)
 	in.head(&r.Header)

@@ -67,6 +67,55 @@ func TestFindingsAreExplainedAndNeitherCountedNorLogged(t *testing.T) {
 	}
 }
 
+// TestFindingsInAResponseAreExplained compares with what Do makes of the same
+// response.
+func TestFindingsInAResponseAreExplained(t *testing.T) {
+	const card = "4111 1111 1111 1111"
+	for name, c := range map[string]struct {
+		config  string
+		header  [][2]string
+		body    string
+		verdict filters.Verdict
+		text    string
+	}{
+		"masked":                 {one("MASK"), nil, "card " + card, filters.VerdictAllow, "1 × CREDIT_CARD_NUMBER in body: mask (rule r, likelihood "},
+		"masked, encoded":        {one("MASK"), header("content-encoding", "gzip"), encode(t, "gzip", "card "+card), filters.VerdictAllow, "1 × CREDIT_CARD_NUMBER in body: mask (rule r, likelihood "},
+		"blocked":                {one("BLOCK"), nil, "card " + card, filters.VerdictDeny, "1 × CREDIT_CARD_NUMBER in body: block (rule r, likelihood "},
+		"blocked late":           {one("BLOCK"), nil, strings.Repeat("clean text, ", 20000) + card, filters.VerdictDeny, "1 × CREDIT_CARD_NUMBER in body: block (rule r, likelihood "},
+		"a header":               {one("BLOCK"), header("x-m", "a@example.com"), "", filters.VerdictDeny, "1 × EMAIL_ADDRESS in header x-m: block (rule r, likelihood "},
+		"a dry run":              {strings.Replace(one("BLOCK"), "{", `{"dryRun":true,`, 1), nil, card, filters.VerdictPass, "dry run: the response passes unchanged"},
+		"nothing":                {one("BLOCK"), nil, "hello", filters.VerdictAllow, "nothing is found in the response"},
+		"uninspectable":          {one("BLOCK"), header("content-encoding", "x"), "hello", filters.VerdictDeny, "the body can't be inspected: content_encoding"},
+		"no rules for responses": {one("BLOCK", `"direction":"REQUEST"`), nil, card, filters.VerdictPass, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := compile(t, c.config, "")
+			s := request{method: "GET"}.stream()
+			r := s.NewResponse()
+			r.Header.Add(message.Status, "200")
+			for _, h := range c.header {
+				r.Header.Add(h[0], h[1])
+			}
+			r.Body = message.Bytes([]byte(c.body))
+			got := x.f.(interface {
+				ExplainResponse(s *filters.Stream, r *filters.Response) filters.Explanation
+			}).ExplainResponse(s, r)
+			if got.Verdict != c.verdict || (got.Status != 0) != (c.verdict == filters.VerdictDeny) ||
+				c.text != "" && !slices.ContainsFunc(got.Text, func(s string) bool { return strings.HasPrefix(s, c.text) }) {
+				t.Errorf("%+v", got)
+			}
+			if all := strings.Join(got.Text, " "); strings.Contains(all, "4111") || strings.Contains(all, "a@example") || x.log.Len() > 0 {
+				t.Errorf("shows the match: %q, or logs it: %s", got.Text, x.log)
+			}
+			live := x.run(t, request{method: "GET"}, &upstream{response: c.header, answer: message.Bytes([]byte(c.body))})
+			body, err := readAll(r.Body)
+			if denied := live.bodyErr != nil || live.status != 200; denied != (got.Verdict == filters.VerdictDeny) || !denied && (err != nil || body != live.body || r.Status() != live.status) {
+				t.Errorf("live: %d, %q, %v; explained: %d, %q, %v", live.status, live.body, live.bodyErr, r.Status(), body, err)
+			}
+		})
+	}
+}
+
 func TestAReportNamesBothEnds(t *testing.T) {
 	x := compile(t, one("REPORT"), "")
 	r := request{header: [][2]string{{"x-mail", "a@example.com"}, {"traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}}.stream()
