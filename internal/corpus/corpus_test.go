@@ -41,9 +41,11 @@ type world struct {
 	names   map[string]string // addresses of origins that requests name, by cluster
 	callers map[string]string // identities by chain
 
-	n       int
-	probes  map[string]probe // by id
-	reached map[string]bool  // chains that an origin proves
+	n int
+	// asked requests were explained before, unknown of them without a verdict.
+	asked, unknown int
+	probes         map[string]probe // by id
+	reached        map[string]bool  // chains that an origin proves
 }
 
 // probe is a request that was sent, and the way that it must have taken.
@@ -278,6 +280,7 @@ func (w *world) send(d door, q *request, route string) *result {
 	id := fmt.Sprintf("%s-%d", w.name, w.n)
 	q.set(idHeader, id)
 	w.probes[id] = probe{fmt.Sprint(d, " ", q.method, " ", q.authority, q.path), d.chain, route}
+	x := w.explained(d, q)
 	conn, err := w.enter(d, w.caller(d.chain))
 	if err != nil {
 		w.t.Errorf("%v: %v", d, err)
@@ -293,6 +296,7 @@ func (w *world) send(d door, q *request, route string) *result {
 		w.t.Errorf("%v %s %s%s: %v", d, q.method, q.authority, q.path, err)
 		return nil
 	}
+	w.agrees(w.probes[id].what, d.chain, x, got)
 	return got
 }
 

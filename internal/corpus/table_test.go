@@ -3,6 +3,7 @@ package corpus
 import (
 	"maps"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -67,7 +68,18 @@ func (w *world) everything() (chains, routes []string) {
 	return chains, routes
 }
 
+// explainedRequests are asked about at least, and unexplained of them depend on
+// an authorizer outside.
+const explainedRequests, unexplained = 300, 4
+
 func TestTrafficThroughEveryChainAndRouteOfAnIstiod(t *testing.T) {
+	var asked, unknown atomic.Int64
+	t.Cleanup(func() { // after the scenarios
+		t.Logf("%d requests were explained before, %d of them without a verdict", asked.Load(), unknown.Load())
+		if !t.Failed() && (asked.Load() < explainedRequests || unknown.Load() > unexplained) {
+			t.Errorf("want %d, at most %d without", explainedRequests, unexplained)
+		}
+	})
 	for _, name := range sortedKeys(expectations) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -105,6 +117,8 @@ func TestTrafficThroughEveryChainAndRouteOfAnIstiod(t *testing.T) {
 					t.Errorf("no chain has %s any more (%s)", k.filter, k.why)
 				}
 			}
+			asked.Add(int64(w.asked))
+			unknown.Add(int64(w.unknown))
 			t.Logf("%d requests, %d chains, %d routes", w.n, len(chains), len(routes))
 		})
 	}
