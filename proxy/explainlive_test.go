@@ -168,7 +168,7 @@ func generated(r *rand.Rand, sv *services) *explain.Request {
 	add(8, "x-note: "+matrixKey, "x-note: card 4111 1111 1111 1111")
 	add(6, "origin: http://a.test")
 	add(3, "authorization: Bearer "+sv.token(), "authorization: Bearer "+sv.token()+"AA", "authorization: Bearer x.y.z", "authorization: Basic abc")
-	if q.Method == "POST" || q.Method == "PUT" {
+	if q.Method == http.MethodPost || q.Method == http.MethodPut {
 		q.Headers = append(q.Headers, "content-type: "+pick(r, "application/json", "application/json", "text/plain"))
 		q.Body = pick(r, `{"amount": 5}`, `{"amount": 500}`, `{"amount":`, `{"card":"4111 1111 1111 1111"}`, `{"key":"`+matrixKey+`"}`, `{"pad":"`+strings.Repeat("x", 100)+`"}`, "")
 	}
@@ -235,7 +235,7 @@ func agreesLive(t *testing.T, q *explain.Request, r *explain.Report, got *sent) 
 		if got.origin.Cluster != up.Cluster {
 			t.Errorf("explained cluster %s, it went to %s", up.Cluster, got.origin.Cluster)
 		}
-		if q.Method == "HEAD" {
+		if q.Method == http.MethodHead {
 			return
 		}
 		if got.origin.Path != up.Request.Path || got.origin.Host != up.Request.Authority || got.origin.Method != up.Request.Method {
@@ -259,7 +259,7 @@ func agreesLive(t *testing.T, q *explain.Request, r *explain.Report, got *sent) 
 		}
 	case explain.Deny, explain.Answer:
 		details := r.Details
-		if q.Method == "HEAD" {
+		if q.Method == http.MethodHead {
 			details = ""
 		}
 		if got.origin != nil || got.status != r.Status || got.details != details && got.details != "" {

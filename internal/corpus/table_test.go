@@ -68,16 +68,16 @@ func (w *world) everything() (chains, routes []string) {
 	return chains, routes
 }
 
-// explainedRequests are asked about at least, and unexplained of them depend on
-// an authorizer outside.
-const explainedRequests, unexplained = 300, 4
+// explainedRequests are asked about at least. Few of them depend on an
+// authorizer outside, which explanations do not ask.
+const explainedRequests = 300
 
 func TestTrafficThroughEveryChainAndRouteOfAnIstiod(t *testing.T) {
 	var asked, unknown atomic.Int64
 	t.Cleanup(func() { // after the scenarios
 		t.Logf("%d requests were explained before, %d of them without a verdict", asked.Load(), unknown.Load())
-		if !t.Failed() && (asked.Load() < explainedRequests || unknown.Load() > unexplained) {
-			t.Errorf("want %d, at most %d without", explainedRequests, unexplained)
+		if !t.Failed() && (asked.Load() < explainedRequests || unknown.Load() > asked.Load()/10) {
+			t.Errorf("want %d, at most a tenth without", explainedRequests)
 		}
 	})
 	for _, name := range sortedKeys(expectations) {
