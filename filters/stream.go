@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/message"
@@ -86,6 +87,8 @@ type Stream struct {
 	chain []HTTPFilter
 	resp  Response
 
+	interrupted atomic.Bool // since the last Renew
+
 	mu     sync.Mutex
 	guards []Interrupter
 	cause  error
@@ -93,7 +96,7 @@ type Stream struct {
 	cancel context.CancelCauseFunc
 }
 
-// Reset prepares a pooled stream for its next request.
+// Reset ends the stream and prepares it for its next request.
 func (s *Stream) Reset() {
 	s.Request.Reset()
 	s.Body = message.NoBody
@@ -108,6 +111,9 @@ func (s *Stream) Reset() {
 	s.mu.Lock()
 	clear(s.guards)
 	s.guards = s.guards[:0]
+	if s.cancel != nil {
+		s.cancel(context.Canceled)
+	}
 	s.cause, s.ctx, s.cancel = nil, nil, nil
 	s.mu.Unlock()
 }
@@ -115,9 +121,12 @@ func (s *Stream) Reset() {
 // Renew prepares a pooled stream that was Reset at the end of its last request: a
 // late interruption may have met it since.
 func (s *Stream) Renew() {
-	s.mu.Lock()
-	s.cause, s.ctx, s.cancel = nil, nil, nil
-	s.mu.Unlock()
+	if s.interrupted.Load() {
+		s.mu.Lock()
+		s.interrupted.Store(false)
+		s.cause = nil
+		s.mu.Unlock()
+	}
 }
 
 func (s *Stream) resetResponse() {
@@ -254,6 +263,7 @@ func (s *Stream) Interrupt(cause error) {
 		return
 	}
 	s.cause = cause
+	s.interrupted.Store(true)
 	if s.cancel != nil {
 		defer s.cancel(cause)
 	}
@@ -294,13 +304,4 @@ func (s *Stream) Context() context.Context {
 		}
 	}
 	return s.ctx
-}
-
-// End cancels the stream's context. HCM calls it once, before Reset.
-func (s *Stream) End() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cancel != nil {
-		s.cancel(context.Canceled)
-	}
 }

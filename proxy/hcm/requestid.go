@@ -16,29 +16,27 @@ const (
 // newRequestID appends a random version 4 UUID.
 func newRequestID(dst []byte) []byte {
 	hi, lo := rand.Uint64(), rand.Uint64()
+	hi = hi&^(15<<12) | 4<<12
+	lo = lo&^(3<<62) | 2<<62
 	var b [36]byte
-	j := 0
-	for i := range 32 {
-		if i == 8 || i == 12 || i == 16 || i == 20 {
-			b[j] = '-'
-			j++
-		}
-		var n uint64
-		if i < 16 {
-			n = hi >> (60 - 4*i) & 15
-		} else {
-			n = lo >> (60 - 4*(i-16)) & 15
-		}
-		switch i {
-		case 12:
-			n = 4
-		case 16:
-			n = 8 | n&3
-		}
-		b[j] = hexDigits[n]
-		j++
-	}
+	hexBytes(b[0:8], hi>>32)
+	b[8] = '-'
+	hexBytes(b[9:13], hi>>16)
+	b[13] = '-'
+	hexBytes(b[14:18], hi)
+	b[18] = '-'
+	hexBytes(b[19:23], lo>>48)
+	b[23] = '-'
+	hexBytes(b[24:36], lo)
 	return append(dst, b[:]...)
+}
+
+// hexBytes fills b with the lowest digits of n.
+func hexBytes(b []byte, n uint64) {
+	for i := len(b) - 1; i > 0; i -= 2 {
+		b[i], b[i-1] = hexDigits[n&15], hexDigits[n>>4&15]
+		n >>= 8
+	}
 }
 
 // setRequestID generates x-request-id for edge requests (unless an external

@@ -42,11 +42,9 @@ type stream struct {
 	// logged is what access logs get.
 	logged format.Context
 
-	idle, request, duration timer.Timer
-	// lastActivity is a monotonic-ish nanosecond stamp for the idle timer; only
-	// kept while the idle timer is in use.
-	lastActivity atomic.Int64
-	idleTimeout  time.Duration
+	idle              timer.Lazy
+	request, duration timer.Timer
+	idleTimeout       time.Duration
 
 	// Method values made once, so that arming and registering don't allocate.
 	onReset                                     func(error)
@@ -71,7 +69,7 @@ var (
 func newStream(m *Manager) *stream {
 	st := &stream{m: m}
 	st.onReset = st.interrupt
-	st.onIdle = st.idleExpired
+	st.onIdle = func() { st.interrupt(errStreamIdle) }
 	st.onRequestTimeout = func() { st.interrupt(errRequestTimeout) }
 	st.onDurationReached = func() { st.interrupt(errMaxDuration) }
 	st.reselect = func(*filters.Stream) { st.selectRoute() }
@@ -430,7 +428,6 @@ func (st *stream) finish() {
 	case 5:
 		m.st.rq5xx.Inc()
 	}
-	s.End()
 	if n, ok := st.ss.(transport.EndNoter); ok {
 		n.EndedAt(info.End)
 	}

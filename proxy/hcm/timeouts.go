@@ -38,33 +38,19 @@ func (st *stream) setIdle(d time.Duration, now time.Time) {
 		return
 	}
 	st.idleTimeout = d
-	st.touchAt(now)
 	st.idle.ArmAt(now, d, st.onIdle)
 }
 
-// touch notes activity. Re-arming happens when the timer fires, so that a chunk
-// costs one store.
+// touch notes activity.
 func (st *stream) touch() {
 	if st.idleTimeout > 0 {
-		st.lastActivity.Store(int64(time.Since(st.s.Info.Start)))
+		st.touchAt(st.s.Info.Now())
 	}
 }
 
 // touchAt is touch for who knows the time.
 func (st *stream) touchAt(now time.Time) {
 	if st.idleTimeout > 0 {
-		st.lastActivity.Store(int64(now.Sub(st.s.Info.Start)))
+		st.idle.ArmAt(now, st.idleTimeout, st.onIdle)
 	}
-}
-
-func (st *stream) idleExpired() {
-	d := st.idleTimeout
-	if d <= 0 {
-		return
-	}
-	if rest := d - (time.Since(st.s.Info.Start) - time.Duration(st.lastActivity.Load())); rest > 0 {
-		st.idle.Arm(rest, st.onIdle)
-		return
-	}
-	st.interrupt(errStreamIdle)
 }

@@ -80,9 +80,7 @@ func (rq *request) answered(st *upstream.Stream, status int, end bool) (*filters
 // finishHead adds what the router adds to every response from upstream.
 func (rq *request) finishHead(h *message.Header) {
 	s := rq.s
-	rq.mu.Lock()
-	completed := rq.completed
-	rq.mu.Unlock()
+	completed := rq.completedAt()
 	if !completed.IsZero() {
 		s.Info.Upstream.ServiceTime = s.Info.FirstUpstreamRx.Sub(completed)
 		if !rq.f.cfg.SuppressEnvoyHeaders {
@@ -115,10 +113,7 @@ func (rq *request) judge(status int, end bool) {
 
 // observe records the time of a complete exchange, which LastUpstreamRx ended.
 func (rq *request) observe() {
-	rq.mu.Lock()
-	completed := rq.completed
-	rq.mu.Unlock()
-	if !completed.IsZero() {
+	if completed := rq.completedAt(); !completed.IsZero() {
 		rq.c.ObserveTime(max(0, rq.s.Info.LastUpstreamRx.Sub(completed)))
 	}
 }

@@ -59,8 +59,8 @@ type request struct {
 	// Method values made once.
 	onRoute, onTry, onIdle, onDuration func()
 	avoid                              func(*upstream.Host) bool
-	routeTimer, tryTimer, idleTimer    timer.Timer
-	durationTimer                      timer.Timer
+	routeTimer                         timer.Lazy
+	tryTimer, idleTimer, durationTimer timer.Timer
 
 	mu          sync.Mutex
 	cur         *upstream.Stream
@@ -151,13 +151,25 @@ func (rq *request) requestComplete() {
 	if now.IsZero() || len(rq.s.Chain()) > 1 { // filters before this one may have taken their time
 		now = info.Now()
 	}
-	rq.mu.Lock()
+	if rq.pump.started { // it may be its goroutine that calls
+		rq.mu.Lock()
+		defer rq.mu.Unlock()
+	}
 	rq.completed = now
-	rq.timerArmed = rq.timerArmed || rq.t.route > 0
-	rq.mu.Unlock()
 	if rq.t.route > 0 {
+		rq.timerArmed = true
 		rq.routeTimer.ArmAt(now, rq.t.route, rq.onRoute)
 	}
+}
+
+// completedAt is when the last byte of the request had been received, zero
+// before that.
+func (rq *request) completedAt() time.Time {
+	if rq.pump.started {
+		rq.mu.Lock()
+		defer rq.mu.Unlock()
+	}
+	return rq.completed
 }
 
 func (rq *request) arm(t *timer.Timer, d time.Duration, f func()) {
@@ -415,9 +427,7 @@ func (rq *request) sleep(d time.Duration) error {
 // drop ends the attempt in flight; complete says that both directions ended in
 // order, so that the connection may be used again.
 func (rq *request) drop(complete bool) {
-	rq.mu.Lock()
-	st := rq.cur
-	rq.mu.Unlock()
+	st := rq.cur // which only this goroutine sets
 	if st == nil {
 		return
 	}
@@ -473,9 +483,7 @@ func (rq *request) release() {
 	rq.retry.settle(rq.c, rq.high, false)
 	reusable := true
 	if rq.timerArmed {
-		for _, t := range [...]*timer.Timer{&rq.routeTimer, &rq.durationTimer, &rq.tryTimer, &rq.idleTimer} {
-			t.Stop()
-		}
+		rq.stopTimers()
 		// A callback may be running; it must not meet another request.
 		rq.mu.Lock()
 		reusable = rq.cause == nil && rq.tryCause == nil

@@ -180,7 +180,7 @@ func TestDynamicForwardProxyResolvesTheAuthority(t *testing.T) {
 		s := &filters.Stream{}
 		s.Request.Add(message.Authority, authority)
 		h, err := m.Cluster("a").Pick(&PickContext{Stream: s})
-		s.End()
+		s.Reset()
 		if want == "" {
 			if err == nil {
 				t.Errorf("%q gave %v", authority, h)

@@ -77,6 +77,7 @@ type pooledConn struct {
 	local     netip.AddrPort
 	tls       *streaminfo.TLS
 	duration  timer.Timer
+	one       Stream // the only one at a time, unless multiplex
 }
 
 // protocolFor resolves the protocol that a stream uses.
@@ -245,7 +246,10 @@ func (pc *pooledConn) begin() *Stream {
 		p.retire(pc)
 		p.c.stats().cxMaxRequests.Inc()
 	}
-	s, _ := streams.Get().(*Stream)
+	s := &pc.one
+	if pc.multiplex {
+		s, _ = streams.Get().(*Stream)
+	}
 	s.ClientStream, s.pc, s.reused, s.ended = cs, pc, served > 1, false
 	p.st.rqActive.Add(1)
 	p.st.rqTotal.Add(1)

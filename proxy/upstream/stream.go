@@ -54,7 +54,9 @@ func (s *Stream) ReleaseAt(t time.Time) {
 	st.rqActive.Add(-1)
 	p.b.requests.give()
 	s.ClientStream, s.pc = nil, nil
-	streams.Put(s)
+	if pc.multiplex {
+		streams.Put(s)
+	}
 	cs.Release()
 }
 

@@ -114,7 +114,8 @@ type body struct {
 	// cause, if not nil, returns why the stream was interrupted.
 	cause func() error
 
-	mu      sync.Mutex // guards what follows
+	halted  atomic.Bool // stopped is set
+	mu      sync.Mutex  // guards what follows
 	reading bool
 	stopped error
 }
@@ -129,6 +130,7 @@ func (b *body) Interrupt(cause error) {
 		return
 	}
 	b.stopped = cause
+	b.halted.Store(true)
 	if b.reading {
 		netio.InterruptRead(b.rd.c, cause)
 	}
@@ -157,13 +159,15 @@ func (b *body) fill(size int) error {
 func (b *body) begin(fr framing, length uint64) {
 	b.fr, b.left, b.ch, b.scanned = fr, length, chunked{}, 0
 	b.have, b.next, b.last, b.err, b.seen = false, nil, false, nil, false
-	b.ended.Store(fr == framingNone)
-	if b.trailer.Len() > 0 {
-		b.trailer.Reset()
+	if none := fr == framingNone; b.ended.Load() != none {
+		b.ended.Store(none)
 	}
-	b.mu.Lock()
-	b.stopped = nil
-	b.mu.Unlock()
+	if b.halted.Load() {
+		b.mu.Lock()
+		b.stopped = nil
+		b.halted.Store(false)
+		b.mu.Unlock()
+	}
 }
 
 // asReset turns a read or write error into what a stream reports.
@@ -302,6 +306,7 @@ func (b *body) takeTrailers(buf []byte) (end bool, err error) {
 		case n == 0:
 			return false, nil
 		}
+		b.trailer.Reset() // a former message's
 		into := &b.trailer
 		if !b.trailers {
 			into = nil // checked and dropped

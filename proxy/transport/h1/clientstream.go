@@ -39,8 +39,7 @@ type clientStream struct {
 	inStart uint64
 	tunnel  bool
 
-	cmu   sync.Mutex
-	cause error
+	cause atomic.Pointer[error] // of an interruption
 }
 
 func (s *clientStream) init(c *Client) {
@@ -57,25 +56,22 @@ func (s *clientStream) begin() {
 	s.body.begin(framingNone, 0)
 	s.inStart = s.c.rd.in.Load()
 	s.sent.Store(0)
-	s.cmu.Lock()
-	s.cause = nil
-	s.cmu.Unlock()
+	if s.cause.Load() != nil {
+		s.cause.Store(nil)
+	}
 }
 
 // stop makes cause what calls fail with.
 func (s *clientStream) stop(cause error) {
-	s.cmu.Lock()
-	if s.cause == nil {
-		s.cause = cause
-	}
-	s.cmu.Unlock()
+	s.cause.CompareAndSwap(nil, &cause)
 }
 
 // stopped returns the cause of an interruption, nil if there was none.
 func (s *clientStream) stopped() error {
-	s.cmu.Lock()
-	defer s.cmu.Unlock()
-	return s.cause
+	if c := s.cause.Load(); c != nil {
+		return *c
+	}
+	return nil
 }
 
 // failure prefers the cause of an interruption over its symptom.
