@@ -96,6 +96,16 @@ func (st *stream) writeBody(b message.Body) {
 		if last {
 			t = b.Trailers()
 		}
+		if t != nil && len(p) > 0 {
+			if w, ok := st.ss.(transport.LastWriter); ok {
+				if err := w.WriteLast(p, t); err != nil {
+					st.writeFailed(err)
+					return
+				}
+				info.BytesSent += uint64(len(p))
+				return
+			}
+		}
 		if len(p) > 0 || last && t == nil {
 			if err := st.ss.WriteData(p, last && t == nil); err != nil {
 				st.writeFailed(err)

@@ -107,6 +107,13 @@ type ServerStream interface {
 	CloseAfter()
 }
 
+// LastWriter is implemented by server streams that can send the last bytes of a
+// body together with the trailers.
+type LastWriter interface {
+	// WriteLast is WriteData of p, and WriteTrailers of h.
+	WriteLast(p []byte, h *message.Header) error
+}
+
 // EndNoter is implemented by server streams that use the time at which their
 // handler closed its books, so as not to read the clock again.
 type EndNoter interface {

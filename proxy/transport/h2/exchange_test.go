@@ -473,3 +473,47 @@ func TestDrainServesWhatIsInFlightAndCloses(t *testing.T) {
 	cs.Release()
 	<-closed
 }
+
+// A gRPC answer is a message and trailers: they need one write, not two.
+func TestLastBytesAndTrailersLeaveTogether(t *testing.T) {
+	var srv *Server
+	writes := make(chan uint64, 1)
+	ready := make(chan struct{})
+	cc, srv := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, func(s transport.ServerStream) {
+		<-ready
+		var h message.Header
+		s.ReadHeaders(&h)
+		_ = s.WriteHeaders(header(":status", "200"), false)
+		_ = s.Flush()
+		count := func() uint64 {
+			srv.c.mu.Lock()
+			defer srv.c.mu.Unlock()
+			return srv.c.writes
+		}
+		before := count()
+		if err := s.(transport.LastWriter).WriteLast([]byte("bytes"), header("grpc-status", "0")); err != nil {
+			t.Error(err)
+		}
+		writes <- count() - before
+	})
+	close(ready)
+	cs, err := cc.NewStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cs.WriteHeaders(getHead("/"), true); err != nil {
+		t.Fatal(err)
+	}
+	var h message.Header
+	if _, _, err := cs.ReadHeaders(&h); err != nil {
+		t.Fatal(err)
+	}
+	got, err := readBody(cs.Body())
+	if err != nil || got != "bytes" || cs.Body().Trailers() == nil || cs.Body().Trailers().Get("grpc-status") != "0" {
+		t.Errorf("%q, %v, trailers %v", got, err, cs.Body().Trailers())
+	}
+	cs.Release()
+	if n := <-writes; n > 1 { // 0: whoever was writing took it along
+		t.Errorf("%d writes, want 1", n)
+	}
+}

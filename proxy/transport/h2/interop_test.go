@@ -212,14 +212,14 @@ func TestGRPCGoTalksToOurServer(t *testing.T) {
 			if err != nil {
 				return
 			}
+			if last {
+				_ = s.(transport.LastWriter).WriteLast(p, header("grpc-status", h.Get("x-status"), "grpc-message", "done"))
+				return
+			}
 			if s.WriteData(p, false) != nil {
 				return
 			}
-			if last {
-				break
-			}
 		}
-		_ = s.WriteTrailers(header("grpc-status", h.Get("x-status"), "grpc-message", "done"))
 	}})
 	cc, err := grpc.NewClient("passthrough:///x", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return stdConn{a}, nil }),

@@ -79,13 +79,25 @@ func (v *serverStream) WriteTrailers(h *message.Header) error {
 	return (*stream)(v).writeTrailers(h)
 }
 
-func (s *stream) writeTrailers(h *message.Header) error {
+// WriteLast implements transport.LastWriter: one flush instead of two.
+func (v *serverStream) WriteLast(p []byte, h *message.Header) error {
+	return (*stream)(v).writeLast(p, h)
+}
+
+func (s *stream) writeTrailers(h *message.Header) error { return s.writeLast(nil, h) }
+
+func (s *stream) writeLast(p []byte, h *message.Header) error {
 	c := s.c
 	if h == nil || h.Len() == 0 {
-		return c.writeData(s, nil, true)
+		return c.writeData(s, p, true)
 	}
 	c.mu.Lock()
 	err := s.writable()
+	if err == nil && len(p) > 0 {
+		if err = c.appendData(s, p, false); err == nil {
+			err = s.writable()
+		}
+	}
 	if err == nil {
 		err = c.writeHead(s, h, headTrailers, true)
 	}
