@@ -269,6 +269,37 @@ func (h *Header) CopyFrom(src *Header) {
 	}
 }
 
+// Compact moves h to memory of just its size. Strings that were read from h stay
+// valid: they keep the memory that they are in.
+func (h *Header) Compact() {
+	n := 0
+	for i := range h.fields {
+		n += len(h.fields[i].Value)
+		if !isPseudo(h.fields[i].Name) {
+			n += len(h.fields[i].Name)
+		}
+	}
+	for _, k := range h.kept {
+		n += len(k)
+	}
+	c := Header{fields: make([]Field, 0, len(h.fields)), arena: make([]byte, 0, n)}
+	for _, f := range h.fields {
+		if !isPseudo(f.Name) {
+			f.Name = c.Intern(stringBytes(f.Name))
+		}
+		f.Value = c.Intern(stringBytes(f.Value))
+		c.fields = append(c.fields, f)
+	}
+	for _, k := range h.kept {
+		c.kept = append(c.kept, c.Intern(stringBytes(k)))
+	}
+	*h = c
+}
+
+// isPseudo reports whether name is a pseudo-header's, which codecs take from the
+// constants above.
+func isPseudo(name string) bool { return name != "" && name[0] == ':' }
+
 // KeepName notes how the sender wrote a name, copying it. Of several ways the
 // first counts. The list of fields does not change.
 func (h *Header) KeepName(name []byte) {

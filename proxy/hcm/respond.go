@@ -183,6 +183,9 @@ func (st *stream) tunnel(r *filters.Response) {
 	st.idle.Stop()
 	st.idleTimeout = 0
 	st.tunnelled = true
+	// They wait for the access log, for hours maybe.
+	st.s.Request.Compact()
+	r.Header.Compact()
 	st.parties.Store(2)
 	st.m.st.upgradesTotal.Inc()
 	st.m.st.upgradesActive.Add(1)

@@ -34,9 +34,9 @@ type stream struct {
 	table *routing.Table
 
 	in requestBody
-	// trace is the span if traced; decorated the operation that the peer is told,
-	// "" for none.
-	trace     tracing.Trace
+	// trace is the span if traced, nil before tracing was first asked for;
+	// decorated the operation that the peer is told, "" for none.
+	trace     *tracing.Trace
 	traced    bool
 	decorated string
 	// logged is what access logs get.

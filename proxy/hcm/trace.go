@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/tracing"
 	"github.com/fairlead-mesh/fairlead/routing"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
@@ -19,6 +20,9 @@ func (st *stream) beginTrace() {
 	t := st.m.spec.Tracing
 	if t == nil {
 		return
+	}
+	if st.trace == nil {
+		st.trace = &tracing.Trace{}
 	}
 	var route *xdsresource.Route
 	if r, ok := st.s.Route.(*routing.Route); ok {
@@ -67,7 +71,7 @@ func (st *stream) decorate(h *message.Header) {
 		}
 	default:
 		if name, ok := h.Lookup(decoratorHeader); ok {
-			if name != "" {
+			if name != "" && st.trace != nil {
 				st.trace.SetOperation(st.s.Request.Intern([]byte(name)))
 			}
 			h.Del(decoratorHeader)

@@ -43,8 +43,8 @@ type Server struct {
 	onIdle func()
 	onHead func()
 
-	st        serverStream
-	p         parser
+	x         *transaction // nil while idle
+	w         watcher
 	next      action // after the loop
 	scanned   int    // bytes of the buffer without a head's end
 	rechecked bool   // whether an end hid behind the first request
@@ -95,7 +95,7 @@ func NewServer(c netio.Conn, cfg *transport.ServerConfig, h transport.Handler) *
 	} else {
 		s.resume = s.run
 	}
-	s.st.init(s)
+	s.w.c = c
 	return s
 }
 
@@ -153,7 +153,7 @@ func (s *Server) run() {
 func (s *Server) loopStep() (wait bool) {
 	for {
 		a := s.pump()
-		if a == actServe && s.st.whole {
+		if a == actServe && s.x.st.whole {
 			a = s.serve()
 		}
 		switch a {
@@ -187,6 +187,7 @@ func (s *Server) pump() action {
 				continue
 			}
 			s.rd.release()
+			s.leave()
 			if d := s.cfg.HeadersTimeout; d > 0 && s.rd.buf != nil && !s.heading.Load() {
 				s.heading.Store(true)
 				s.deadline.Arm(d, s.onHead)
@@ -267,9 +268,10 @@ func (s *Server) parse(n int) action {
 		s.heading.Store(false)
 		s.deadline.Stop()
 	}
-	st := &s.st
+	x := s.take()
+	st := &x.st
 	st.begin()
-	hd, err := s.p.request(s.rd.bytes()[:n], st.header, s.cfg)
+	hd, err := x.p.request(s.rd.bytes()[:n], st.header, s.cfg)
 	s.rd.r += n
 	if err != nil {
 		return s.refuse(err)
@@ -287,7 +289,7 @@ func (s *Server) parse(n int) action {
 
 // serve runs the handler on the current request.
 func (s *Server) serve() action {
-	st := &s.st
+	st := &s.x.st
 	n := s.requests.Add(1)
 	if m := s.cfg.MaxRequestsPerConnection; m > 0 && int(n) >= m {
 		st.closeAfter = true
@@ -355,7 +357,9 @@ func (s *Server) headExpired() {
 
 // refuse answers a peer that sent no request that can be served.
 func (s *Server) refuse(err error) action {
-	s.st.dropHeader()
+	if s.x != nil {
+		s.x.st.dropHeader()
+	}
 	pe := errCodec
 	if !errors.As(err, &pe) {
 		return actReset
@@ -383,6 +387,7 @@ func (s *Server) finish(a action) {
 	s.deadline.Stop()
 	s.idle.Stop()
 	s.rd.drop()
+	s.leave()
 	switch a {
 	case actReset:
 		s.rd.c.Reset()
@@ -400,7 +405,7 @@ func (s *Server) end() {
 	s.deadline.Stop()
 	s.idle.Stop()
 	s.age.Stop()
-	s.st.watch.Stop()
+	s.w.tm.Stop()
 	s.done()
 }
 
@@ -445,7 +450,7 @@ func (s *Server) Close(cause error) {
 		return
 	}
 	s.rd.c.Interrupt(cause)
-	s.st.lost(cause)
+	s.w.lost(cause)
 }
 
 // Active implements transport.ServerConn.

@@ -632,7 +632,7 @@ func TestAnIdleConnectionThatParksHoldsNoGoroutine(t *testing.T) {
 	}
 	_ = cc.Close()
 	wait(t, done)
-	if s.rd.buf != nil || s.st.header != nil || s.st.out.buf != nil {
+	if s.rd.buf != nil || s.x != nil {
 		t.Error("buffers are held")
 	}
 }

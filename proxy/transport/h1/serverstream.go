@@ -31,15 +31,57 @@ type serverStream struct {
 	sent       atomic.Uint64
 	inStart    uint64
 	endedAt    time.Time // if the handler said so
+}
 
-	// While a request is in flight nobody reads the connection: watch looks
-	// now and then whether the client still is there.
-	seq     atomic.Uint32 // odd: in flight
-	armed   atomic.Bool
-	watch   timer.Timer
-	watchFn func()
-	seen    uint32
-	wait    time.Duration
+// transaction is what a Server needs only from a request's head to the response's
+// end; an idle connection has none.
+type transaction struct {
+	st serverStream
+	p  parser
+}
+
+var transactions = sync.Pool{New: func() any { return new(transaction) }}
+
+// take gives s a transaction unless it has one.
+func (s *Server) take() *transaction {
+	if s.x != nil {
+		return s.x
+	}
+	x := transactions.Get().(*transaction) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	x.p.keepCase = s.cfg.Case == transport.KeepCase
+	st := &x.st
+	st.s = s
+	b := &st.body
+	b.rd, b.trailers, b.maxBytes, b.maxCount = &s.rd, s.cfg.EnableTrailers, s.maxHeaderBytes(), s.cfg.MaxHeaders
+	s.x = x
+	return x
+}
+
+// leave gives the transaction back. The handler has returned, and nobody may use its
+// stream any more.
+func (s *Server) leave() {
+	x := s.x
+	if x == nil {
+		return
+	}
+	s.x = nil
+	st := &x.st
+	st.dropHeader()
+	st.s, st.body.rd, st.body.next = nil, nil, nil
+	x.p.f, st.body.p.f = fieldSection{}, fieldSection{} // they point into buffers
+	transactions.Put(x)
+}
+
+// watcher looks whether the client still is there: while a request is in flight
+// nobody reads the connection.
+type watcher struct {
+	c     netio.Conn
+	seq   atomic.Uint32 // odd: in flight
+	armed atomic.Bool
+	tm    timer.Timer
+	fn    func() // check, made when first needed
+	seen  uint32
+	wait  time.Duration
 
 	mu      sync.Mutex
 	onReset func(error)
@@ -56,14 +98,6 @@ var (
 	errSecond  = errors.New("http/1.1: second response head")
 	headerPool = sync.Pool{New: func() any { return new(message.Header) }}
 )
-
-func (st *serverStream) init(s *Server) {
-	st.s = s
-	st.watchFn = st.checkClient
-	s.p.keepCase = s.cfg.Case == transport.KeepCase
-	b := &st.body
-	b.rd, b.trailers, b.maxBytes, b.maxCount = &s.rd, s.cfg.EnableTrailers, s.maxHeaderBytes(), s.cfg.MaxHeaders
-}
 
 // begin readies the stream for parsing.
 func (st *serverStream) begin() {
@@ -92,48 +126,48 @@ func (st *serverStream) prepare(hd head) {
 	b.begin(hd.framing, hd.length)
 	st.whole = !hd.connect && !hd.upgrade && (hd.framing == framingNone || b.whole())
 	st.closeAfter = hd.close
-	st.seq.Add(1)
+	st.s.w.seq.Add(1)
 }
 
-// checkClient runs on the timer's goroutine.
-func (st *serverStream) checkClient() {
-	seq := st.seq.Load()
-	same := seq == st.seen
-	st.seen = seq
+// check runs on the timer's goroutine.
+func (w *watcher) check() {
+	seq := w.seq.Load()
+	same := seq == w.seen
+	w.seen = seq
 	switch {
 	case seq&1 == 0 && same: // idle: the next request arms it
-		st.armed.Store(false)
-		if st.seq.Load() == seq || st.armed.Swap(true) {
+		w.armed.Store(false)
+		if w.seq.Load() == seq || w.armed.Swap(true) {
 			return
 		}
-		st.wait = watchMin
+		w.wait = watchMin
 	case !same:
-		st.wait = watchMin
+		w.wait = watchMin
 	case seq&1 == 1:
-		p, ok := st.s.rd.c.(netio.Prober)
+		p, ok := w.c.(netio.Prober)
 		if !ok {
 			return
 		}
-		if _, ended := p.Probe(); ended && st.seq.Load() == seq {
-			st.lost(&transport.ResetError{Reason: transport.ConnectionTermination, Detail: "the client closed the connection"})
+		if _, ended := p.Probe(); ended && w.seq.Load() == seq {
+			w.lost(&transport.ResetError{Reason: transport.ConnectionTermination, Detail: "the client closed the connection"})
 			return
 		}
-		st.wait = min(2*st.wait, watchMax)
+		w.wait = min(2*w.wait, watchMax)
 	}
-	st.watch.Arm(st.wait, st.watchFn)
+	w.tm.Arm(w.wait, w.fn)
 }
 
 // lost tells the stream's owner that the client is gone.
-func (st *serverStream) lost(cause error) {
-	st.mu.Lock()
-	if st.gone != nil {
-		st.mu.Unlock()
+func (w *watcher) lost(cause error) {
+	w.mu.Lock()
+	if w.gone != nil {
+		w.mu.Unlock()
 		return
 	}
-	st.gone = cause
-	f := st.onReset
-	st.onReset = nil
-	st.mu.Unlock()
+	w.gone = cause
+	f := w.onReset
+	w.onReset = nil
+	w.mu.Unlock()
 	if f != nil {
 		f(cause)
 	}
@@ -141,19 +175,23 @@ func (st *serverStream) lost(cause error) {
 
 // OnReset implements transport.ServerStream.
 func (st *serverStream) OnReset(f func(cause error)) {
-	st.mu.Lock()
-	gone := st.gone
+	w := &st.s.w
+	w.mu.Lock()
+	gone := w.gone
 	if gone == nil {
-		st.onReset = f
+		w.onReset = f
 	}
-	st.mu.Unlock()
+	w.mu.Unlock()
 	if gone != nil {
 		f(gone)
 		return
 	}
-	if !st.armed.Swap(true) {
-		st.wait = watchMin
-		st.watch.Arm(watchMin, st.watchFn)
+	if !w.armed.Swap(true) {
+		if w.fn == nil {
+			w.fn = w.check
+		}
+		w.wait = watchMin
+		w.tm.Arm(watchMin, w.fn)
 	}
 }
 
@@ -320,9 +358,9 @@ func (st *serverStream) Tunnel() netio.Conn {
 
 // Reset implements transport.ServerStream.
 func (st *serverStream) Reset(transport.ResetReason) {
-	st.mu.Lock()
+	st.s.w.mu.Lock()
 	st.abandoned = true
-	st.mu.Unlock()
+	st.s.w.mu.Unlock()
 	st.s.rd.c.Reset()
 }
 
@@ -346,14 +384,15 @@ func (st *serverStream) CloseAfter() { st.closeAfter = true }
 
 // afterServe cleans up behind the handler and says how the connection goes on.
 func (st *serverStream) afterServe() action {
-	st.seq.Add(1)
-	st.mu.Lock()
-	st.onReset = nil
-	gone, abandoned := st.gone != nil, st.abandoned
-	st.mu.Unlock()
+	w := &st.s.w
+	w.seq.Add(1)
+	w.mu.Lock()
+	w.onReset = nil
+	gone, abandoned := w.gone != nil, st.abandoned
+	w.mu.Unlock()
 	st.dropHeader()
 	if st.tunnel {
-		st.watch.Stop()
+		w.tm.Stop()
 		return actDetached
 	}
 	if !st.failed && st.started && !abandoned {
