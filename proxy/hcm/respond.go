@@ -184,7 +184,12 @@ func (st *stream) tunnel(r *filters.Response) {
 	st.idleTimeout = 0
 	st.tunnelled = true
 	// They wait for the access log, for hours maybe.
+	id := &st.s.Info.RequestID
+	isField := *id != "" && *id == st.s.Request.Get("x-request-id")
 	st.s.Request.Compact()
+	if isField {
+		*id = st.s.Request.Get("x-request-id") // else it keeps the old memory
+	}
 	r.Header.Compact()
 	st.parties.Store(2)
 	st.m.st.upgradesTotal.Inc()
