@@ -2,6 +2,7 @@ package routing
 
 import (
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/ratelimit"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
@@ -25,6 +26,8 @@ type Route struct {
 	mirrors           []xdsresource.Mirror
 	// bufferLimit is negative if neither route nor virtual host has one.
 	bufferLimit int
+	// limits is nil if neither route nor virtual host has rate limits.
+	limits *ratelimit.Policy
 	// secure marks the redirect of require_tls.
 	secure bool
 }
@@ -45,6 +48,9 @@ func (r *Route) Cluster(s *filters.Stream) string {
 	}
 	return s.Request.Get(r.clusterHeader)
 }
+
+// RateLimits implements ratelimit.Route.
+func (r *Route) RateLimits() *ratelimit.Policy { return r.limits }
 
 // Metadata implements filters.Route.
 func (r *Route) Metadata() *streaminfo.Metadata { return &r.Config.Metadata }

@@ -8,6 +8,7 @@ import (
 	"math"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/ratelimit"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
@@ -178,6 +179,9 @@ func (c *compiler) finish(r *Route, l levels, weighted xdsresource.Overrides) er
 		}
 		if len(a.Mirrors) > 0 {
 			r.mirrors = a.Mirrors
+		}
+		if len(a.RateLimits)+len(r.VirtualHost.RateLimits) > 0 {
+			r.limits = &ratelimit.Policy{Route: a.RateLimits, VirtualHost: r.VirtualHost.RateLimits, IncludeVirtualHost: a.IncludeVirtualHostLimits}
 		}
 	}
 	chain, err := c.chain([]xdsresource.Overrides{c.rc.Overrides, r.VirtualHost.Overrides, r.Config.Overrides, weighted})

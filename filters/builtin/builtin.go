@@ -16,6 +16,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters/http/jwtauthn"
 	"github.com/fairlead-mesh/fairlead/filters/http/localratelimit"
 	"github.com/fairlead-mesh/fairlead/filters/http/peermetadata"
+	"github.com/fairlead-mesh/fairlead/filters/http/ratelimit"
 	"github.com/fairlead-mesh/fairlead/filters/http/rbac"
 	"github.com/fairlead-mesh/fairlead/filters/http/rego"
 	"github.com/fairlead-mesh/fairlead/filters/http/setfilterstate"
@@ -58,6 +59,7 @@ func Registry() *filters.Registry {
 	r.RegisterHTTP(jwtauthn.Factory{})
 	r.RegisterHTTP(headermutation.Factory{})
 	r.RegisterHTTP(localratelimit.Factory{})
+	r.RegisterHTTP(ratelimit.Factory{})
 	r.RegisterHTTP(extauthz.Factory{})
 	r.RegisterNetwork(networkextauthz.Factory{})
 	r.RegisterHTTP(dynamicforwardproxy.Factory{})

@@ -18,7 +18,7 @@ var layers = [][]string{
 	{"internal/footprint", "internal/message", "internal/timer", "internal/stats", "internal/leaktest", "internal/filewatch", "internal/workload/workloadpb"},
 	{"internal/netio", "internal/streaminfo", "internal/workload/authzpb"},
 	{"internal/matcher", "internal/format", "internal/identity", "internal/workload", "xdsclient"},
-	{"internal/accesslog", "internal/admin", "internal/refusal", "filters", "proxy/transport"},
+	{"internal/accesslog", "internal/admin", "internal/ratelimit", "internal/refusal", "filters", "proxy/transport"},
 	{"filters/internal/*", "filters/http/*/*pb", "internal/explain", "internal/otlp", "proxy/transport/*", "proxy/upstream/lb"},
 	{"filters/internal/istio/*", "internal/tracing"},
 	{"filters/http/*", "filters/network/*", "filters/listener/*", "xdsclient/xdsresource"},

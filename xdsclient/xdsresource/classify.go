@@ -61,6 +61,7 @@ var whole = []protoreflect.FullName{
 	"envoy.config.route.v3.CookieMatcher",
 	"envoy.config.route.v3.HeaderMatcher",
 	"envoy.config.route.v3.QueryParameterMatcher",
+	"envoy.config.route.v3.RateLimit",
 	"envoy.type.matcher.v3.FilterStateMatcher",
 	"envoy.type.matcher.v3.MetadataMatcher",
 	"envoy.type.matcher.v3.RegexMatchAndSubstitute",

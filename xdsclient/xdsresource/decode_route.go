@@ -70,6 +70,7 @@ func (s *scope) virtualHost(m *routev3pb.VirtualHost) *VirtualHost {
 		RequestMirrors:                s.mirrors(m.GetRequestMirrorPolicies()),
 		Metadata:                      s.metadata(m.GetMetadata()),
 		BufferLimit:                   bufferLimit(m),
+		RateLimits:                    s.rateLimits(m.GetRateLimits()),
 	}
 	switch m.GetRequireTls() {
 	case routev3pb.VirtualHost_NONE:

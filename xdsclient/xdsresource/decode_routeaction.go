@@ -24,6 +24,9 @@ func (s *scope) routeAction(m *routev3pb.RouteAction, r *Route) *RouteAction {
 		IdleTimeout:          s.durationPtr("idle_timeout", m.GetIdleTimeout()),
 		Mirrors:              s.mirrors(m.GetRequestMirrorPolicies()),
 		HighPriority:         m.GetPriority() == corev3pb.RoutingPriority_HIGH,
+		RateLimits:           s.rateLimits(m.GetRateLimits()),
+
+		IncludeVirtualHostLimits: m.GetIncludeVhRateLimits().GetValue(),
 	}
 	s.routeCluster(a, m)
 	switch m.GetClusterNotFoundResponseCode() {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/matcher"
+	"github.com/fairlead-mesh/fairlead/internal/ratelimit"
 )
 
 // RouteConfiguration is envoy.config.route.v3.RouteConfiguration.
@@ -43,6 +44,7 @@ type VirtualHost struct {
 	RequestMirrors                                     []Mirror
 	Metadata                                           Metadata
 	BufferLimit                                        BufferLimit
+	RateLimits                                         []*ratelimit.Limit
 }
 
 // BufferLimit bounds in bytes what is kept of a request for retries and
@@ -154,6 +156,9 @@ type RouteAction struct {
 	Upgrades          []Upgrade
 	// Priority is the circuit breaker class, true for HIGH.
 	HighPriority bool
+	RateLimits   []*ratelimit.Limit
+	// IncludeVirtualHostLimits is include_vh_rate_limits.
+	IncludeVirtualHostLimits bool
 	// CORS legacy field is ignored.
 }
 

@@ -1,11 +1,10 @@
 package xdsresource
 
 const (
-	noSubsets    = "subset load balancing is all it is for, and that is not supported"
-	noRateLimits = "descriptors of routes are not executed; the rate limit filters have their own"
-	noHedging    = "requests are not hedged"
-	legacyCORS   = "superseded by typed_per_filter_config"
-	noRuntime    = "there is no runtime; the default value applies"
+	noSubsets  = "subset load balancing is all it is for, and that is not supported"
+	noHedging  = "requests are not hedged"
+	legacyCORS = "superseded by typed_per_filter_config"
+	noRuntime  = "there is no runtime; the default value applies"
 )
 
 var routeTable = []message{
@@ -32,10 +31,9 @@ var routeTable = []message{
 		supported: `name domains routes require_tls request_headers_to_add request_headers_to_remove
 			response_headers_to_add response_headers_to_remove typed_per_filter_config include_request_attempt_count
 			include_attempt_count_in_response retry_policy include_is_timeout_retry_header request_mirror_policies
-			metadata per_request_buffer_limit_bytes request_body_buffer_limit`,
+			metadata per_request_buffer_limit_bytes request_body_buffer_limit rate_limits`,
 		ignored: notes{
 			"virtual_clusters": "virtual clusters are not counted",
-			"rate_limits":      noRateLimits,
 			"cors":             legacyCORS,
 			"hedge_policy":     noHedging,
 		},
@@ -77,7 +75,7 @@ var routeTable = []message{
 			prefix_rewrite regex_rewrite path_rewrite_policy path_rewrite host_rewrite_literal auto_host_rewrite
 			host_rewrite_header host_rewrite_path_regex append_x_forwarded_host timeout idle_timeout retry_policy
 			request_mirror_policies priority hash_policy max_grpc_timeout grpc_timeout_offset upgrade_configs
-			max_stream_duration`,
+			max_stream_duration rate_limits include_vh_rate_limits`,
 		moot: notes{
 			"internal_redirect_action": "deprecated by Envoy; its default is what happens",
 			"metadata_match":           noSubsets,
@@ -85,8 +83,6 @@ var routeTable = []message{
 		ignored: notes{
 			"flush_timeout":            "idle_timeout applies to flushing, too",
 			"early_data_policy":        "TLS early data is not accepted",
-			"rate_limits":              noRateLimits,
-			"include_vh_rate_limits?":  noRateLimits,
 			"cors":                     legacyCORS,
 			"internal_redirect_policy": "redirects are passed to the client",
 			"max_internal_redirects":   "redirects are passed to the client",

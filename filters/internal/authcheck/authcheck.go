@@ -41,8 +41,8 @@ const checkPath = "/envoy.service.auth.v3.Authorization/Check"
 
 // Errors of Check.
 var (
-	errNoService = errors.New("ext_authz: no clusters are at hand")
-	errMessage   = errors.New("ext_authz: the answer is not one gRPC message")
+	errNoService = errors.New("no clusters are at hand")
+	errMessage   = errors.New("the answer is not one gRPC message")
 )
 
 // FrameSize is how many bytes of the gRPC frame come before the message: a
@@ -52,8 +52,18 @@ const FrameSize = 5
 // Check sends question, made by AppendRequest or AppendConnection, and returns
 // the answer. x renders the metadata. The error says that there is no decision.
 func (v *Service) Check(ctx context.Context, u filters.Upstreams, question []byte, x *format.Context) (*Answer, error) {
+	b, err := v.Call(ctx, u, "ext_authz", checkPath, question, x)
+	if err != nil {
+		return nil, err
+	}
+	return parseAnswer(b)
+}
+
+// Call sends question, a message with FrameSize bytes before it, to the method
+// at path and returns the message that is the answer. who begins errors.
+func (v *Service) Call(ctx context.Context, u filters.Upstreams, who, path string, question []byte, x *format.Context) ([]byte, error) {
 	if u == nil {
-		return nil, errNoService
+		return nil, fmt.Errorf("%s: %w", who, errNoService)
 	}
 	question[0] = 0 // not compressed
 	binary.BigEndian.PutUint32(question[1:], uint32(len(question)-FrameSize))
@@ -62,7 +72,7 @@ func (v *Service) Check(ctx context.Context, u filters.Upstreams, question []byt
 	h.Add(message.Method, "POST")
 	h.Add(message.Scheme, "http")
 	h.Add(message.Authority, v.Authority)
-	h.Add(message.Path, checkPath)
+	h.Add(message.Path, path)
 	h.Add("te", "trailers")
 	h.Add("content-type", "application/grpc")
 	if v.Timeout > 0 {
@@ -76,7 +86,7 @@ func (v *Service) Check(ctx context.Context, u filters.Upstreams, question []byt
 		return nil, err
 	}
 	if r.Status != 200 {
-		return nil, fmt.Errorf("ext_authz: the service answered HTTP status %d", r.Status)
+		return nil, fmt.Errorf("%s: the service answered HTTP status %d", who, r.Status)
 	}
 	status, ok := r.Trailers.Lookup("grpc-status")
 	if !ok {
@@ -87,13 +97,13 @@ func (v *Service) Check(ctx context.Context, u filters.Upstreams, question []byt
 		if !ok {
 			text = r.Header.Get("grpc-message")
 		}
-		return nil, fmt.Errorf("ext_authz: the service answered gRPC status %q: %.200q", status, text)
+		return nil, fmt.Errorf("%s: the service answered gRPC status %q: %.200q", who, status, text)
 	}
 	b := r.Body
 	if len(b) < FrameSize || b[0] != 0 || uint64(binary.BigEndian.Uint32(b[1:])) != uint64(len(b)-FrameSize) {
-		return nil, errMessage
+		return nil, fmt.Errorf("%s: %w", who, errMessage)
 	}
-	return parseAnswer(b[FrameSize:])
+	return b[FrameSize:], nil
 }
 
 // Kind says what an answer is.

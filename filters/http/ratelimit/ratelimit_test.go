@@ -1,0 +1,254 @@
+package ratelimit
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	rlsv3pb "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/explaintest"
+	"github.com/fairlead-mesh/fairlead/internal/format"
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/ratelimit"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+)
+
+// service is a rate limit service with one answer.
+type service struct {
+	answer string // JSON of a RateLimitResponse
+	err    error
+	asked  []string
+}
+
+func (v *service) RoundTrip(_ context.Context, cluster string, c *filters.Callout, _ int64) (*filters.CalloutResponse, error) {
+	var q rlsv3pb.RateLimitRequest
+	if err := proto.Unmarshal(c.Body[5:], &q); err != nil {
+		return nil, err
+	}
+	var ds []string
+	for _, d := range q.GetDescriptors() {
+		var es []string
+		for _, e := range d.GetEntries() {
+			es = append(es, e.GetKey()+"="+e.GetValue())
+		}
+		if d.GetHitsAddend() != nil {
+			es = append(es, fmt.Sprintf("hits %d", d.GetHitsAddend().GetValue()))
+		}
+		if l := d.GetLimit(); l != nil {
+			es = append(es, fmt.Sprintf("limit %d %s", l.GetRequestsPerUnit(), l.GetUnit()))
+		}
+		ds = append(ds, strings.Join(es, ","))
+	}
+	v.asked = append(v.asked, cluster+" "+q.GetDomain()+" "+strings.Join(ds, ";"))
+	if v.err != nil {
+		return nil, v.err
+	}
+	var m rlsv3pb.RateLimitResponse
+	if err := protojson.Unmarshal([]byte(v.answer), &m); err != nil {
+		return nil, err
+	}
+	b, err := proto.Marshal(&m)
+	if err != nil {
+		return nil, err
+	}
+	r := &filters.CalloutResponse{Status: 200, Body: append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(b))), b...)}
+	r.Trailers.Add("grpc-status", "0")
+	return r, nil
+}
+
+// route has limits.
+type route struct {
+	policy *ratelimit.Policy
+	chain  []filters.HTTPFilter
+	md     streaminfo.Metadata
+}
+
+func (r *route) Name() string                   { return "r" }
+func (r *route) ClusterName() string            { return "app" }
+func (r *route) Metadata() *streaminfo.Metadata { return &r.md }
+func (r *route) Chain() []filters.HTTPFilter    { return r.chain }
+func (r *route) RateLimits() *ratelimit.Policy  { return r.policy }
+
+type upstream struct{ seen message.Header }
+
+func (u *upstream) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
+	u.seen.CopyFrom(&s.Request)
+	r := s.NewResponse()
+	r.Header.Add(message.Status, "200")
+	return r, nil
+}
+
+const base = `"domain":"edge","rateLimitService":{"transportApiVersion":"V3","grpcService":{"envoyGrpc":{"clusterName":"rls"}}}`
+
+func compile(t *testing.T, config, override string, u filters.Upstreams) filters.HTTPFilter {
+	t.Helper()
+	c, err := Factory{}.Decode(filters.Any{TypeURL: typeURL, JSON: true, Value: []byte("{" + base + config + "}")}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var o filters.Config
+	if override != "" {
+		if o, err = (Factory{}).DecodeOverride(filters.Any{TypeURL: typeURLPerRoute, JSON: true, Value: []byte(override)}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := Factory{}.Compile(&filters.Env{Upstreams: u, Node: &filters.Node{Cluster: "me"}}, c, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func fixed(v string) *ratelimit.Limit {
+	s, err := format.Compile(v)
+	if err != nil {
+		panic(err)
+	}
+	return &ratelimit.Limit{Actions: []ratelimit.Action{{Kind: ratelimit.Fixed, Key: "generic_key", Value: s}}}
+}
+
+func run(t *testing.T, f filters.HTTPFilter, p *ratelimit.Policy, edit func(*filters.Stream)) (*filters.Stream, *filters.Response, *upstream) {
+	t.Helper()
+	s := &filters.Stream{}
+	s.Reset()
+	s.Info.Conn = &streaminfo.Conn{}
+	s.Request.Add(message.Path, "/x?q=1")
+	if edit != nil {
+		edit(s)
+	}
+	u := &upstream{}
+	s.SelectRoute(&route{policy: p, chain: []filters.HTTPFilter{f, u}})
+	q := explaintest.Ask(t, f, s)
+	r, err := filters.Start(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Agrees(t, s, !r.Local, &u.seen)
+	return s, r, u
+}
+
+func TestWhichLimitsCount(t *testing.T) {
+	r, v := []*ratelimit.Limit{fixed("r")}, []*ratelimit.Limit{fixed("v")}
+	staged := fixed("s")
+	staged.Stage = 1
+	for _, c := range []struct {
+		name, config, override string
+		policy                 *ratelimit.Policy
+		want                   string
+	}{
+		{"no limits", "", "", nil, ""},
+		{"the route's", "", "", &ratelimit.Policy{Route: r, VirtualHost: v}, "rls edge generic_key=r"},
+		{"the virtual host's if the route has none", "", "", &ratelimit.Policy{VirtualHost: v}, "rls edge generic_key=v"},
+		{"both by the route's field", "", "", &ratelimit.Policy{Route: r, VirtualHost: v, IncludeVirtualHost: true}, "rls edge generic_key=r;generic_key=v"},
+		{"both by override", "", `{"vhRateLimits":"INCLUDE"}`, &ratelimit.Policy{Route: r, VirtualHost: v}, "rls edge generic_key=r;generic_key=v"},
+		{"ignored by override", "", `{"vhRateLimits":"IGNORE"}`, &ratelimit.Policy{VirtualHost: v}, ""},
+		{"another domain", "", `{"domain":"other"}`, &ratelimit.Policy{Route: r}, "rls other generic_key=r"},
+		{"another stage", "", "", &ratelimit.Policy{Route: []*ratelimit.Limit{staged}}, ""},
+		{"this stage", `,"stage":1`, "", &ratelimit.Policy{Route: []*ratelimit.Limit{staged}}, "rls edge generic_key=s"},
+		{"internal requests only", `,"requestType":"internal"`, "", &ratelimit.Policy{Route: r}, ""},
+		{"external requests only", `,"requestType":"external"`, "", &ratelimit.Policy{Route: r}, "rls edge generic_key=r"},
+		{"none of a share", `,"filterEnabled":{"defaultValue":{"numerator":100}}`, "", &ratelimit.Policy{Route: r}, "rls edge generic_key=r"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			sv := &service{answer: `{"overallCode":"OK"}`}
+			_, resp, _ := run(t, compile(t, c.config, c.override, sv), c.policy, nil)
+			if got := strings.Join(sv.asked, " | "); got != c.want || resp.Status() != 200 {
+				t.Errorf("asked %q, want %q; status %d", got, c.want, resp.Status())
+			}
+		})
+	}
+}
+
+func TestWhatAnAnswerDoes(t *testing.T) {
+	p := &ratelimit.Policy{Route: []*ratelimit.Limit{fixed("r")}}
+	const over = `{"overallCode":"OVER_LIMIT","statuses":[{"currentLimit":{"requestsPerUnit":5,"unit":"MINUTE","name":"a"},"limitRemaining":0,"durationUntilReset":"7s"},{"currentLimit":{"requestsPerUnit":9,"unit":"HOUR"},"limitRemaining":3}],"responseHeadersToAdd":[{"key":"X-Svc","value":"1"},{"key":":status","value":"200"}],"rawBody":"c2xvdw==","dynamicMetadata":{"k":"v"}}`
+	sv := &service{answer: over}
+	s, r, _ := run(t, compile(t, `,"enableXRatelimitHeaders":"DRAFT_VERSION_03","responseHeadersToAdd":[{"header":{"key":"x-mine","value":"2"}}]`, "", sv), p, nil)
+	b, _, _ := r.Body.Next()
+	if r.Status() != 429 || string(b) != "slow" || s.Info.Details != "request_rate_limited" || s.Info.Flags != streaminfo.RateLimited {
+		t.Errorf("%d %q %s %v", r.Status(), b, s.Info.Details, s.Info.Flags)
+	}
+	for k, want := range map[string]string{
+		"x-envoy-ratelimited": "true", "x-svc": "1", "x-mine": "2", "x-ratelimit-limit": `5, 5;w=60;name="a", 9;w=3600`, "x-ratelimit-remaining": "0", "x-ratelimit-reset": "7",
+	} {
+		if got := r.Header.Get(k); got != want {
+			t.Errorf("%s = %q, want %q", k, got, want)
+		}
+	}
+	if v, _ := s.Info.Metadata.Lookup("envoy.filters.http.ratelimit", "k"); v != "v" {
+		t.Errorf("metadata %v", v)
+	}
+	_, r, _ = run(t, compile(t, `,"rateLimitedStatus":{"code":503},"disableXEnvoyRatelimitedHeader":true`, "", sv), p, nil)
+	if r.Status() != 503 || r.Header.Has("x-envoy-ratelimited") {
+		t.Errorf("%+v", r.Header)
+	}
+	_, r, _ = run(t, compile(t, `,"rateLimitedAsResourceExhausted":true`, "", sv), p, func(s *filters.Stream) { s.Info.IsGRPC = true })
+	if r.Header.Get("grpc-status") != "8" {
+		t.Errorf("%+v", r.Header)
+	}
+	_, r, _ = run(t, compile(t, `,"filterEnforced":{"defaultValue":{"numerator":0}}`, "", sv), p, nil)
+	if r.Status() != 200 {
+		t.Errorf("not enforced: %d", r.Status())
+	}
+	sv.answer = `{"overallCode":"OK","requestHeadersToAdd":[{"key":"x-left","value":"4"},{"key":"content-length","value":"9"}]}`
+	_, _, u := run(t, compile(t, "", "", sv), p, nil)
+	if u.seen.Get("x-left") != "4" || u.seen.Has("content-length") {
+		t.Errorf("upstream sees %+v", u.seen)
+	}
+	sv.err = errors.New("down")
+	_, r, _ = run(t, compile(t, "", "", sv), p, nil)
+	if r.Status() != 200 {
+		t.Errorf("a failure denies: %d", r.Status())
+	}
+	s, r, _ = run(t, compile(t, `,"failureModeDeny":true`, "", sv), p, nil)
+	if r.Status() != 500 || s.Info.Details != "rate_limiter_error" || s.Info.Flags != streaminfo.RateLimitServiceError {
+		t.Errorf("%d %s %v", r.Status(), s.Info.Details, s.Info.Flags)
+	}
+	_, r, _ = run(t, compile(t, `,"failureModeDeny":true,"statusOnError":{"code":503}`, "", sv), p, nil)
+	if r.Status() != 503 {
+		t.Errorf("status_on_error: %d", r.Status())
+	}
+}
+
+func TestWhatIsNotExecutedIsRefused(t *testing.T) {
+	for config, want := range map[string]string{
+		`"rateLimitService":{"transportApiVersion":"V3","grpcService":{"envoyGrpc":{"clusterName":"rls"}}}`: "domain: ",
+		`"domain":"x"`:                         "rate_limit_service.",
+		base + `,"stage":11`:                   "stage: ",
+		base + `,"requestType":"some"`:         "request_type: ",
+		base + `,"rateLimits":[{}]`:            "rate_limits: ",
+		base + `,"failureModeDenyPercent":{}`:  "failure_mode_deny_percent: ",
+		base + `,"statusOnError":{"code":200}`: "status_on_error.code: ",
+		base + `,"timeout":"-1s"`:              "timeout: ",
+		`"domain":"x","rateLimitService":{"transportApiVersion":"V3","grpcService":{"googleGrpc":{"targetUri":"a"}}}`: "google_grpc",
+	} {
+		_, err := Factory{}.Decode(filters.Any{TypeURL: typeURL, JSON: true, Value: []byte("{" + config + "}")}, nil)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", config, err)
+		}
+	}
+	for config, want := range map[string]string{`{"rateLimits":[{}]}`: "rate_limits: ", `{"overrideOption":"INCLUDE_POLICY"}`: "override_option: "} {
+		_, err := Factory{}.DecodeOverride(filters.Any{TypeURL: typeURLPerRoute, JSON: true, Value: []byte(config)}, nil)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", config, err)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte{8, 2})
+	f.Add([]byte{8, 1, 26, 6, 10, 1, 'a', 18, 1, 'b'})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		a, err := parse(b)
+		if (a == nil) == (err == nil) {
+			t.Errorf("%v, %v", a, err)
+		}
+	})
+}
