@@ -3,6 +3,7 @@ package hcm
 import (
 	"strings"
 
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
@@ -28,33 +29,7 @@ func (st *stream) xfcc() {
 	if mode == xdsresource.XFCCForwardOnly {
 		return
 	}
-	d := spec.SetClientCert
-	var parts []string
-	if len(ci.TLS.LocalCert.URISANs) > 0 {
-		parts = append(parts, "By="+ci.TLS.LocalCert.URISANs[0])
-	}
-	peer := &ci.TLS.Peer
-	parts = append(parts, "Hash="+peer.Digest)
-	if d.Cert {
-		parts = append(parts, `Cert="`+pemEscaper.Replace(peer.PEM)+`"`)
-	}
-	if d.Subject {
-		parts = append(parts, `Subject="`+strings.ReplaceAll(peer.Subject, `"`, `\"`)+`"`)
-	}
-	if d.URI {
-		if len(peer.URISANs) == 0 {
-			parts = append(parts, "URI=")
-		}
-		for _, u := range peer.URISANs {
-			parts = append(parts, "URI="+u)
-		}
-	}
-	if d.DNS {
-		for _, n := range peer.DNSSANs {
-			parts = append(parts, "DNS="+n)
-		}
-	}
-	v := strings.Join(parts, ";")
+	v := xfccElement(ci.TLS, &spec.SetClientCert)
 	if mode == xdsresource.XFCCAppendForward {
 		if old, ok := h.Joined(xfccHeader); ok && old != "" {
 			v = old + "," + v
@@ -62,3 +37,39 @@ func (st *stream) xfcc() {
 	}
 	h.Set(xfccHeader, v)
 }
+
+// xfccElement describes the peer of t, as d wants it: key=value pairs between
+// semicolons. The subject is in RFC 2253 form, which has a backslash before
+// quotes and backslashes already; SANs can't hold what separates pairs or
+// elements, so that is percent-encoded, unlike in Envoy.
+func xfccElement(t *streaminfo.TLS, d *xdsresource.SetClientCertDetails) string {
+	var b strings.Builder
+	if len(t.LocalCert.URISANs) > 0 {
+		b.WriteString("By=" + xfccPlain.Replace(t.LocalCert.URISANs[0]) + ";")
+	}
+	peer := &t.Peer
+	b.WriteString("Hash=" + peer.Digest)
+	if d.Cert {
+		b.WriteString(`;Cert="` + pemEscaper.Replace(peer.PEM) + `"`)
+	}
+	if d.Subject {
+		b.WriteString(`;Subject="` + peer.Subject + `"`)
+	}
+	if d.URI {
+		if len(peer.URISANs) == 0 {
+			b.WriteString(";URI=")
+		}
+		for _, u := range peer.URISANs {
+			b.WriteString(";URI=" + xfccPlain.Replace(u))
+		}
+	}
+	if d.DNS {
+		for _, n := range peer.DNSSANs {
+			b.WriteString(";DNS=" + xfccPlain.Replace(n))
+		}
+	}
+	return b.String()
+}
+
+// xfccPlain keeps a value that is not quoted in its pair.
+var xfccPlain = strings.NewReplacer(",", "%2C", ";", "%3B", `"`, "%22", `\`, "%5C", " ", "%20")

@@ -131,7 +131,7 @@ func cipherName(id uint16) string {
 // attributes are the names that OpenSSL prints besides those of RFC 2253.
 var attributes = map[string]string{
 	"2.5.4.3": "CN", "2.5.4.4": "SN", "2.5.4.5": "serialNumber", "2.5.4.6": "C", "2.5.4.7": "L", "2.5.4.8": "ST",
-	"2.5.4.9": "street", "2.5.4.10": "O", "2.5.4.11": "OU", "2.5.4.12": "title", "2.5.4.17": "postalCode",
+	"2.5.4.9": "street", "2.5.4.10": "O", "2.5.4.11": "OU", "2.5.4.12": "title", "2.5.4.13": "description", "2.5.4.17": "postalCode",
 	"2.5.4.42": "GN", "0.9.2342.19200300.100.1.1": "UID", "0.9.2342.19200300.100.1.25": "DC",
 	"1.2.840.113549.1.9.1": "emailAddress",
 }
@@ -152,28 +152,38 @@ func distinguishedName(raw []byte, parsed pkix.Name) string {
 				b.WriteByte('+')
 			}
 			oid := a.Type.String()
-			if n, ok := attributes[oid]; ok {
-				oid = n
+			name, known := attributes[oid]
+			text, isText := a.Value.(string)
+			if !known || !isText { // as "#" and its DER form
+				der, err := asn1.Marshal(a.Value)
+				if err != nil {
+					return parsed.String()
+				}
+				if !known {
+					name = oid
+				}
+				b.WriteString(name + "=#" + strings.ToUpper(hex.EncodeToString(der)))
+				continue
 			}
-			b.WriteString(oid)
-			b.WriteByte('=')
-			escapeDN(&b, fmt.Sprint(a.Value))
+			b.WriteString(name + "=")
+			escapeDN(&b, text)
 		}
 	}
 	return b.String()
 }
 
-// escapeDN escapes by RFC 2253, section 2.4.
+// escapeDN escapes by RFC 2253, section 2.4, and what is not printable ASCII, as
+// OpenSSL's XN_FLAG_RFC2253 does: the result may stand in a header field.
 func escapeDN(b *strings.Builder, s string) {
-	for i, r := range s {
-		switch {
-		case strings.ContainsRune(`,+"\<>;`, r), r == '#' && i == 0, r == ' ' && (i == 0 || i == len(s)-1):
+	for i := range len(s) {
+		switch c := s[i]; {
+		case strings.IndexByte(`,+"\<>;`, c) >= 0, c == '#' && i == 0, c == ' ' && (i == 0 || i == len(s)-1):
 			b.WriteByte('\\')
-			b.WriteRune(r)
-		case r < 0x20 || r == 0x7f:
-			fmt.Fprintf(b, `\%02X`, r)
+			b.WriteByte(c)
+		case c < 0x20 || c >= 0x7f:
+			fmt.Fprintf(b, `\%02X`, c)
 		default:
-			b.WriteRune(r)
+			b.WriteByte(c)
 		}
 	}
 }

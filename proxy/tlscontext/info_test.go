@@ -4,7 +4,11 @@ import (
 	"crypto/tls"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/hex"
+	"slices"
+	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 func TestNamesThatOpenSSLGives(t *testing.T) {
@@ -35,16 +39,89 @@ func TestSubjectsInTheFormOfRFC2253(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `1.2.3=v,emailAddress=a@b,CN=Test Server,OU=\ #x,O=Lyft\, \"Inc\",L=San Francisco,ST=California,C=US`
+	const want = `1.2.3=#130176,emailAddress=a@b,CN=Test Server,OU=\ #x,O=Lyft\, \"Inc\",L=San Francisco,ST=California,C=US`
 	got := distinguishedName(raw, name)
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 
+// As "openssl x509 -subject -nameopt RFC2253" prints them.
+func TestSubjectsAreASCII(t *testing.T) {
+	for value, want := range map[string]string{
+		"\u00fc\"; URI=x\\,": `O=\C3\BC\"\; URI=x\\\,`, "a\x01b\x7f": `O=a\01b\7F`, " x ": `O=\ x\ `, "  ": `O=\ \ `, "#a#": `O=\#a#`,
+	} {
+		raw, err := asn1.Marshal(pkix.RDNSequence{{{Type: asn1.ObjectIdentifier{2, 5, 4, 10}, Value: value}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := distinguishedName(raw, pkix.Name{}); got != want {
+			t.Errorf("%q: got %s, want %s", value, got, want)
+		}
+	}
+}
+
+// readDN undoes distinguishedName: the values of the attributes, last first.
+func readDN(t *testing.T, s string) (values []string) {
+	t.Helper()
+	for s != "" {
+		_, rest, ok := strings.Cut(s, "=")
+		if !ok {
+			t.Fatalf("%q has no value", s)
+		}
+		var v []byte
+		i := 0
+		for ; i < len(rest) && rest[i] != ',' && rest[i] != '+'; i++ {
+			switch {
+			case rest[i] != '\\':
+				v = append(v, rest[i])
+			case strings.IndexByte(`,+"\<>;# `, rest[i+1]) >= 0:
+				i++
+				v = append(v, rest[i])
+			default:
+				b, err := hex.DecodeString(rest[i+1 : i+3])
+				if err != nil {
+					t.Fatalf("%q: %v", rest[i:], err)
+				}
+				v = append(v, b...)
+				i += 2
+			}
+		}
+		values = append(values, string(v))
+		if s = rest[i:]; s != "" {
+			s = s[1:]
+		}
+	}
+	return values
+}
+
+// FuzzDistinguishedName: a name is printable ASCII whose quotes are all escaped,
+// and a reader of RFC 2253 finds the values of its attributes again, last first.
 func FuzzDistinguishedName(f *testing.F) {
-	f.Add([]byte{0x30, 0x00})
-	f.Fuzz(func(_ *testing.T, raw []byte) { _ = distinguishedName(raw, pkix.Name{}) })
+	f.Add([]byte{0x30, 0x00}, "a", "b")
+	f.Add([]byte{}, "a,b=\"c\"", "\\ ")
+	f.Fuzz(func(t *testing.T, raw []byte, o, cn string) {
+		got := distinguishedName(raw, pkix.Name{CommonName: "x"})
+		if strings.ContainsFunc(got, func(r rune) bool { return r < ' ' || r > '~' }) {
+			t.Fatalf("%q is not ASCII", got)
+		}
+		if !utf8.ValidString(o) || !utf8.ValidString(cn) {
+			return
+		}
+		seq := pkix.RDNSequence{{{Type: asn1.ObjectIdentifier{2, 5, 4, 10}, Value: o}}, {{Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: cn}, {Type: asn1.ObjectIdentifier{2, 5, 4, 11}, Value: "u"}}}
+		raw, err := asn1.Marshal(seq)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = distinguishedName(raw, pkix.Name{})
+		unquoted := strings.NewReplacer(`\\`, "", `\"`, "").Replace(got)
+		if strings.ContainsAny(unquoted, "\"") {
+			t.Fatalf("%s has a bare quote", got)
+		}
+		if v := readDN(t, got); len(v) != 3 || !slices.Contains(v[:2], cn) || !slices.Contains(v[:2], "u") || v[2] != o {
+			t.Fatalf("%q, %q: %s is read as %q", o, cn, got, v)
+		}
+	})
 }
 
 func TestDNSNamesMatchByTheirRules(t *testing.T) {
