@@ -145,7 +145,7 @@ func knownMethod(b []byte) string {
 func putTarget(target []byte, h *message.Header, cfg *transport.ServerConfig, hd *head) (authority int, err error) {
 	if hd.method == "CONNECT" {
 		hd.connect = true
-		if !validAuthority(target, true) {
+		if !transport.ValidAuthority(target, true) {
 			return 0, errBadURL
 		}
 		h.Add(message.Authority, h.Intern(target))
@@ -183,7 +183,7 @@ func putTarget(target []byte, h *message.Header, cfg *transport.ServerConfig, hd
 	switch {
 	case len(rest) == 0:
 		return 0, errBadURL
-	case !validAuthority(rest, false):
+	case !transport.ValidAuthority(rest, false):
 		return 0, errAuthority
 	}
 	h.Add(message.Scheme, scheme)
@@ -199,7 +199,7 @@ func putTarget(target []byte, h *message.Header, cfg *transport.ServerConfig, hd
 // host checks Host and puts it into :authority, which is field number at.
 func (p *parser) host(at int, h *message.Header, hd *head, cfg *transport.ServerConfig) error {
 	host := p.f.host
-	if p.f.hosts > 1 || len(host) > 0 && !validAuthority(host, false) {
+	if p.f.hosts > 1 || len(host) > 0 && !transport.ValidAuthority(host, false) {
 		return errAuthority
 	}
 	switch {

@@ -44,14 +44,6 @@ func valueEnd(b []byte, i int) int {
 	return i
 }
 
-// hostChar is RFC 3986 reg-name without the comma, which a list of hosts has.
-var hostChar = func() (t [256]bool) {
-	for _, c := range "!$%&'()*+-.;=_~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" {
-		t[c] = true
-	}
-	return t
-}()
-
 // fold compares b with s, which is lower case, ignoring case.
 func fold[T []byte | string](b T, s string) bool {
 	if len(b) != len(s) {
@@ -120,41 +112,6 @@ func parseLength[T []byte | string](b T) (uint64, bool) {
 		n = 10*n + uint64(b[i]-'0')
 	}
 	return n, true
-}
-
-// validAuthority checks host and port: a registered name, an IPv4 address or
-// an IPv6 literal in brackets; no user information.
-func validAuthority[T []byte | string](b T, needPort bool) bool {
-	i := 0
-	if len(b) > 0 && b[0] == '[' {
-		for i = 1; i < len(b) && (unhex(b[i]) >= 0 || b[i] == ':' || b[i] == '.'); i++ {
-		}
-		if i < 3 || i == len(b) || b[i] != ']' {
-			return false
-		}
-		i++
-	} else {
-		for i < len(b) && hostChar[b[i]] {
-			i++
-		}
-		if i == 0 {
-			return false
-		}
-	}
-	if i == len(b) {
-		return !needPort
-	}
-	if b[i] != ':' || i+1 == len(b) || len(b)-i > 6 {
-		return false
-	}
-	port := 0
-	for i++; i < len(b); i++ {
-		if b[i] < '0' || b[i] > '9' {
-			return false
-		}
-		port = 10*port + int(b[i]-'0')
-	}
-	return port <= 65535
 }
 
 func unhex(c byte) int {

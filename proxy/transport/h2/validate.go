@@ -3,6 +3,8 @@ package h2
 import (
 	"strings"
 	"unsafe"
+
+	"github.com/fairlead-mesh/fairlead/proxy/transport"
 )
 
 // fieldKind tells fields with rules of their own from the others.
@@ -81,11 +83,10 @@ func classify(name string) fieldKind {
 }
 
 const (
-	charName      = 1 << iota // field-name: token without upper case
-	charToken                 // token
-	charValue                 // field-value: no control but HTAB
-	charPath                  // printable ASCII without space
-	charAuthority             // RFC 3986 authority without userinfo
+	charName  = 1 << iota // field-name: token without upper case
+	charToken             // token
+	charValue             // field-value: no control but HTAB
+	charPath              // printable ASCII without space
 	charScheme
 )
 
@@ -106,9 +107,6 @@ var charClass = func() (t [256]uint8) {
 		}
 		if c > 0x20 && c < 0x7f {
 			t[c] |= charPath
-		}
-		if lower || upper || digit || c > 0 && c < 128 && strings.IndexByte("-._~!$&'()*+,;=:[]%", byte(c)) >= 0 {
-			t[c] |= charAuthority
 		}
 		if lower || upper || digit || c == '+' || c == '-' || c == '.' {
 			t[c] |= charScheme
@@ -149,7 +147,7 @@ func badValue(k fieldKind, v string) string {
 			return "invalid :path"
 		}
 	case kindAuthority, kindHost:
-		if !allOf(v, charAuthority) {
+		if v != "" && !transport.ValidAuthority(v, false) {
 			return "invalid authority"
 		}
 	case kindMethod, kindProtocol:
