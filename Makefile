@@ -59,6 +59,12 @@ demo: build ## Run a whole mesh on loopback and prove what it does (KEEP=--keep 
 conformance: build ## Run the behaviour corpus against Fairlead
 	cd conformance && $(GO) vet ./... && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 ./behaviour/...
 
+FUZZTIME ?= 10s
+FUZZ ?=
+.PHONY: fuzz
+fuzz: ## Fuzz every target for FUZZTIME, one after the other, and add to docs/fuzzing.md (FUZZ= picks some)
+	cd tools && $(GO) run ./fuzz -time '$(FUZZTIME)' -only '$(FUZZ)'
+
 .PHONY: h2spec
 h2spec: build ## Run h2spec in strict mode against Fairlead: plain, TLS, inside HBONE
 	cd conformance && $(GO) vet ./h2spec && FAIRLEAD_BIN=$(CURDIR)/$(BIN)/fairlead $(GO) test -count=1 -v $(TESTFLAGS) ./h2spec

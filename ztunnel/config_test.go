@@ -1,6 +1,7 @@
 package ztunnel
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -46,12 +47,37 @@ func TestWhatIsNotUnderstoodIsRefused(t *testing.T) {
 	}
 }
 
+// FuzzParse: there is a configuration or an error, and one that is accepted
+// opens ports for applications on loopback only.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(meshYAML))
 	f.Add([]byte(settings + me))
-	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = Parse(b) })
+	f.Add([]byte(settings + me + "listeners: {socks5: '127.0.0.1:1080', connect: '[::1]:1', forward: [{listen: '127.0.0.1:1', destination: 'a:1'}]}\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := Parse(b)
+		if (c == nil) == (err == nil) {
+			t.Fatalf("config %v, error %v", c, err)
+		}
+		if err != nil {
+			return
+		}
+		open := []netip.AddrPort{c.SOCKS5, c.Connect}
+		for _, fw := range c.Forwards {
+			open = append(open, fw.Listen)
+		}
+		for _, a := range open {
+			if a.IsValid() && !a.Addr().IsLoopback() {
+				t.Fatalf("%s: %v is open to everybody", b, a)
+			}
+		}
+		if c.Name == "" || c.mesh == nil {
+			t.Fatalf("%s: %+v", b, c)
+		}
+	})
 }
 
+// FuzzSplitAuthority: a host and port that were split and joined are split to
+// the same.
 func FuzzSplitAuthority(f *testing.F) {
 	for _, s := range []string{"a:1", "[::1]:80", "10.0.0.1:65535", "a.b.:080", "::1:1", "[fe80::1%x]:1", ".:1", "a..:1"} {
 		f.Add(s)

@@ -90,6 +90,8 @@ func TestTheHeadOfAConnectRequest(t *testing.T) {
 	}
 }
 
+// FuzzFronts: a destination that SOCKS names is an authority, and what follows
+// a CONNECT head is the end of the input.
 func FuzzFronts(f *testing.F) {
 	f.Add([]byte("\x05\x01\x00\x05\x01\x00\x03\x01a\x00\x50"))
 	f.Add([]byte("CONNECT a:1 HTTP/1.1\r\n\r\n"))

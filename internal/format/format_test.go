@@ -355,6 +355,8 @@ func TestRenderingAllocatesNothing(t *testing.T) {
 	}
 }
 
+// FuzzCompile: a format keeps its source, appends to what is there, renders
+// constants as it says, and is valid JSON in JSON.
 func FuzzCompile(f *testing.F) {
 	for _, s := range []string{
 		istioDefault, "%REQ(a?b):12%", "%START_TIME(%s.%3f %E*S)%", "%CEL(a ? 'b)%' : c)%", "%%%", "%FILTER_STATE(a:FIELD:b):2%",

@@ -66,6 +66,7 @@ func TestParseIDAcceptsExactlyIstiosForm(t *testing.T) {
 	}
 }
 
+// FuzzParseID: an ID that is accepted is written as it was read.
 func FuzzParseID(f *testing.F) {
 	f.Add("spiffe://cluster.local/ns/app/sa/waypoint")
 	f.Add("spiffe://a/b/./..")

@@ -122,6 +122,8 @@ func templateRegex(src string) *regexp.Regexp {
 	return regexp.MustCompile("^" + src + `\z`)
 }
 
+// FuzzURITemplateAgreesWithEnvoysRegex: a template matches the paths that the
+// regular expression matches to which Envoy compiles it.
 func FuzzURITemplateAgreesWithEnvoysRegex(f *testing.F) {
 	f.Add("/a/*/{b=c/**}", "/a/x/c/y/z")
 	f.Add("/**/x.js", "/a/b/x.js")

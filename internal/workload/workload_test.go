@@ -259,6 +259,8 @@ func TestABrokenPolicyFailsClosed(t *testing.T) {
 	}
 }
 
+// FuzzDecode: an address is a workload or a service, and one that is added to
+// the table and removed leaves nothing.
 func FuzzDecode(f *testing.F) {
 	for _, b := range load(f, "testdata/addresses.json", func() proto.Message { return &workloadpb.Address{} }) {
 		f.Add(b)

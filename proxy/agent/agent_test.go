@@ -254,13 +254,28 @@ func TestSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
+// FuzzParse: there is a configuration with a role or an error, and the same
+// input gives the same.
 func FuzzParse(f *testing.F) {
 	f.Add("waypoint --concurrency 1", proxyConfig, podFiles["/etc/istio/pod/labels"])
 	f.Add("router --proxyLogLevel=a:b,c", "a_b: {c: 1}", "x=\"\\u00e9\"\n=\"\"")
-	f.Fuzz(func(_ *testing.T, args, config, labels string) {
+	f.Fuzz(func(t *testing.T, args, config, labels string) {
 		in := input("waypoint", podEnv("PROXY_CONFIG="+config), map[string]string{"/etc/istio/pod/labels": labels})
 		in.Args = strings.Fields(args)
-		_, _ = Parse(in)
+		c, err := Parse(in)
+		if (c == nil) == (err == nil) {
+			t.Fatalf("config %v, error %v", c, err)
+		}
+		again, err2 := Parse(in)
+		if (err == nil) != (err2 == nil) {
+			t.Fatalf("%v, then %v", err, err2)
+		}
+		if err != nil {
+			return
+		}
+		if c.Role == "" || c.Role != again.Role || !slices.Equal(c.Warnings, again.Warnings) {
+			t.Fatalf("%+v, then %+v", c, again)
+		}
 	})
 }
 

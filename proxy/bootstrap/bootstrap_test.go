@@ -7,6 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	bootstrapv3pb "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
 	"github.com/fairlead-mesh/fairlead/filters/builtin"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
@@ -184,6 +188,8 @@ func TestGoogleGRPC(t *testing.T) {
 	}
 }
 
+// FuzzParse: there is a configuration or an error, and what was accepted is
+// accepted in the form of proto's JSON, and is the same message.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(minimal))
 	f.Add([]byte(`{"node":{"id":"x"},"admin":{}}`))
@@ -192,7 +198,26 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := Parse(b, d)
 		if (c == nil) == (err == nil) {
-			t.Errorf("config %v, error %v", c, err)
+			t.Fatalf("config %v, error %v", c, err)
+		}
+		if err != nil {
+			return
+		}
+		m := &bootstrapv3pb.Bootstrap{}
+		if err := proto.Unmarshal(c.Raw, m); err != nil {
+			t.Fatal(err)
+		}
+		js, err := protojson.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := Parse(js, d)
+		if err != nil {
+			t.Fatalf("%s is accepted, and as JSON %v", b, err)
+		}
+		m2 := &bootstrapv3pb.Bootstrap{}
+		if err := proto.Unmarshal(again.Raw, m2); err != nil || !proto.Equal(m, m2) {
+			t.Fatalf("%v became %v, %v", m, m2, err)
 		}
 	})
 }

@@ -1,6 +1,9 @@
 package hcm
 
 import (
+	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -90,12 +93,80 @@ func TestEscapedSlashesAreFound(t *testing.T) {
 	}
 }
 
+// slowPath is canonicalPath by segments, for paths whose escapes are all well
+// formed.
+func slowPath(path string) (string, bool) {
+	var b strings.Builder
+	for i := 0; i < len(path); i++ {
+		c := path[i]
+		if c == '%' {
+			n, err := strconv.ParseUint(path[i+1:i+3], 16, 8)
+			if err != nil {
+				panic(err)
+			}
+			if n == 0 {
+				return "", false
+			}
+			if strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~", rune(n)) && n < 128 {
+				b.WriteByte(byte(n))
+			} else {
+				b.WriteString(path[i : i+3])
+			}
+			i += 2
+			continue
+		}
+		switch {
+		case c == 0:
+			return "", false
+		case c == '\\':
+			b.WriteByte('/')
+		case c <= ' ' || c >= 0x7f || strings.IndexByte("\"<>`{}|^#", c) >= 0:
+			fmt.Fprintf(&b, "%%%02X", c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	var out []string
+	segs := strings.Split(b.String()[1:], "/")
+	for i, s := range segs {
+		last := i == len(segs)-1
+		switch {
+		case s == "." && last:
+			out = append(out, "")
+		case s == ".":
+		case s == "..":
+			out = out[:max(0, len(out)-1)]
+			if last {
+				out = append(out, "")
+			}
+		default:
+			out = append(out, s)
+		}
+	}
+	return "/" + strings.Join(out, "/"), true
+}
+
+var malformedEscape = regexp.MustCompile(`%(?:$|[^0-9a-fA-F]|[0-9a-fA-F](?:$|[^0-9a-fA-F]))`) //nolint:forbidigo // a constant of the test
+
+// FuzzCanonicalPath: a slow reference by segments gives the same path; normal
+// paths are not changed again, and have no dot segments nor bytes that may not
+// stand in a path.
 func FuzzCanonicalPath(f *testing.F) {
 	for _, c := range canonicalCases {
 		f.Add(c.in)
 	}
 	f.Fuzz(func(t *testing.T, in string) {
 		out, ok := canonicalPath(in)
+		raw, query, hasQuery := strings.Cut(in, "?")
+		if raw != "" && raw[0] == '/' && !malformedEscape.MatchString(raw) {
+			want, wantOK := slowPath(raw)
+			if hasQuery {
+				want += "?" + query
+			}
+			if ok != wantOK || ok && out != want {
+				t.Errorf("%q: got %q, %t, want %q, %t", in, out, ok, want, wantOK)
+			}
+		}
 		if !ok {
 			return
 		}
@@ -109,8 +180,12 @@ func FuzzCanonicalPath(f *testing.F) {
 				t.Errorf("%q keeps a dot segment: %q", in, out)
 			}
 		}
-		if strings.ContainsAny(path, "\\ \"<>") {
+		if strings.ContainsAny(path, "\\ \"<>\x00") {
 			t.Errorf("%q keeps an unsafe character: %q", in, out)
+		}
+		merged := mergeSlashes(out)
+		if p, _, _ := strings.Cut(merged, "?"); strings.Contains(p, "//") || mergeSlashes(merged) != merged {
+			t.Errorf("%q is merged to %q", out, merged)
 		}
 	})
 }

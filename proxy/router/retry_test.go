@@ -1,6 +1,9 @@
 package router
 
 import (
+	"math"
+	"regexp"
+	"strconv"
 	"testing"
 	"time"
 
@@ -174,6 +177,10 @@ func TestGRPCTimeoutParsing(t *testing.T) {
 	}
 }
 
+var grpcTimeoutForm = regexp.MustCompile(`^([0-9]{1,8})([HMSmun])$`) //nolint:forbidigo // a constant of the test
+
+// FuzzRequestHeaders: the headers that set retries are taken out, and a gRPC
+// timeout is what its grammar says.
 func FuzzRequestHeaders(f *testing.F) {
 	f.Add("5xx,gateway-error", "14", "200,x", "1S")
 	f.Add("unavailable,,", "-1", ",", "99999999H")
@@ -188,8 +195,17 @@ func FuzzRequestHeaders(f *testing.F) {
 			t.Error("headers are left")
 		}
 		r.wouldRetryResponse(503, &h)
-		if d, ok := grpcTimeout(timeout); ok && d < 0 {
-			t.Errorf("%q is negative", timeout)
+		d, ok := grpcTimeout(timeout)
+		m := grpcTimeoutForm.FindStringSubmatch(timeout)
+		if ok != (m != nil) {
+			t.Fatalf("%q: %v, %t", timeout, d, ok)
+		}
+		if ok {
+			n, _ := strconv.Atoi(m[1])
+			unit := map[string]float64{"H": 3600, "M": 60, "S": 1, "m": 1e-3, "u": 1e-6, "n": 1e-9}[m[2]]
+			if want := min(float64(n)*unit, longest.Seconds()); d < 0 || n == 0 != (d == 0) || want >= 1e-3 && math.Abs(d.Seconds()-want) > want*1e-9 {
+				t.Errorf("%q is %v, want %v s", timeout, d, want)
+			}
 		}
 	})
 }

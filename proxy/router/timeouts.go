@@ -110,6 +110,9 @@ func takeMillis(h *message.Header, name string, remove bool) (time.Duration, boo
 	return time.Duration(n) * time.Millisecond, err == nil
 }
 
+// longest stands for timeouts beyond what a time.Duration holds.
+const longest = 100 * 365 * 24 * time.Hour
+
 // grpcTimeout parses "grpc-timeout": at most eight digits and a unit.
 func grpcTimeout(v string) (time.Duration, bool) {
 	if len(v) < 2 || len(v) > 9 {
@@ -135,6 +138,9 @@ func grpcTimeout(v string) (time.Duration, bool) {
 		u = time.Nanosecond
 	default:
 		return 0, false
+	}
+	if time.Duration(n) > longest/u {
+		return longest, true
 	}
 	d := time.Duration(n) * u
 	if n > 0 && d < time.Millisecond {

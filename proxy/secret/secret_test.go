@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"log/slog"
+	"maps"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -23,7 +24,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var ads = xdsresource.ConfigSource{ADS: true}
 
-func newCA(t *testing.T) *identity.DevCA {
+func newCA(t testing.TB) *identity.DevCA {
 	t.Helper()
 	ca, err := identity.NewDevCA("td")
 	if err != nil {
@@ -360,11 +361,46 @@ func TestRevocationListsAreChecked(t *testing.T) {
 	}
 }
 
+// FuzzParseCRLs: what is accepted has a list for each issuer, and written in
+// PEM it revokes the same.
 func FuzzParseCRLs(f *testing.F) {
 	f.Add([]byte("-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"))
+	ca := newCA(f)
+	for _, n := range []int64{0, 1, 77} {
+		l := &x509.RevocationList{Number: big.NewInt(n + 1), ThisUpdate: time.Unix(1, 0), NextUpdate: time.Unix(1e9, 0)}
+		if n > 0 {
+			l.RevokedCertificateEntries = []x509.RevocationListEntry{{SerialNumber: big.NewInt(n), RevocationTime: time.Unix(1, 0)}}
+		}
+		der, err := ca.SignCRL(l)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(der)
+		f.Add(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if cs, err := parseCRLs(b); err == nil && len(cs) == 0 {
-			t.Error("no list and no error")
+		cs, err := parseCRLs(b)
+		if err != nil {
+			return
+		}
+		if len(cs) == 0 {
+			t.Fatal("no list and no error")
+		}
+		var again bytes.Buffer
+		for issuer, c := range cs {
+			if issuer != string(c.list.RawIssuer) || len(c.revoked) > len(c.list.RevokedCertificateEntries) {
+				t.Fatalf("list of %q under %q, %d of %d", c.list.RawIssuer, issuer, len(c.revoked), len(c.list.RevokedCertificateEntries))
+			}
+			_ = pem.Encode(&again, &pem.Block{Type: "X509 CRL", Bytes: c.list.Raw})
+		}
+		cs2, err := parseCRLs(again.Bytes())
+		if err != nil || len(cs2) != len(cs) {
+			t.Fatalf("%d lists, in PEM %d, %v", len(cs), len(cs2), err)
+		}
+		for issuer, c := range cs {
+			if !maps.Equal(c.revoked, cs2[issuer].revoked) {
+				t.Fatalf("%v, in PEM %v", c.revoked, cs2[issuer].revoked)
+			}
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	listenerv3pb "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3pb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	tlsv3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -45,6 +46,8 @@ func check(t *testing.T, v any, err error) {
 	}
 }
 
+// FuzzDecode: a resource of each type is decoded or refused, always the same;
+// what is no message is refused, and what is accepted is accepted as JSON.
 func FuzzDecode(f *testing.F) {
 	for i, ft := range fuzzTypes {
 		for kind, url := range dumpTypes {
@@ -76,9 +79,24 @@ func FuzzDecode(f *testing.F) {
 		if (err == nil) != (err2 == nil) || (v == nil) != (again == nil) {
 			t.Fatalf("not deterministic: %v, %v", err, err2)
 		}
+		m := ft.new()
+		if proto.Unmarshal(b, m) != nil {
+			if err == nil {
+				t.Fatal("accepts what is no message")
+			}
+			return
+		}
+		js, jerr := protojson.Marshal(m)
+		if jerr != nil || err != nil {
+			return // an extension that is not linked, or already refused
+		}
+		if _, err := d.FromYAML(ft.url, js); err != nil {
+			t.Fatalf("%s is accepted, but in JSON %v", js, err)
+		}
 	})
 }
 
+// FuzzYAML: there is a resource or an error with a text, whatever the document.
 func FuzzYAML(f *testing.F) {
 	f.Add(byte(0), []byte(listenerWith(rds, "")))
 	f.Add(byte(1), []byte(`{name: r, virtual_hosts: [{name: v, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: c}}]}]}`))

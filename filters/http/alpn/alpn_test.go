@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/decodetest"
 )
 
 // config is what istiod sends to a gateway.
@@ -20,9 +21,11 @@ func TestIsAcceptedAndReported(t *testing.T) {
 	}
 }
 
+// FuzzDecode: both forms of a configuration give the same, and what is no
+// message is refused.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(config), true)
 	f.Fuzz(func(t *testing.T, b []byte, isJSON bool) {
-		_, _ = Factory{}.Decode(filters.Any{JSON: isJSON, Value: b}, nil)
+		_, _ = decodetest.Forms(t, filters.Any{TypeURL: typeURL, JSON: isJSON, Value: b}, Factory{}.Decode)
 	})
 }

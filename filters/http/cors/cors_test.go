@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/decodetest"
 	"github.com/fairlead-mesh/fairlead/filters/internal/explaintest"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
@@ -92,10 +93,12 @@ func TestWithoutAPolicyThereIsNothingToDo(t *testing.T) {
 	}
 }
 
+// FuzzDecode: both forms of a policy give the same, and with any of them the
+// only origin that a response allows is the one that asked.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(policy), true, "https://a.example.com")
 	f.Fuzz(func(t *testing.T, b []byte, isJSON bool, origin string) {
-		o, err := Factory{}.DecodeOverride(filters.Any{JSON: isJSON, Value: b}, nil)
+		o, err := decodetest.Forms(t, filters.Any{TypeURL: typeURLPolicy, JSON: isJSON, Value: b}, Factory{}.DecodeOverride)
 		if err != nil {
 			return
 		}
@@ -111,8 +114,12 @@ func FuzzDecode(f *testing.F) {
 		s.Info.Conn = &streaminfo.Conn{}
 		s.Request.Add("origin", origin)
 		s.SetChain([]filters.HTTPFilter{fl, upstream{}})
-		if _, err := filters.Start(s); err != nil {
+		r, err := filters.Start(s)
+		if err != nil {
 			t.Fatal(err)
+		}
+		if v, ok := r.Header.Lookup("access-control-allow-origin"); ok && (v != origin || !fl.(*filter).allowed(origin)) {
+			t.Fatalf("%q allows %q", origin, v)
 		}
 	})
 }

@@ -8,15 +8,18 @@ import (
 	"testing"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/decodetest"
 )
 
+// FuzzDecode: both forms of a configuration and of an override give the same,
+// and what is no message is refused.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(one("BLOCK")), true)
 	f.Add([]byte(`{"rules":[{"name":"r","regexes":[{"infoType":"X","pattern":"a(b|c)+d"}]}]}`), true)
 	f.Add([]byte("\x0a\x12\x0a\x01r\x12\x0dEMAIL_ADDRESS"), false)
 	f.Fuzz(func(t *testing.T, b []byte, js bool) {
-		_, _ = Factory{}.Decode(filters.Any{TypeURL: TypeURL, Value: b, JSON: js}, nil)
-		_, _ = Factory{}.DecodeOverride(filters.Any{TypeURL: PerRouteTypeURL, Value: b, JSON: js}, nil)
+		_, _ = decodetest.Forms(t, filters.Any{TypeURL: TypeURL, Value: b, JSON: js}, Factory{}.Decode)
+		_, _ = decodetest.Forms(t, filters.Any{TypeURL: PerRouteTypeURL, Value: b, JSON: js}, Factory{}.DecodeOverride)
 	})
 }
 

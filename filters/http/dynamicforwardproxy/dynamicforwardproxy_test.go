@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/decodetest"
 )
 
 func any(doc string) filters.Any { return filters.Any{JSON: true, Value: []byte(doc)} }
@@ -74,16 +75,17 @@ func TestRoutesMayRewriteTheAuthority(t *testing.T) {
 	}
 }
 
+// FuzzDecode: both forms of a configuration and of an override give the same,
+// what is no message is refused, and what is accepted compiles.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"dnsCacheConfig": {"name": "n"}}`), true)
 	f.Add([]byte(`{"hostRewriteHeader": "x"}`), true)
 	f.Fuzz(func(t *testing.T, b []byte, isJSON bool) {
-		a := filters.Any{JSON: isJSON, Value: b}
-		o, oerr := Factory{}.DecodeOverride(a, nil)
+		o, oerr := decodetest.Forms(t, filters.Any{TypeURL: perRouteTypeURL, JSON: isJSON, Value: b}, Factory{}.DecodeOverride)
 		if oerr != nil {
 			o = nil
 		}
-		c, err := Factory{}.Decode(a, nil)
+		c, err := decodetest.Forms(t, filters.Any{TypeURL: typeURL, JSON: isJSON, Value: b}, Factory{}.Decode)
 		if err != nil {
 			c = &Config{}
 		}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/decodetest"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
@@ -295,11 +296,13 @@ func TestHTTPServicesAreNotAskedAboutTunnels(t *testing.T) {
 	}
 }
 
+// FuzzDecode: both forms of a configuration give the same, what is no message is
+// refused, and what is accepted compiles and answers.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(httpSvc), true, uint16(200))
 	f.Add([]byte(grpcSvc), true, uint16(403))
 	f.Fuzz(func(t *testing.T, b []byte, isJSON bool, status uint16) {
-		c, err := Factory{}.Decode(filters.Any{JSON: isJSON, Value: b}, nil)
+		c, err := decodetest.Forms(t, filters.Any{TypeURL: typeURL, JSON: isJSON, Value: b}, Factory{}.Decode)
 		if err != nil {
 			return
 		}

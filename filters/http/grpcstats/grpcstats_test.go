@@ -1,6 +1,7 @@
 package grpcstats
 
 import (
+	"encoding/binary"
 	"strings"
 	"testing"
 
@@ -88,11 +89,20 @@ func TestOtherRequestsPassUntouched(t *testing.T) {
 	}
 }
 
+// FuzzParser: as many messages are counted in pieces as in one, and as a naive
+// walk finds.
 func FuzzParser(f *testing.F) {
 	f.Add([]byte(frame(3)+frame(0)), uint8(2))
 	f.Fuzz(func(t *testing.T, b []byte, size uint8) {
 		var whole, parts grpccount.Parser
 		want := whole.Count(b)
+		var naive uint64
+		for p := b; len(p) >= 5; naive++ {
+			p = p[min(5+uint64(binary.BigEndian.Uint32(p[1:])), uint64(len(p))):]
+		}
+		if want != naive {
+			t.Errorf("%d messages, naively %d", want, naive)
+		}
 		var got uint64
 		for n := int(size)%7 + 1; len(b) > 0; b = b[min(n, len(b)):] {
 			got += parts.Count(b[:min(n, len(b))])

@@ -209,6 +209,7 @@ func TestExplainsThatTheRequestBecomesGRPC(t *testing.T) {
 	}
 }
 
+// FuzzDecode: base64 text is decoded to the same however it is cut.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(b64(hello)), uint8(3))
 	f.Add([]byte("AA==AAA="), uint8(1))

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/decodetest"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
@@ -114,10 +115,12 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 }
 
+// FuzzDecode: both forms of a configuration give the same, what is no message is
+// refused, and no accepted mutation touches the path.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(xfcc), true)
 	f.Fuzz(func(t *testing.T, b []byte, isJSON bool) {
-		c, err := Factory{}.Decode(filters.Any{JSON: isJSON, Value: b}, nil)
+		c, err := decodetest.Forms(t, filters.Any{TypeURL: typeURL, JSON: isJSON, Value: b}, Factory{}.Decode)
 		if err != nil {
 			return
 		}

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/decodetest"
 	"github.com/fairlead-mesh/fairlead/filters/internal/istio/istiometrics"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
@@ -51,10 +52,12 @@ func TestRequestsRefusedByEarlierFiltersCount(t *testing.T) {
 	}
 }
 
+// FuzzDecode: both forms of a configuration give the same, what is no message is
+// refused, and what is accepted compiles.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"reporter":"SERVER_GATEWAY"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c, err := Factory{}.Decode(jsonAny(string(b)), nil)
+		c, err := decodetest.Forms(t, jsonAny(string(b)), Factory{}.Decode)
 		if err != nil {
 			return
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/decodetest"
 	"github.com/fairlead-mesh/fairlead/filters/internal/explaintest"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
@@ -399,10 +400,12 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 }
 
+// FuzzDecode: both forms of a configuration give the same, what is no message is
+// refused, and what is accepted compiles and ends every request.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(istio("")), true, "Bearer x.y.z", "/?access_token=a")
 	f.Fuzz(func(t *testing.T, b []byte, isJSON bool, header, path string) {
-		c, err := Factory{}.Decode(filters.Any{JSON: isJSON, Value: b}, nil)
+		c, err := decodetest.Forms(t, filters.Any{TypeURL: typeURL, JSON: isJSON, Value: b}, Factory{}.Decode)
 		if err != nil || slices.ContainsFunc(c.(*Config).Providers, func(p Provider) bool { return p.File != "" || p.Environment != "" }) {
 			return
 		}

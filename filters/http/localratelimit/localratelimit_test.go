@@ -204,6 +204,8 @@ func TestPassingDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// FuzzBucket: a bucket gives the tokens that its rate makes of the time that
+// passed, no more and no fewer.
 func FuzzBucket(f *testing.F) {
 	f.Add(uint32(3), uint32(2), uint16(100), uint32(12345))
 	f.Fuzz(func(t *testing.T, size, fill uint32, interval uint16, wait uint32) {

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/decodetest"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
@@ -357,13 +358,15 @@ func TestPassingDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// FuzzDecode: both forms of a configuration and of an override give the same,
+// what is no message is refused, and what is accepted compiles and decides.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(denyAdmin), true)
 	f.Add([]byte{10, 2, 8, 1}, false)
 	f.Fuzz(func(t *testing.T, b []byte, isJSON bool) {
 		a := filters.Any{TypeURL: typeURL, Value: b, JSON: isJSON}
-		_, _ = Factory{}.DecodeOverride(a, nil)
-		c, err := Factory{}.Decode(a, nil)
+		_, _ = decodetest.Forms(t, filters.Any{TypeURL: typeURLPerRoute, Value: b, JSON: isJSON}, Factory{}.DecodeOverride)
+		c, err := decodetest.Forms(t, a, Factory{}.Decode)
 		if err != nil {
 			return
 		}

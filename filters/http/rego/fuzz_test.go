@@ -4,16 +4,19 @@ import (
 	"testing"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/decodetest"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 )
 
+// FuzzDecode: both forms of a configuration and of an override give the same,
+// and what is no message is refused.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(conf(v1allow)), true)
 	f.Add([]byte(`{"policy":{"sources":[{"filename":"x"}]},"query":"a/b"}`), true)
 	f.Add([]byte("\x0a\x0f\x0a\x0d\x0a\x0bpackage a.b"), false)
 	f.Fuzz(func(t *testing.T, b []byte, js bool) {
-		_, _ = Factory{}.Decode(filters.Any{TypeURL: TypeURL, Value: b, JSON: js}, nil)
-		_, _ = Factory{}.DecodeOverride(filters.Any{TypeURL: PerRouteTypeURL, Value: b, JSON: js}, nil)
+		_, _ = decodetest.Forms(t, filters.Any{TypeURL: TypeURL, Value: b, JSON: js}, Factory{}.Decode)
+		_, _ = decodetest.Forms(t, filters.Any{TypeURL: PerRouteTypeURL, Value: b, JSON: js}, Factory{}.DecodeOverride)
 	})
 }
 

@@ -147,6 +147,8 @@ func TestDescriptorsOfAFile(t *testing.T) {
 	}
 }
 
+// FuzzGRPCBody: a request is answered or goes on, and then with the body it
+// came with.
 func FuzzGRPCBody(f *testing.F) {
 	fl := compileJSON(f, env(), conf(readsAll, `"protoDescriptorInline":"`+base64.StdEncoding.EncodeToString(descriptors(f))+`"`), "").(*filter)
 	f.Add(frame(0, "\x0a\x01a"), "gzip")

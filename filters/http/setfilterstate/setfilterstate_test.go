@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/decodetest"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
@@ -100,10 +101,12 @@ func TestClearRouteCache(t *testing.T) {
 	}
 }
 
+// FuzzDecode: both forms of a configuration give the same, what is no message is
+// refused, and what is accepted compiles and lets requests pass.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(connectAuthority), true)
 	f.Fuzz(func(t *testing.T, b []byte, isJSON bool) {
-		c, err := Factory{}.Decode(filters.Any{Value: b, JSON: isJSON}, nil)
+		c, err := decodetest.Forms(t, filters.Any{TypeURL: typeURL, JSON: isJSON, Value: b}, Factory{}.Decode)
 		if err != nil {
 			return
 		}

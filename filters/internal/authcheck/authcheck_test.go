@@ -260,6 +260,9 @@ func TestAQuestionLeavesNothingOut(t *testing.T) {
 	}
 }
 
+// FuzzAnswer: no answer of an authorizer that is taken for valid puts line
+// breaks or NUL into a field, nor a space, a line break or a fragment into the
+// path.
 func FuzzAnswer(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{0x0a, 2, 0x08, 7})

@@ -61,6 +61,8 @@ func TestEngineAgreesWithTheNaiveEvaluator(t *testing.T) {
 	t.Logf("%d pairs, %d with a matching policy", pairs, hits)
 }
 
+// FuzzEngineAgreesWithTheNaiveEvaluator: random rules decide random requests as
+// an evaluator of the naive kind does.
 func FuzzEngineAgreesWithTheNaiveEvaluator(f *testing.F) {
 	f.Add(uint64(1), uint64(2))
 	f.Fuzz(func(t *testing.T, a, b uint64) {
@@ -76,6 +78,8 @@ func FuzzEngineAgreesWithTheNaiveEvaluator(f *testing.F) {
 	})
 }
 
+// FuzzDecodeRules: rules that are decoded compile and decide, for requests and
+// for connections.
 func FuzzDecodeRules(f *testing.F) {
 	seed, _ := proto.Marshal(&rbacv3pb.RBAC{Policies: map[string]*rbacv3pb.Policy{"p": {
 		Permissions: []*rbacv3pb.Permission{{Rule: &rbacv3pb.Permission_Any{Any: true}}},

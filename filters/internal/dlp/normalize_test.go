@@ -170,6 +170,8 @@ func TestReplacementsInEscapedText(t *testing.T) {
 	}
 }
 
+// FuzzStreamInvariance: findings and output do not depend on how a text is cut,
+// and a text without findings is not changed.
 func FuzzStreamInvariance(f *testing.F) {
 	e := everything(f)
 	for i, s := range samples {

@@ -147,6 +147,7 @@ func TestTheVerdictDoesNotDependOnCuts(t *testing.T) {
 	}
 }
 
+// FuzzChunkInvariance: findings and output do not depend on how a text is cut.
 func FuzzChunkInvariance(f *testing.F) {
 	e := everything(f)
 	for i, s := range samples {

@@ -111,6 +111,7 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
+// FuzzParseAddress: an address that is read and written is read as the same.
 func FuzzParseAddress(f *testing.F) {
 	for _, s := range []string{"1.2.3.4:5", "[::1]:80", "[::ffff:1.2.3.4]:1", "host:80", "[fe80::1%25eth0]:80", ""} {
 		f.Add(s)

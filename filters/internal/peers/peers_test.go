@@ -3,6 +3,7 @@ package peers
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -85,15 +86,105 @@ func TestGatewaysOfOtherNetworksHaveNoWorkload(t *testing.T) {
 	}
 }
 
-func FuzzDescriptions(f *testing.F) {
-	f.Add("service.name=a,k8s.pod.name=b")
-	f.Add(Exchange(&streaminfo.Peer{Workload: "w", CanonicalName: "c"}))
-	f.Fuzz(func(t *testing.T, s string) {
-		if p := parseBaggage(s); p != nil {
-			if q := parseBaggage(Baggage(p)); q != nil && q.Namespace != p.Namespace && len(p.Namespace) > 0 && q.Namespace != "" {
-				t.Errorf("%q: namespace %q became %q", s, p.Namespace, q.Namespace)
+// naiveBaggage reads what W3C Baggage says of a workload: the last member with a
+// key wins, only printable ASCII counts, the first 64 members are read.
+func naiveBaggage(s string) map[string]string {
+	keys := map[string]string{
+		"k8s.namespace.name": "ns", "k8s.cluster.name": "cluster", "service.name": "service", "service.version": "version", "app.name": "app", "app.version": "appversion",
+		"k8s.instance.name": "instance", "cloud.region": "region", "cloud.availability_zone": "zone",
+		"k8s.deployment.name": "deployment", "k8s.pod.name": "pod", "k8s.cronjob.name": "cronjob", "k8s.job.name": "job",
+	}
+	out := map[string]string{}
+	for i, m := range strings.Split(s, ",") {
+		if i >= maxMembers {
+			break
+		}
+		k, v, ok := strings.Cut(strings.Split(m, ";")[0], "=")
+		k, v = strings.TrimSpace(k), strings.TrimSpace(v)
+		what, known := keys[k]
+		if !ok || !known || strings.IndexFunc(v, func(r rune) bool { return r < '!' || r > '~' }) >= 0 {
+			continue
+		}
+		switch what {
+		case "deployment", "pod", "cronjob", "job":
+			out["workload"], out["type"] = v, what
+		default:
+			out[what] = v
+		}
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	for _, twin := range [][2]string{{"service", "app"}, {"version", "appversion"}} {
+		for _, t := range [][2]string{twin, {twin[1], twin[0]}} {
+			if out[t[0]] == "" {
+				out[t[0]] = out[t[1]]
 			}
 		}
-		parseExchange(s, []string{"x"})
+	}
+	return out
+}
+
+func same(p *streaminfo.Peer, m map[string]string) bool {
+	return p.Namespace == m["ns"] && p.ClusterID == m["cluster"] && p.CanonicalName == m["service"] && p.CanonicalRevision == m["version"] && p.AppName == m["app"] && p.AppVersion == m["appversion"] &&
+		p.InstanceName == m["instance"] && p.Region == m["region"] && p.Zone == m["zone"] && p.Workload == m["workload"] && p.WorkloadType == m["type"]
+}
+
+// FuzzBaggage: a naive reader of W3C Baggage finds the same workload, and what is
+// written about it is read as the same again, but for values with a "=".
+func FuzzBaggage(f *testing.F) {
+	f.Add("service.name=a,k8s.pod.name=b")
+	f.Add(" app.name = x ;p=1,cloud.region=r=s,k8s.job.name=,k8s.namespace.name=\u00fc,=,,")
+	f.Add(Baggage(&streaminfo.Peer{Workload: "w", WorkloadType: "deployment", CanonicalName: "c", AppName: "a", Zone: "z"}))
+	f.Fuzz(func(t *testing.T, s string) {
+		p, want := parseBaggage(s), naiveBaggage(s)
+		if (p == nil) != (want == nil) {
+			t.Fatalf("%q: %+v, naively %v", s, p, want)
+		}
+		if p == nil {
+			return
+		}
+		if !same(p, want) {
+			t.Fatalf("%q: %+v, naively %v", s, p, want)
+		}
+		for _, v := range want {
+			if strings.Contains(v, "=") {
+				return
+			}
+		}
+		q := parseBaggage(Baggage(p))
+		if q == nil {
+			q = &streaminfo.Peer{}
+		}
+		if q.WorkloadType == "" || q.Workload == "" {
+			q.Workload, q.WorkloadType, p.Workload, p.WorkloadType = "", "", "", ""
+		}
+		if d := cmp.Diff(p, q, ignoreID); d != "" {
+			t.Fatalf("%q: %s", s, d)
+		}
+	})
+}
+
+// FuzzExchange: metadata that is read and written is read as the same again, of
+// the workload types known, and what is written is base64 of a Struct.
+func FuzzExchange(f *testing.F) {
+	f.Add(Exchange(&streaminfo.Peer{Workload: "w", WorkloadType: "deployment", CanonicalName: "c", Labels: map[string]string{"x": "y"}}))
+	f.Add("AAAA")
+	f.Fuzz(func(t *testing.T, s string) {
+		p := parseExchange(s, []string{"x"})
+		if p == nil {
+			return
+		}
+		out := Exchange(p)
+		q := parseExchange(out, []string{"x"})
+		if q == nil {
+			t.Fatalf("%q: %+v is written as %q", s, p, out)
+		}
+		if strings.ContainsAny(p.Workload+p.Namespace, "/") {
+			p.WorkloadType, q.WorkloadType = "", ""
+		}
+		if d := cmp.Diff(p, q, ignoreID, cmpopts.IgnoreFields(streaminfo.Peer{}, "Region", "Zone")); d != "" {
+			t.Fatalf("%q: %s", s, d)
+		}
 	})
 }

@@ -79,6 +79,7 @@ func TestEncryptedConnectionsAreLeftAlone(t *testing.T) {
 	}
 }
 
+// FuzzInspect: once the protocol is decided, more bytes do not change it.
 func FuzzInspect(f *testing.F) {
 	f.Add([]byte("GET / HTTP/1.1\r\n"))
 	f.Add([]byte(preface))

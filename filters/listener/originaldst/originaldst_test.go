@@ -1,7 +1,10 @@
 package originaldst
 
 import (
+	"net"
 	"net/netip"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/fairlead-mesh/fairlead/filters"
@@ -69,18 +72,53 @@ func TestEndpointMetadataNamesTheDestination(t *testing.T) {
 	}
 }
 
+// FuzzAuthority: the destination is what net says the tunnel's address is, else
+// the name and port of its authority, else the socket's own; a remote address
+// changes only to what net says it is.
 func FuzzAuthority(f *testing.F) {
-	f.Add("1.2.3.4:5", "svc:80")
-	f.Add("[::1]:1", ":")
-	f.Fuzz(func(t *testing.T, local, authority string) {
-		c := &filters.Connection{Info: &streaminfo.Info{Conn: &streaminfo.Conn{}}}
-		c.Info.Conn.FilterState.Set(filterobjects.OriginalDstLocal, streaminfo.String(local), streaminfo.SharingNone)
-		c.Info.Conn.FilterState.Set(filterobjects.ConnectAuthority, streaminfo.String(authority), streaminfo.SharingNone)
+	f.Add("1.2.3.4:5", "svc:80", "")
+	f.Add("[::1]:1", ":", "9.9.9.9:9")
+	f.Add("", "a:65536", "x")
+	own := netip.MustParseAddrPort("127.0.0.1:15006")
+	f.Fuzz(func(t *testing.T, local, authority, remote string) {
+		c := &filters.Connection{Info: &streaminfo.Info{Conn: &streaminfo.Conn{Local: own, Remote: own, DirectRemote: own}}}
+		for k, v := range map[string]string{filterobjects.OriginalDstLocal: local, filterobjects.ConnectAuthority: authority, filterobjects.OriginalDstRemote: remote} {
+			c.Info.Conn.FilterState.Set(k, streaminfo.String(v), streaminfo.SharingNone)
+		}
 		if err := (filter{}).OnAccept(c); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := (Factory{}).Decode(filters.Any{Value: []byte(local)}, nil); err != nil {
-			return
+		want, name := own, ""
+		if a, ok := address(local); ok {
+			want = a
+		} else if i := strings.LastIndex(authority, ":"); i >= 0 {
+			if n, err := strconv.ParseUint(authority[i+1:], 10, 16); err == nil {
+				want, name = netip.AddrPortFrom(netip.Addr{}, uint16(n)), authority
+			}
+		}
+		if got := c.Info.Conn; got.Local != want || got.LocalName != name {
+			t.Fatalf("%q, %q: %v %q, want %v %q", local, authority, got.Local, got.LocalName, want, name)
+		}
+		wantRemote := own
+		if a, ok := address(remote); ok {
+			wantRemote = a
+		}
+		if got := c.Info.Conn; got.Remote != wantRemote || got.DirectRemote != wantRemote {
+			t.Fatalf("%q: %v, want %v", remote, got.Remote, wantRemote)
 		}
 	})
+}
+
+// address is what package net takes for an IP address with a port.
+func address(s string) (netip.AddrPort, bool) {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil || strings.Contains(host, "%") {
+		return netip.AddrPort{}, false
+	}
+	ip, err := netip.ParseAddr(host)
+	n, err2 := strconv.ParseUint(port, 10, 16)
+	if err != nil || err2 != nil || ip.Is6() != strings.HasPrefix(s, "[") {
+		return netip.AddrPort{}, false
+	}
+	return netip.AddrPortFrom(ip.Unmap(), uint16(n)), true
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/decodetest"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
 
@@ -133,10 +134,12 @@ func TestDecidingDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// FuzzDecode: both forms of a configuration give the same, what is no message is
+// refused, and what is accepted compiles and decides.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(denyPort), true)
 	f.Fuzz(func(t *testing.T, b []byte, isJSON bool) {
-		c, err := Factory{}.Decode(filters.Any{TypeURL: typeURL, Value: b, JSON: isJSON}, nil)
+		c, err := decodetest.Forms(t, filters.Any{TypeURL: typeURL, JSON: isJSON, Value: b}, Factory{}.Decode)
 		if err != nil {
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/decodetest"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
 
@@ -75,10 +76,12 @@ func TestOnDownstreamDataIsRefused(t *testing.T) {
 	}
 }
 
+// FuzzDecode: both forms of a configuration give the same, what is no message is
+// refused, and what is accepted compiles and takes a connection.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"onNewConnection":[{"objectKey":"k","factoryKey":"envoy.string","formatString":{"textFormatSource":{"inlineString":"x"}}}]}`), true)
 	f.Fuzz(func(t *testing.T, b []byte, isJSON bool) {
-		c, err := Factory{}.Decode(filters.Any{Value: b, JSON: isJSON}, nil)
+		c, err := decodetest.Forms(t, filters.Any{TypeURL: typeURL, JSON: isJSON, Value: b}, Factory{}.Decode)
 		if err != nil {
 			return
 		}

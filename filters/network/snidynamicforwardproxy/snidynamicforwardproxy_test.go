@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/decodetest"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
 
@@ -43,10 +44,12 @@ func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
 	}
 }
 
+// FuzzDecode: both forms of a configuration give the same, what is no message is
+// refused, and what is accepted compiles.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"dnsCacheConfig": {"name": "n"}, "portValue": 443}`), true)
 	f.Fuzz(func(t *testing.T, b []byte, isJSON bool) {
-		c, err := Factory{}.Decode(filters.Any{JSON: isJSON, Value: b}, nil)
+		c, err := decodetest.Forms(t, filters.Any{TypeURL: typeURL, JSON: isJSON, Value: b}, Factory{}.Decode)
 		if err != nil {
 			return
 		}

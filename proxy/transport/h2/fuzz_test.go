@@ -95,6 +95,8 @@ func checkEmpty(t *testing.T, c *conn) {
 	}
 }
 
+// FuzzServer: whatever frames come, the connection ends with its input, keeps
+// to its limits, and gives back streams, buffers and windows.
 func FuzzServer(f *testing.F) {
 	seeds(f, "testdata/server.txtar")
 	f.Fuzz(func(t *testing.T, in []byte) {
@@ -126,6 +128,8 @@ func FuzzServer(f *testing.F) {
 	})
 }
 
+// FuzzClient: whatever a server sends, requests and connection end, and
+// streams, buffers and windows are given back.
 func FuzzClient(f *testing.F) {
 	seeds(f, "testdata/client.txtar")
 	f.Fuzz(func(t *testing.T, in []byte) {
@@ -156,7 +160,8 @@ func FuzzClient(f *testing.F) {
 	})
 }
 
-// Our parser and x/net's agree on where frames begin and which are too large.
+// FuzzFrameHeadersAgreeWithXNet: our parser and x/net's agree on where frames
+// begin and which are too large.
 func FuzzFrameHeadersAgreeWithXNet(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 1, 0xf0, 0, 0, 0, 0, 9, 'x'})
 	f.Fuzz(func(t *testing.T, in []byte) {

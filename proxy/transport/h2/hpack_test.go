@@ -265,6 +265,8 @@ func TestHpackDoesNotAllocateInTheSteadyState(t *testing.T) {
 	}
 }
 
+// FuzzHpackDecodeAgreesWithXNet: two blocks are decoded, by one table, to the
+// fields that x/net finds, or both refuse them.
 func FuzzHpackDecodeAgreesWithXNet(f *testing.F) {
 	f.Add([]byte{0x82, 0x86, 0x84, 0x41, 0x8c, 0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4, 0xff}, []byte{0xbe})
 	f.Add([]byte{0x40, 3, 'x', '-', 'a', 3, 'o', 'n', 'e'}, []byte{0xbe, 0x3f, 0x01, 0x20})

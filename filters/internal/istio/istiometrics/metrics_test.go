@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/internal/decodetest"
 	"github.com/fairlead-mesh/fairlead/filters/internal/grpccount"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
@@ -301,14 +302,16 @@ func BenchmarkRequest(b *testing.B) {
 	}
 }
 
+// FuzzDecode: both forms of a configuration give the same, what is no message is
+// refused, and what is accepted counts a request.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"reporter":"SERVER_GATEWAY","metrics":[{"name":"requests_total","dimensions":{"a":"request.host"},"tagsToRemove":["reporter"]}]}`), true)
 	f.Fuzz(func(t *testing.T, b []byte, isJSON bool) {
-		c, err := Decode(filters.Any{JSON: isJSON, Value: b}, nil)
+		c, err := decodetest.Forms(t, filters.Any{TypeURL: TypeURL, JSON: isJSON, Value: b}, func(a filters.Any, d *filters.Decoding) (filters.Config, error) { return Decode(a, d) })
 		if err != nil {
 			return
 		}
-		ms := New(&filters.Env{Stats: (&stats.Registry{}).Scope("")}, c)
+		ms := New(&filters.Env{Stats: (&stats.Registry{}).Scope("")}, c.(*Config))
 		s := stream()
 		ms.Request(s, s.NewResponse(), nil)
 	})

@@ -1,0 +1,207 @@
+package archtest
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// parsers must have a fuzz target: what reads bytes of clients, upstreams,
+// peers, the control plane or operators.
+var parsers = map[string][]string{
+	"proxy/transport/h1":                     {"FuzzRequestHead", "FuzzResponseHead", "FuzzChunked"},
+	"proxy/transport/h2":                     {"FuzzServer", "FuzzClient", "FuzzHpackDecodeAgreesWithXNet", "FuzzFrameHeadersAgreeWithXNet"},
+	"proxy/transport":                        {"FuzzAuthority"},
+	"proxy/hcm":                              {"FuzzCanonicalPath", "FuzzXFCC"},
+	"proxy/router":                           {"FuzzRequestHeaders"},
+	"proxy/tlscontext":                       {"FuzzDistinguishedName"},
+	"proxy/secret":                           {"FuzzParseCRLs"},
+	"proxy/bootstrap":                        {"FuzzParse"},
+	"proxy/agent":                            {"FuzzParse"},
+	"proxy":                                  {"FuzzQuestion"},
+	"xdsclient":                              {"FuzzBookkeeping"},
+	"xdsclient/xdsresource":                  {"FuzzDecode", "FuzzYAML"},
+	"routing":                                {"FuzzMatchAgreesWithTheReference"},
+	"internal/tracing":                       {"FuzzTraceparent"},
+	"internal/otlp":                          {"FuzzCollectorAnswer"},
+	"internal/format":                        {"FuzzCompile"},
+	"internal/identity":                      {"FuzzParseID"},
+	"internal/matcher":                       {"FuzzRegexShortcuts", "FuzzURITemplateAgreesWithEnvoysRegex"},
+	"internal/workload":                      {"FuzzDecode"},
+	"filters/internal/peers":                 {"FuzzBaggage", "FuzzExchange"},
+	"filters/internal/authz":                 {"FuzzDecodeRules", "FuzzEngineAgreesWithTheNaiveEvaluator"},
+	"filters/internal/authcheck":             {"FuzzAnswer"},
+	"filters/internal/dlp":                   {"FuzzStreamInvariance", "FuzzChunkInvariance"},
+	"filters/internal/filterobjects":         {"FuzzParseAddress"},
+	"filters/internal/istio/istiometrics":    {"FuzzDecode"},
+	"filters/http/dlp":                       {"FuzzDo", "FuzzGRPC"},
+	"filters/http/grpcstats":                 {"FuzzParser"},
+	"filters/http/grpcweb":                   {"FuzzDecode"},
+	"filters/http/jwtauthn":                  {"FuzzDecode", "FuzzParse", "FuzzAMutatedTokenIsNeverAccepted"},
+	"filters/http/rego":                      {"FuzzDo", "FuzzGRPCBody", "FuzzReadBundle"},
+	"filters/listener/proxyprotocol":         {"FuzzParse"},
+	"filters/listener/httpinspector":         {"FuzzInspect"},
+	"filters/listener/tlsinspector":          {"FuzzParse"},
+	"filters/listener/originaldst":           {"FuzzAuthority"},
+	"filters/network/snidynamicforwardproxy": {"FuzzDecode"},
+	"ztunnel":                                {"FuzzParse", "FuzzSplitAuthority", "FuzzFronts"},
+	"conformance/behaviour":                  {"FuzzParse"},
+	"bench/h2wire":                           {"FuzzReadFrame"},
+}
+
+// fuzzTargets finds every func FuzzXxx(*testing.F) below the root, with its doc
+// comment as one line.
+func fuzzTargets(t *testing.T) map[[2]string]string {
+	t.Helper()
+	root := filepath.Join("..", "..")
+	found := map[[2]string]string{}
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && p != root && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "bin"):
+			return filepath.SkipDir
+		case d.IsDir() || !strings.HasSuffix(p, "_test.go"):
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), p, nil, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(root, filepath.Dir(p))
+		for _, d := range f.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if ok && fn.Recv == nil && strings.HasPrefix(fn.Name.Name, "Fuzz") && len(fn.Type.Params.List) == 1 {
+				found[[2]string{filepath.ToSlash(rel), fn.Name.Name}] = strings.Join(strings.Fields(fn.Doc.Text()), " ")
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// TestEveryFuzzTargetIsInTheLedger holds docs/fuzzing.md to the source: it lists
+// all targets with the oracles that their comments name, and each has been run.
+func TestEveryFuzzTargetIsInTheLedger(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "fuzzing.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := map[[2]string][]string{}
+	for line := range strings.Lines(string(doc)) {
+		cells := strings.Split(strings.Trim(line, "|\n"), " | ")
+		if len(cells) == 7 && strings.HasPrefix(line, "| `") {
+			listed[[2]string{strings.Trim(cells[0], " `"), strings.Trim(cells[1], " `")}] = cells
+		}
+	}
+	found := fuzzTargets(t)
+	if len(found) < 70 {
+		t.Fatalf("only %d targets are found", len(found))
+	}
+	for k, oracle := range found {
+		cells := listed[k]
+		if cells == nil {
+			t.Errorf("%s %s is not in docs/fuzzing.md: make fuzz FUZZ='%s.%s$'", k[0], k[1], k[0], k[1])
+			continue
+		}
+		want := strings.TrimLeft(strings.TrimPrefix(oracle, k[1]), ": ")
+		if want == "" || strings.TrimSpace(cells[2]) != strings.ReplaceAll(want, "|", "&#124;") {
+			t.Errorf("%s %s: docs/fuzzing.md says %q, the comment %q", k[0], k[1], cells[2], want)
+		}
+		if n, err := strconv.ParseInt(strings.ReplaceAll(strings.TrimSpace(cells[5]), ",", ""), 10, 64); err != nil || n == 0 {
+			t.Errorf("%s %s has never been run: make fuzz FUZZ='%s.%s$'", k[0], k[1], k[0], k[1])
+		}
+	}
+	for k := range listed {
+		if _, ok := found[k]; !ok {
+			t.Errorf("docs/fuzzing.md lists %s %s, which is not there", k[0], k[1])
+		}
+	}
+}
+
+func TestEveryParserIsFuzzed(t *testing.T) {
+	found := fuzzTargets(t)
+	for pkg, names := range parsers {
+		for _, name := range names {
+			if _, ok := found[[2]string{pkg, name}]; !ok {
+				t.Errorf("%s: %s is gone", pkg, name)
+			}
+		}
+	}
+}
+
+// unwatched packages start goroutines without a check for leaks.
+var unwatched = map[string]string{
+	"cmd/fairlead":         "its tests run the binary",
+	"examples/httpfilter":  "",
+	"filters/internal/dlp": "",
+}
+
+// starters are what starts a goroutine besides the go statement.
+var starters = []string{"Go", "AfterFunc"}
+
+// TestPackagesThatStartGoroutinesLookForLeaks asks for goleak in TestMain of
+// every package whose code or tests have a go statement or a WaitGroup's Go.
+func TestPackagesThatStartGoroutinesLookForLeaks(t *testing.T) {
+	root := filepath.Join("..", "..")
+	starts, watched := map[string]bool{}, map[string]bool{}
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		rel, _ := filepath.Rel(root, p)
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && p != root && (strings.HasPrefix(d.Name(), ".") || slices.Contains([]string{"testdata", "bin", "bench", "conformance", "tools"}, rel)):
+			return filepath.SkipDir
+		case d.IsDir() || !strings.HasSuffix(p, ".go"):
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), p, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		dir := filepath.ToSlash(filepath.Dir(rel))
+		ast.Inspect(f, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.GoStmt:
+				starts[dir] = true
+			case *ast.CallExpr:
+				sel, ok := n.Fun.(*ast.SelectorExpr)
+				if !ok {
+					break
+				}
+				x, _ := sel.X.(*ast.Ident)
+				starts[dir] = starts[dir] || slices.Contains(starters, sel.Sel.Name)
+				watched[dir] = watched[dir] || strings.HasSuffix(p, "_test.go") && x != nil && x.Name == "goleak" && sel.Sel.Name == "VerifyTestMain"
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir := range starts {
+		why, known := unwatched[dir]
+		switch {
+		case watched[dir] && known:
+			t.Errorf("%s looks for leaks: take it out of the list", dir)
+		case !watched[dir] && !known:
+			t.Errorf("%s starts goroutines: its TestMain must call goleak.VerifyTestMain", dir)
+		case !watched[dir] && why == "":
+			t.Errorf("%s: say why it need not", dir)
+		}
+	}
+	if len(starts) < 20 {
+		t.Errorf("only %d packages start goroutines", len(starts))
+	}
+}

@@ -1,0 +1,169 @@
+// Command fuzz runs every fuzz target of the repository, one after the other,
+// and keeps the ledger in docs/fuzzing.md: what each target holds its parser
+// to, how many inputs it knows, and how often it has been executed.
+//
+// A target is any func FuzzXxx(f *testing.F) in a _test.go file; its doc
+// comment is its oracle. Targets are found in the source, so none is forgotten.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+func main() {
+	root := flag.String("root", "..", "`directory` of the repository")
+	each := flag.Duration("time", 0, "`time` to fuzz each target; 0 writes the table only")
+	only := flag.String("only", "", "fuzz the targets only whose package and name match this `regexp`")
+	keep := flag.Int("keep", 6, "keep so `many` found inputs of a target in its testdata/fuzz")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, *root, *each, *only, *keep); err != nil {
+		fmt.Fprintln(os.Stderr, "fuzz:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, root string, each time.Duration, only string, keep int) error {
+	match, err := regexp.Compile(only)
+	if err != nil {
+		return err
+	}
+	targets, err := find(root)
+	if err != nil {
+		return err
+	}
+	doc := filepath.Join(root, "docs", "fuzzing.md")
+	text, err := os.ReadFile(doc)
+	if err != nil {
+		return err
+	}
+	led, err := readLedger(string(text))
+	if err != nil {
+		return fmt.Errorf("%s: %w", doc, err)
+	}
+	led.adopt(targets)
+	save := func() error { return os.WriteFile(doc, []byte(led.String()), 0o644) }
+	if err := save(); err != nil {
+		return err
+	}
+	var failed []string
+	for i := range led.rows {
+		r := &led.rows[i]
+		if each == 0 || !match.MatchString(r.Package+"."+r.Name) || ctx.Err() != nil {
+			continue
+		}
+		out, err := fuzz(ctx, root, r.target, each)
+		res := parseOutput(out)
+		fmt.Printf("%s %s: %d executions, corpus of %d\n", r.Package, r.Name, res.execs, res.corpus)
+		if err != nil && ctx.Err() == nil {
+			failed = append(failed, r.Package+"."+r.Name)
+			fmt.Println(out)
+		}
+		if res.execs > 0 {
+			r.executions += res.execs
+			r.corpus = res.corpus
+			r.last = time.Now().UTC().Format(time.DateOnly)
+		}
+		if err := keepCorpus(root, r.target, keep); err != nil {
+			return err
+		}
+		r.committed = committed(root, r.target)
+		if err := save(); err != nil {
+			return err
+		}
+	}
+	if len(failed) > 0 {
+		return fmt.Errorf("failed: %s", strings.Join(failed, ", "))
+	}
+	return ctx.Err()
+}
+
+// fuzz runs one target and returns what it printed.
+func fuzz(ctx context.Context, root string, t target, each time.Duration) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", "test", "-run=^$", "-fuzz=^"+t.Name+"$", "-fuzztime="+each.String(),
+		"-fuzzminimizetime=2s", "-parallel=1", "./"+t.dirInModule())
+	cmd.Dir = filepath.Join(root, t.Module)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// keepCorpus copies some of the inputs that were found beside the target, up to
+// keep in all: small ones, spread over the time of their discovery, because
+// late ones got furthest.
+func keepCorpus(root string, t target, keep int) error {
+	const largest = 1 << 10
+	dst := filepath.Join(root, t.Package, "testdata", "fuzz", t.Name)
+	room := keep - committed(root, t)
+	if room <= 0 {
+		return nil
+	}
+	cache, err := exec.Command("go", "env", "GOCACHE").Output()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command("go", "list", "./"+t.dirInModule())
+	cmd.Dir = filepath.Join(root, t.Module)
+	path, err := cmd.Output()
+	if err != nil {
+		return err
+	}
+	src := filepath.Join(strings.TrimSpace(string(cache)), "fuzz", strings.TrimSpace(string(path)), t.Name)
+	entries, err := os.ReadDir(src)
+	if os.IsNotExist(err) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	type input struct {
+		name string
+		at   time.Time
+	}
+	var found []input
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		if _, err := os.Stat(filepath.Join(dst, e.Name())); err != nil && info.Size() <= largest {
+			found = append(found, input{e.Name(), info.ModTime()})
+		}
+	}
+	slices.SortFunc(found, func(a, b input) int {
+		if c := a.at.Compare(b.at); c != 0 {
+			return c
+		}
+		return strings.Compare(a.name, b.name)
+	})
+	for i := range min(room, len(found)) {
+		f := found[len(found)-1-i*len(found)/min(room, len(found))]
+		b, err := os.ReadFile(filepath.Join(src, f.name))
+		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(dst, 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dst, f.name), b, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// committed counts the inputs that are kept beside the target.
+func committed(root string, t target) int {
+	entries, _ := os.ReadDir(filepath.Join(root, t.Package, "testdata", "fuzz", t.Name))
+	return len(entries)
+}
