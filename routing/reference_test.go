@@ -226,6 +226,8 @@ func TestIndexAgreesWithTheReference(t *testing.T) {
 	}
 }
 
+// FuzzMatchAgreesWithTheReference: a random table routes random requests as a
+// linear reference does.
 func FuzzMatchAgreesWithTheReference(f *testing.F) {
 	f.Add(uint64(1), uint64(2))
 	f.Fuzz(compareWithReference)
