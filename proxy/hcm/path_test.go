@@ -146,7 +146,7 @@ func slowPath(path string) (string, bool) {
 	return "/" + strings.Join(out, "/"), true
 }
 
-var malformedEscape = regexp.MustCompile(`%(?:$|[^0-9a-fA-F]|[0-9a-fA-F](?:$|[^0-9a-fA-F]))`) //nolint:forbidigo // a constant of the test
+var malformedEscape = regexp.MustCompile(`%(?:$|[^0-9a-fA-F]|[0-9a-fA-F](?:$|[^0-9a-fA-F]))`)
 
 // FuzzCanonicalPath: a slow reference by segments gives the same path; normal
 // paths are not changed again, and have no dot segments nor bytes that may not

@@ -177,7 +177,7 @@ func TestGRPCTimeoutParsing(t *testing.T) {
 	}
 }
 
-var grpcTimeoutForm = regexp.MustCompile(`^([0-9]{1,8})([HMSmun])$`) //nolint:forbidigo // a constant of the test
+var grpcTimeoutForm = regexp.MustCompile(`^([0-9]{1,8})([HMSmun])$`)
 
 // FuzzRequestHeaders: the headers that set retries are taken out, and a gRPC
 // timeout is what its grammar says.

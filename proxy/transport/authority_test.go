@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-var authorityGrammar = regexp.MustCompile(`^(?:\[[0-9a-fA-F:.]{2,}\]|[!$%&'()*+\-.;=_~0-9a-zA-Z]+)(?::([0-9]{1,5}))?$`) //nolint:forbidigo // a constant of the test
+var authorityGrammar = regexp.MustCompile(`^(?:\[[0-9a-fA-F:.]{2,}\]|[!$%&'()*+\-.;=_~0-9a-zA-Z]+)(?::([0-9]{1,5}))?$`)
 
 func grammar(s string, needPort bool) bool {
 	m := authorityGrammar.FindStringSubmatch(s)

@@ -118,6 +118,18 @@ func equal(a, b reflect.Value, depth int) bool {
 			return equal(a.Elem().FieldByName("expr"), b.Elem().FieldByName("expr"), depth)
 		}
 		return equal(a.Elem(), b.Elem(), depth)
+	case reflect.Struct, reflect.Slice, reflect.Array, reflect.Map:
+		return equalParts(a, b, depth)
+	case reflect.Float32, reflect.Float64:
+		x, y := a.Float(), b.Float()
+		return x == y || x != x && y != y
+	}
+	return a.Equal(b)
+}
+
+// equalParts compares what a and b, of one type, are made of.
+func equalParts(a, b reflect.Value, depth int) bool {
+	switch a.Kind() { //nolint:exhaustive // equal's callers
 	case reflect.Struct:
 		for i := range a.NumField() {
 			if !equal(a.Field(i), b.Field(i), depth) {
@@ -125,29 +137,21 @@ func equal(a, b reflect.Value, depth int) bool {
 			}
 		}
 		return true
-	case reflect.Slice, reflect.Array:
-		if a.Len() != b.Len() {
-			return false
-		}
-		for i := range a.Len() {
-			if !equal(a.Index(i), b.Index(i), depth) {
-				return false
-			}
-		}
-		return true
 	case reflect.Map:
-		if a.Len() != b.Len() {
-			return false
-		}
 		for _, k := range a.MapKeys() {
 			if !equal(a.MapIndex(k), b.MapIndex(k), depth) {
 				return false
 			}
 		}
-		return true
-	case reflect.Float32, reflect.Float64:
-		x, y := a.Float(), b.Float()
-		return x == y || x != x && y != y
+		return a.Len() == b.Len()
 	}
-	return a.Equal(b)
+	if a.Len() != b.Len() {
+		return false
+	}
+	for i := range a.Len() {
+		if !equal(a.Index(i), b.Index(i), depth) {
+			return false
+		}
+	}
+	return true
 }

@@ -76,7 +76,7 @@ func TestConfigurationsAreComparedByWhatTheyHold(t *testing.T) {
 		me *config
 	}
 	of := func(src string, n int) *config {
-		c := &config{r: regexp.MustCompile(src), f: func() {}, m: map[string][]int{"a": {n}}} //nolint:forbidigo // a constant of the test
+		c := &config{r: regexp.MustCompile(src), f: func() {}, m: map[string][]int{"a": {n}}}
 		c.me = c
 		return c
 	}
