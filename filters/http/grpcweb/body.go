@@ -1,6 +1,7 @@
 package grpcweb
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -79,6 +80,9 @@ func (d *decoder) whole(last bool) error {
 }
 
 func (d *decoder) group(p []byte) error {
+	if bytes.ContainsAny(p, "\r\n") { // which the package would skip
+		return errBase64
+	}
 	out, err := base64.StdEncoding.Strict().AppendDecode(d.out, p)
 	if err != nil || len(p)%4 != 0 {
 		return errBase64

@@ -213,6 +213,7 @@ func TestExplainsThatTheRequestBecomesGRPC(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(b64(hello)), uint8(3))
 	f.Add([]byte("AA==AAA="), uint8(1))
+	f.Add([]byte("0\n0\n\n0\n0"), uint8(3))
 	f.Fuzz(func(t *testing.T, b []byte, size uint8) {
 		var parts []string
 		for rest := string(b); rest != ""; {
