@@ -127,7 +127,7 @@ func (b *builder) listener(spec *xdsresource.Listener) *builtListener {
 	}
 	bl := &builtListener{spec: spec, ecds: b.listenerECDS(spec)}
 	sc := b.s.stats.Scope("envoy_listener_", stats.Label{Name: "envoy_listener_address", Value: statAddress(spec)})
-	bl.config = listener.Config{Spec: spec, Stats: sc, Refusals: b.s.refusals, Logger: b.s.log, DrainTime: b.s.opt.DrainTime}
+	bl.config = listener.Config{Spec: spec, Stats: sc, Refusals: b.s.refusals, Logger: b.s.log, DrainTime: b.s.opt.DrainTime, Overload: b.s.overload}
 	if prev != nil && prev.spec.Digest == spec.Digest && prev.ecds == bl.ecds {
 		bl.config.ListenerFilters, bl.config.AccessLogs, bl.diags = prev.config.ListenerFilters, prev.config.AccessLogs, prev.diags
 		b.diags = append(b.diags, bl.diags...)
@@ -394,7 +394,7 @@ func (b *builder) hcm(where string, ls *xdsresource.Listener, spec *xdsresource.
 	h.manager, err = hcm.New(hcm.Config{
 		Spec: spec, Routes: h.routes, DefaultChain: def, AccessLogs: hcmLogs(b.accessLogs(where, spec.AccessLogs)),
 		Clusters: b.s.clusters, Trace: trace, Egress: ls.Direction == "outbound",
-		Refusals: b.s.refusals, Stats: sc, Logger: b.s.log,
+		Refusals: b.s.refusals, Stats: sc, Logger: b.s.log, Overload: b.s.overload,
 	})
 	return h, err
 }

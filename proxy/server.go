@@ -18,6 +18,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/accesslog"
 	"github.com/fairlead-mesh/fairlead/internal/identity"
+	"github.com/fairlead-mesh/fairlead/internal/overload"
 	"github.com/fairlead-mesh/fairlead/internal/refusal"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/proxy/listener"
@@ -42,6 +43,9 @@ type Options struct {
 	// them be seen where Logger says little, as in Istio's pods.
 	Events *slog.Logger
 	Stats  *stats.Registry
+	// Overload refuses connections and requests while memory is short; nil makes
+	// one that keeps to GOMEMLIMIT, if that is set.
+	Overload *overload.Monitor
 	// Offline is set for a Server that is given its configuration by Compile, to
 	// be checked or asked by Explain: it resolves no names and calls nobody.
 	Offline bool
@@ -69,6 +73,9 @@ type Server struct {
 	node     filters.Node
 	logs     *accesslog.Sinks
 	refusals *refusal.Recorder
+	// overload is nil if memory is not limited; calm ends its Run.
+	overload *overload.Monitor
+	calm     func()
 
 	mu        sync.Mutex // guards Apply and the fields below
 	filters   filterPool
@@ -127,7 +134,27 @@ func New(o Options) (*Server, error) {
 	}
 	empty := map[string]*listener.Listener{}
 	s.byName.Store(&empty)
+	s.watchMemory()
 	return s, nil
+}
+
+// watchMemory starts what refuses connections and requests while memory is
+// short, until Close.
+func (s *Server) watchMemory() {
+	s.calm = func() {}
+	if s.opt.Offline {
+		return
+	}
+	if s.overload = s.opt.Overload; s.overload == nil {
+		s.overload = overload.New(overload.Options{Logger: s.opt.Events, Stats: s.stats.Scope("envoy_overload_")})
+	}
+	if s.overload == nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { s.overload.Run(ctx) })
+	s.calm = func() { cancel(); running.Wait() }
 }
 
 // Snapshot returns the compiled configuration in force, nil before the first
@@ -468,6 +495,7 @@ func (s *Server) Close() {
 	for _, l := range ls {
 		l.Close()
 	}
+	s.calm()
 	s.shared.Finish() // exporters send what they have, over clusters
 	s.clusters.Close()
 	s.secrets.Close()

@@ -82,6 +82,9 @@ func (z *Ztunnel) serveTunnel(ctx context.Context, r *hbone.Request, peer identi
 }
 
 func (z *Ztunnel) openInbound(ctx context.Context, r *hbone.Request, f *flow, peer identity.ID) (netio.Conn, error) {
+	if z.overload.RefusesConnections() {
+		return nil, &inboundError{503, errors.New("memory is nearly used up: no new tunnels")}
+	}
 	f.hboneAddr = r.Authority()
 	if !r.IsConnect() {
 		return nil, &inboundError{400, errors.New("the request is not CONNECT")}

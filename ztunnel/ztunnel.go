@@ -21,6 +21,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/admin"
 	"github.com/fairlead-mesh/fairlead/internal/identity"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/overload"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/internal/workload"
 	"github.com/fairlead-mesh/fairlead/proxy/hbone"
@@ -53,6 +54,8 @@ type Ztunnel struct {
 	router  *router
 	inbound *inboundTable
 	join    netio.JoinOptions
+	// overload refuses connections while memory is short; nil without a limit.
+	overload *overload.Monitor
 
 	hbone     *netio.Listener
 	fronts    []front
@@ -225,6 +228,8 @@ func (z *Ztunnel) Run(ctx context.Context) error {
 	// Flows outlive ctx; work ends with them.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	z.overload = overload.New(overload.Options{Logger: z.log})
+	z.wg.Go(func() { z.overload.Run(work) })
 	if z.follow != nil {
 		z.wg.Go(func() { _ = z.follow(work) })
 	}
@@ -261,6 +266,10 @@ func (z *Ztunnel) accept(l *netio.Listener, serve func(netio.Conn)) {
 				z.log.Error("accept failed", "listener", l.Addr().String(), "error", err)
 			}
 			return
+		}
+		if z.overload.RefusesConnections() {
+			c.Reset()
+			continue
 		}
 		z.track(c)
 		z.wg.Go(func() { serve(c) })

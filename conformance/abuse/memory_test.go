@@ -15,13 +15,16 @@ import (
 )
 
 // stuckOrigin sends without end to /down and does not read what comes to /up; it
-// counts its requests.
+// counts its requests; /hello is answered.
 func stuckOrigin(t *testing.T) (port int, asked *atomic.Int64) {
 	t.Helper()
 	asked = &atomic.Int64{}
 	quit := make(chan struct{})
 	chunk := make([]byte, 32<<10)
 	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hello" {
+			return
+		}
 		asked.Add(1)
 		if r.URL.Path == "/up" {
 			<-quit

@@ -16,7 +16,7 @@ const module = "github.com/fairlead-mesh/fairlead/"
 // packages of a strictly lower layer. Patterns are path.Match patterns.
 var layers = [][]string{
 	{"internal/footprint", "internal/message", "internal/timer", "internal/stats", "internal/leaktest", "internal/filewatch", "internal/workload/workloadpb"},
-	{"internal/netio", "internal/streaminfo", "internal/workload/authzpb"},
+	{"internal/netio", "internal/overload", "internal/streaminfo", "internal/workload/authzpb"},
 	{"internal/matcher", "internal/format", "internal/identity", "internal/workload", "xdsclient"},
 	{"internal/accesslog", "internal/admin", "internal/ratelimit", "internal/refusal", "filters", "proxy/transport"},
 	{"filters/internal/*", "filters/http/*/*pb", "internal/explain", "internal/otlp", "proxy/transport/*", "proxy/upstream/lb"},

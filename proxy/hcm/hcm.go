@@ -15,6 +15,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/overload"
 	"github.com/fairlead-mesh/fairlead/internal/refusal"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
@@ -77,6 +78,8 @@ type Config struct {
 	// Stats is the scope for the "http" statistics of this manager.
 	Stats  *stats.Scope
 	Logger *slog.Logger
+	// Overload, if not nil, has requests answered 503 while memory is short.
+	Overload *overload.Monitor
 }
 
 // Manager is a compiled connection manager. It is immutable but for its set of
@@ -101,7 +104,7 @@ type managerStats struct {
 	rqTotal, rq2xx, rq3xx, rq4xx, rq5xx, rq1xx           *stats.Counter
 	rqHTTP1, rqHTTP2, rqRxReset, rqTimeout, rqIdle       *stats.Counter
 	rqTooLarge, rqMaxDuration, cxTotal, cxProtocolError  *stats.Counter
-	droppedUnderscores                                   *stats.Counter
+	droppedUnderscores, overload                         *stats.Counter
 	cxHTTP1, cxHTTP2, cxDestroyRemote                    *stats.Counter
 	noRoute, upgradesTotal, panics, pathRedirect, wsFail *stats.Counter
 	rqActive, cxActive, upgradesActive                   *stats.Gauge
@@ -137,8 +140,8 @@ func New(cfg Config) (*Manager, error) {
 		cxTotal: sc.Counter("downstream_cx_total"), cxProtocolError: sc.Counter("downstream_cx_protocol_error"),
 		cxHTTP1: sc.Counter("downstream_cx_http1_total"), cxHTTP2: sc.Counter("downstream_cx_http2_total"),
 		cxDestroyRemote:    sc.Counter("downstream_cx_destroy_remote_active_rq"),
-		droppedUnderscores: sc.Counter("dropped_headers_with_underscores"),
-		noRoute:            sc.Counter("no_route"), upgradesTotal: sc.Counter("downstream_cx_upgrades_total"), panics: sc.Counter("downstream_rq_panics"),
+		droppedUnderscores: sc.Counter("dropped_headers_with_underscores"), overload: sc.Counter("downstream_rq_overload_close"),
+		noRoute: sc.Counter("no_route"), upgradesTotal: sc.Counter("downstream_cx_upgrades_total"), panics: sc.Counter("downstream_rq_panics"),
 		pathRedirect: sc.Counter("downstream_rq_redirected_with_normalized_path"), wsFail: sc.Counter("downstream_rq_ws_on_non_ws_route"),
 		rqActive: sc.Gauge("downstream_rq_active"), cxActive: sc.Gauge("downstream_cx_active"), upgradesActive: sc.Gauge("downstream_cx_upgrades_active"),
 		rqTime: sc.Histogram("downstream_rq_time", nil),

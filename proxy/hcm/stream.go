@@ -146,6 +146,10 @@ func (st *stream) run() {
 	st.expectation()
 	st.armTimers()
 	st.table = st.m.cfg.Routes.Table() // once: no stream sees two versions
+	if r := st.overloaded(); r != nil {
+		st.respond(r)
+		return
+	}
 	if r := st.admit(); r != nil {
 		if st.s.Info.Protocol != message.HTTP2 && r.Status() == 400 {
 			st.ss.CloseAfter() // as Envoy
@@ -166,6 +170,16 @@ func (st *stream) run() {
 		return
 	}
 	st.respond(r)
+}
+
+// overloaded answers the request if memory is short; a tunnel is a connection.
+func (st *stream) overloaded() *filters.Response {
+	o := st.m.cfg.Overload
+	if !o.RefusesRequests() && (!o.RefusesConnections() || st.s.Request.Get(message.Method) != "CONNECT") {
+		return nil
+	}
+	st.m.st.overload.Inc()
+	return st.s.LocalReply(503, "envoy overloaded", "overload", streaminfo.OverloadManager)
 }
 
 // expectation answers "expect: 100-continue" of HTTP/2 at once, as Envoy does;

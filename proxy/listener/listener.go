@@ -21,6 +21,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/overload"
 	"github.com/fairlead-mesh/fairlead/internal/refusal"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
@@ -52,6 +53,8 @@ type Config struct {
 	Refusals *refusal.Recorder
 	Stats    *stats.Scope
 	Logger   *slog.Logger
+	// Overload, if not nil, refuses connections of sockets while memory is short.
+	Overload *overload.Monitor
 	// DrainTime bounds how long connections of a replaced chain live on.
 	DrainTime time.Duration
 }
@@ -78,6 +81,7 @@ type Listener struct {
 
 type listenerStats struct {
 	cxTotal, noChain, filterTimeout, filterError, sslError *stats.Counter
+	overloadReject                                         *stats.Counter
 	cxActive                                               *stats.Gauge
 }
 
@@ -140,7 +144,8 @@ func (l *Listener) Update(cfg Config) error {
 		l.st = listenerStats{
 			cxTotal: sc.Counter("downstream_cx_total"), noChain: sc.Counter("no_filter_chain_match"),
 			filterTimeout: sc.Counter("downstream_pre_cx_timeout"), filterError: sc.Counter("downstream_listener_filter_error"),
-			sslError: sc.Counter("ssl_connection_error"), cxActive: sc.Gauge("downstream_cx_active"),
+			overloadReject: sc.Counter("downstream_cx_overload_reject"),
+			sslError:       sc.Counter("ssl_connection_error"), cxActive: sc.Gauge("downstream_cx_active"),
 		}
 	}
 	old := l.current.Swap(&compiled{cfg, sel})
@@ -254,6 +259,11 @@ func (l *Listener) accept(s *netio.Listener) {
 			return
 		}
 		cur := l.current.Load()
+		if cur.cfg.Overload.RefusesConnections() {
+			l.st.overloadReject.Inc()
+			c.Reset()
+			continue
+		}
 		info := &streaminfo.Conn{ID: NextConnectionID(), Local: c.LocalAddr(), Remote: c.RemoteAddr(), DirectRemote: c.RemoteAddr()}
 		go l.serve(cur, c, info, func() {})
 	}

@@ -32,7 +32,7 @@ var bootstrapTable = []message{
 			"stats_config":                   "metrics and their labels are fixed",
 			"tracing":                        "no spans are exported",
 			"layered_runtime":                noRuntime,
-			"overload_manager":               "overload protection is not configured by the bootstrap",
+			"overload_manager":               "memory is watched by GOMEMLIMIT: docs/flow-control.md",
 			"stats_server_version_override":  "the version is the binary's",
 			"use_tcp_for_dns_lookups?":       goResolver,
 			"dns_resolution_config":          goResolver,
