@@ -1,4 +1,4 @@
-// Package behaviour runs a corpus of HTTP/1.1 exchanges through a proxy that
+// Package behaviour runs a corpus of HTTP exchanges through a proxy that
 // reads an Envoy bootstrap, and compares what the origin servers and the
 // client saw with what the corpus says. The corpus was written from what
 // Envoy 1.40 does, so it can be run against Envoy and Fairlead alike.
@@ -50,6 +50,8 @@ type Case struct {
 	Name string
 	// Request is what the client sends; its texts are templates.
 	Request []Chunk
+	// Streams are those of a request of HTTP/2, nil if it is none.
+	Streams []uint32
 	// Origins are the scripts of the first and the second origin server.
 	Origins [2][]Answer
 	// Verdicts is the script of the authorization server.
@@ -148,6 +150,10 @@ func Parse(path string, data []byte) (*Suite, error) {
 		kind, name, _ := strings.Cut(f.Name, " ")
 		var err error
 		switch {
+		case kind == "request.h2":
+			cur = &Case{Name: strings.TrimSpace(name), Origins: origins, Verdicts: verdicts, Client: ClientOptions{Responses: 1}}
+			cur.Request, cur.Streams, err = parseH2(text)
+			s.Cases = append(s.Cases, cur)
 		case kind == "request" || kind == "request.raw":
 			cur = &Case{Name: strings.TrimSpace(name), Origins: origins, Verdicts: verdicts, Client: ClientOptions{Responses: 1}}
 			cur.Request, err = parseRequest(kind == "request.raw", text)

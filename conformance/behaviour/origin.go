@@ -2,6 +2,7 @@ package behaviour
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -30,6 +31,13 @@ type Answer struct {
 	// Close closes the connection after the response, or without one when
 	// there is nothing else in the answer; Silent sends nothing and keeps it.
 	Close, Silent bool
+	// Interim are the statuses of responses before the final one; GoAway and
+	// Reset are the codes, of HTTP/2 only, of frames that are sent instead of
+	// the answer; ResetLate sends the answer's start first.
+	Interim   []int
+	GoAway    string
+	Reset     string
+	ResetLate bool
 	// Early sends the answer before the request's body is read.
 	Early bool
 
@@ -72,6 +80,25 @@ func parseAnswers(text string) ([]Answer, error) {
 			a.Delay, err = time.ParseDuration(val)
 		case "silent":
 			a.Silent = true
+		case "interim":
+			code, times, _ := strings.Cut(val, " ")
+			n, m := 0, 1
+			if n, err = strconv.Atoi(code); err == nil && times != "" {
+				m, err = strconv.Atoi(times)
+			}
+			for range m {
+				a.Interim = append(a.Interim, n)
+			}
+		case "goaway":
+			a.GoAway = val
+		case "reset":
+			a.Reset, a.ResetLate = val, false
+			if code, ok := strings.CutPrefix(val, "late "); ok {
+				a.Reset, a.ResetLate = code, true
+			}
+			if _, ok := errorCodes[a.Reset]; !ok {
+				err = errors.New("not a code")
+			}
 		case "early":
 			a.Early = true
 		default:
@@ -177,6 +204,10 @@ func (o *origins) accept(i int) {
 				o.mu.Unlock()
 			}()
 			r := bufio.NewReader(c)
+			if p, err := r.Peek(4); err == nil && string(p) == "PRI " {
+				o.serveH2(i, c, r)
+				return
+			}
 			for o.serve(i, c, r) {
 			}
 		})
@@ -310,6 +341,9 @@ func (a *Answer) text(i int, start string) string {
 		body = *a.Body
 	}
 	var b strings.Builder
+	for _, code := range a.Interim {
+		fmt.Fprintf(&b, "HTTP/1.1 %d Interim\r\nx-interim: %d\r\n\r\n", code, code)
+	}
 	fmt.Fprintf(&b, "HTTP/1.1 %d Status\r\n", status)
 	for _, h := range a.Headers {
 		b.WriteString(h + "\r\n")

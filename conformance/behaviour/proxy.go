@@ -247,7 +247,10 @@ func (in *Instance) run(c *Case, log bool) (Seen, error) {
 	chunks := make([]Chunk, len(c.Request))
 	var sent strings.Builder
 	for i, ch := range c.Request {
-		data, err := in.places.expand(ch.Data)
+		data, err := ch.Data, error(nil)
+		if c.Streams == nil { // the lengths of frames are fixed
+			data, err = in.places.expand(ch.Data)
+		}
 		if err != nil {
 			return Seen{}, fmt.Errorf("request: %w", err)
 		}
@@ -255,7 +258,13 @@ func (in *Instance) run(c *Case, log bool) (Seen, error) {
 		sent.WriteString(data)
 	}
 	rec := in.origins.begin(c.Origins, c.Verdicts)
-	client, err := exchange(in.places.Port, chunks, c.Client, in.suite.Show)
+	var client string
+	var err error
+	if c.Streams != nil {
+		client, err = exchangeH2(in.places.Port, chunks, c.Streams, in.suite.Show)
+	} else {
+		client, err = exchange(in.places.Port, chunks, c.Client, in.suite.Show)
+	}
 	if err != nil {
 		return Seen{}, fmt.Errorf("%w; output:\n%s", err, in.output.String())
 	}

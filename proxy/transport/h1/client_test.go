@@ -263,7 +263,7 @@ func TestAResponseThatIsCutOffIsAProtocolError(t *testing.T) {
 }
 
 func TestInformationalHeadsAreBounded(t *testing.T) {
-	_, _, _, err, reusable := exchange(t, simple, strings.Repeat("HTTP/1.1 103 E\r\n\r\n", 100)+"HTTP/1.1 200 OK\r\n\r\n", &transport.ClientConfig{})
+	_, _, _, err, reusable := exchange(t, simple, strings.Repeat("HTTP/1.1 103 E\r\n\r\n", maxInformational+1)+"HTTP/1.1 200 OK\r\n\r\n", &transport.ClientConfig{})
 	if transport.ReasonOf(err) != transport.ProtocolError || reusable {
 		t.Errorf("got %v", err)
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // maxInformational bounds the 1xx heads before a response.
-const maxInformational = 64
+const maxInformational = 1000
 
 // clientStream is the exchange in flight on a Client, reused for the next one.
 type clientStream struct {

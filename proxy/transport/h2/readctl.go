@@ -53,8 +53,11 @@ func (r *reader) rstStream(id uint32, p []byte) *connError {
 		return r.countGlitch()
 	}
 	reason := transport.RemoteReset
-	if code == codeRefusedStream {
+	switch {
+	case code == codeRefusedStream:
 		reason = transport.RemoteRefused
+	case code == codeProtocol && c.client: // as Envoy: the server finds fault with the request
+		reason = transport.ProtocolError
 	}
 	cause := resetError(reason, code.String())
 	// A server that has answered may say that it wants no more of the request.

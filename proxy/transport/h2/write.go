@@ -386,11 +386,13 @@ func (c *conn) splitHead(start int, flags uint8, id uint32) {
 }
 
 func (c *conn) encodeFields(s *stream, h *message.Header, rules headRules) error {
+	status := h.Get(message.Status) // "" of a request
+	tunnel := s.connect && (status == "" || status < "300")
 	for i := range h.Len() {
 		f := h.At(i)
 		switch k := classify(f.Name); {
 		case skipField(k, &f, rules),
-			s.connect && k == kindContentLength,
+			tunnel && k == kindContentLength,
 			s.connect && s.protocol == "" && (k == kindScheme || k == kindPath):
 			continue
 		case k == kindStatus && f.Value == "101":
