@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -154,6 +155,7 @@ func TestATextFileOfProtocolBuffersIsRefused(t *testing.T) {
 	}
 }
 
+// FuzzParse: there is content or an error, and the same bytes give the same.
 func FuzzParse(f *testing.F) {
 	f.Add("a.yaml", []byte("version_info: x\nresources: [{'@type': type.googleapis.com/envoy.config.cluster.v3.Cluster, name: a}]"))
 	f.Add("a.pb", []byte{})
@@ -161,7 +163,11 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, name string, b []byte) {
 		c, err := parse(name, b)
 		if (c == nil) == (err == nil) {
-			t.Errorf("content %v, error %v", c, err)
+			t.Fatalf("content %v, error %v", c, err)
+		}
+		again, err2 := parse(name, b)
+		if (err == nil) != (err2 == nil) || !reflect.DeepEqual(c, again) {
+			t.Errorf("%v, %v, then %v, %v", c, err, again, err2)
 		}
 	})
 }
