@@ -74,7 +74,7 @@ differential: build ## Run the behaviour corpus against Fairlead and the real En
 	cd conformance && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 ./behaviour/... -differential
 
 .PHONY: abuse
-abuse: build ## Attack a running Fairlead: floods and bombs, 7,109 requests that parsers disagree about
+abuse: build ## Attack a running Fairlead: floods and bombs, 37,109 requests that parsers disagree about
 	cd conformance && $(GO) vet ./abuse ./desync && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 -timeout 3m ./abuse ./desync
 
 .PHONY: bypass
