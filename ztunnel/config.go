@@ -156,7 +156,10 @@ func Parse(data []byte) (*Config, error) {
 			return nil, fmt.Errorf("%s: %w", x.name, err)
 		}
 	}
-	return c, c.check()
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 func (f *localFile) mesh() (*mesh, error) {
