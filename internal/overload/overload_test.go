@@ -31,8 +31,18 @@ func TestConnectionsAreRefusedBeforeRequestsAndBothCalmDown(t *testing.T) {
 			used                  uint64
 			connections, requests bool
 		}{
-			{100, false, false}, {799, false, false}, {800, true, false}, {760, true, false}, {949, true, false}, {950, true, true}, {901, true, true}, {899, true, false},
-			{751, true, false}, {749, false, false}, {2000, true, true}, {0, false, false},
+			{100, false, false},
+			{799, false, false},
+			{800, true, false},
+			{760, true, false},
+			{949, true, false},
+			{950, true, true},
+			{901, true, true},
+			{899, true, false},
+			{751, true, false},
+			{749, false, false},
+			{2000, true, true},
+			{0, false, false},
 		} {
 			used.Store(c.used)
 			time.Sleep(period + time.Millisecond)
@@ -79,8 +89,7 @@ func TestWhatIsInUseIsWhatLives(t *testing.T) {
 	}
 	runtime.GC()
 	with := r.used()
-	runtime.KeepAlive(b)
-	b = nil
+	runtime.KeepAlive(b) // not beyond this
 	runtime.GC()
 	after := r.used()
 	if with < before+size*9/10 || after > before+size/2 {

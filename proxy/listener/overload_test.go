@@ -45,6 +45,6 @@ func TestWhileMemoryIsShortOnlyNewConnectionsAreRefused(t *testing.T) {
 }
 
 func isTimeout(err error) bool {
-	te, ok := err.(interface{ Timeout() bool }) //nolint:errorlint // as net returns it
+	te, ok := err.(interface{ Timeout() bool })
 	return ok && te.Timeout()
 }

@@ -169,7 +169,7 @@ func TestCertificatesOfEveryShape(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		for _, c := range cases {
 			t.Run(tls.VersionName(version)+"/"+c.name, func(t *testing.T) {
-				cc := &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version} //nolint:gosec // the client does not care
+				cc := &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version}
 				if c.cert != nil {
 					crt := c.cert(t)
 					cc.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &crt, nil }
