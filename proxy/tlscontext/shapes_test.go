@@ -18,13 +18,13 @@ import (
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
-// authority signs whatever it is asked to.
-type authority struct {
+// signer signs whatever it is asked to.
+type signer struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-func newAuthority(t *testing.T, name string) *authority {
+func newSigner(t *testing.T, name string) *signer {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -42,11 +42,11 @@ func newAuthority(t *testing.T, name string) *authority {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &authority{c, key}
+	return &signer{c, key}
 }
 
 // issue signs a client's certificate after edit has changed it.
-func (a *authority) issue(t *testing.T, uri string, edit func(c *x509.Certificate)) tls.Certificate {
+func (a *signer) issue(t *testing.T, uri string, edit func(c *x509.Certificate)) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -93,7 +93,7 @@ func uriName(s string) asn1.RawValue {
 // exactly the name that is expected gets in, whatever it looks like otherwise.
 func TestCertificatesOfEveryShape(t *testing.T) {
 	const want = "spiffe://td/ns/app/sa/client"
-	ca, other := newAuthority(t, "mesh"), newAuthority(t, "mesh") // of the same name and key identifier
+	ca, other := newSigner(t, "mesh"), newSigner(t, "mesh") // of the same name and key identifier
 	plain := func(uri string) func(*testing.T) tls.Certificate {
 		return func(t *testing.T) tls.Certificate { return ca.issue(t, uri, nil) }
 	}
@@ -143,12 +143,12 @@ func TestCertificatesOfEveryShape(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			forged := (&authority{c, leaf.PrivateKey.(*ecdsa.PrivateKey)}).issue(t, want, nil)
+			forged := (&signer{c, leaf.PrivateKey.(*ecdsa.PrivateKey)}).issue(t, want, nil)
 			forged.Certificate = append(forged.Certificate, leaf.Certificate[0])
 			return forged
 		}, false},
 		{"self-signed", func(t *testing.T) tls.Certificate {
-			own := newAuthority(t, "mesh")
+			own := newSigner(t, "mesh")
 			return own.issue(t, want, func(c *x509.Certificate) { c.SerialNumber = big.NewInt(1) })
 		}, false},
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -218,8 +219,8 @@ func parse(b []byte) (*answer, error) {
 			continue
 		}
 		st := status{name: l.GetName(), requests: l.GetRequestsPerUnit(), left: s.GetLimitRemaining(), window: windows[l.GetUnit()], resetsIn: s.GetDurationUntilReset().AsDuration()}
-		if n := l.GetUnitMultiplier().GetValue(); n > 1 {
-			st.window *= time.Duration(n)
+		if n := time.Duration(l.GetUnitMultiplier().GetValue()); n > 1 {
+			st.window = min(st.window, math.MaxInt64/n) * n
 		}
 		a.statuses = append(a.statuses, st)
 	}

@@ -242,13 +242,35 @@ func TestWhatIsNotExecutedIsRefused(t *testing.T) {
 	}
 }
 
+// FuzzParse: an answer that is taken means the same when its message is written
+// again, and no window is negative.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte{8, 2})
 	f.Add([]byte{8, 1, 26, 6, 10, 1, 'a', 18, 1, 'b'})
+	f.Add([]byte{18, 12, 18, 10, 16, 6, 34, 6, 8, 255, 255, 255, 255, 15}) // 4 billion years
 	f.Fuzz(func(t *testing.T, b []byte) {
 		a, err := parse(b)
 		if (a == nil) == (err == nil) {
-			t.Errorf("%v, %v", a, err)
+			t.Fatalf("%v, %v", a, err)
+		}
+		if err != nil {
+			return
+		}
+		m := &rlsv3pb.RateLimitResponse{}
+		if err := proto.Unmarshal(b, m); err != nil {
+			t.Fatal(err)
+		}
+		again, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := parse(again); err != nil || fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", a) {
+			t.Fatalf("%+v became %+v, %v", a, got, err)
+		}
+		for _, s := range a.statuses {
+			if s.window < 0 {
+				t.Fatalf("%+v", s)
+			}
 		}
 	})
 }
