@@ -96,33 +96,38 @@ func (st *stream) writeBody(b message.Body) {
 		if last {
 			t = b.Trailers()
 		}
-		if t != nil && len(p) > 0 {
-			if w, ok := st.ss.(transport.LastWriter); ok {
-				if err := w.WriteLast(p, t); err != nil {
-					st.writeFailed(err)
-					return
-				}
-				info.BytesSent += uint64(len(p))
-				return
-			}
-		}
-		if len(p) > 0 || last && t == nil {
-			if err := st.ss.WriteData(p, last && t == nil); err != nil {
-				st.writeFailed(err)
-				return
-			}
-			info.BytesSent += uint64(len(p))
-		}
-		if t != nil {
-			if err := st.ss.WriteTrailers(t); err != nil {
-				st.writeFailed(err)
-			}
+		if err := st.writeChunk(p, last, t); err != nil {
+			st.writeFailed(err)
 			return
 		}
 		if last {
 			return
 		}
 	}
+}
+
+// writeChunk writes a chunk, and the trailers that end the response, in one go if
+// the protocol can.
+func (st *stream) writeChunk(p []byte, last bool, t *message.Header) error {
+	if t != nil && len(p) > 0 {
+		if w, ok := st.ss.(transport.LastWriter); ok {
+			if err := w.WriteLast(p, t); err != nil {
+				return err
+			}
+			st.s.Info.BytesSent += uint64(len(p))
+			return nil
+		}
+	}
+	if len(p) > 0 || last && t == nil {
+		if err := st.ss.WriteData(p, last && t == nil); err != nil {
+			return err
+		}
+		st.s.Info.BytesSent += uint64(len(p))
+	}
+	if t != nil {
+		return st.ss.WriteTrailers(t)
+	}
+	return nil
 }
 
 // bodyFailed ends a response that broke off: the client must not take what it
