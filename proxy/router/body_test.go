@@ -236,3 +236,33 @@ func TestAStalledUploadIsAnsweredBeforeItIsStopped(t *testing.T) {
 	}
 	w.idle()
 }
+
+// TestABodyIsNotKeptOnceItsAnswerHasBegun is about calls that go on for days.
+func TestABodyIsNotKeptOnceItsAnswerHasBegun(t *testing.T) {
+	w := newWorld(t, &origin{handle: func(*exchange) answer { return answer{status: 200, bodyHang: true} }})
+	w.retry(xdsresource.RetryPolicy{On: xdsresource.RetryReset, NumRetries: 3})
+	b := &begunBody{slowBody: newSlowBody(), first: "abc"}
+	s := newStream(message.Method, "POST")
+	s.Body = b
+	s.SelectRoute(w.table().Match(s))
+	resp, err := w.f.Do(s, filters.Next{})
+	if err != nil || resp.Status() != 200 {
+		t.Fatalf("%v %v", resp, err)
+	}
+	for range 3 {
+		b.c <- "message"
+	}
+	rb, ok := resp.Body.(*responseBody)
+	if !ok {
+		t.Fatalf("%T", resp.Body)
+	}
+	p := &rb.rq.pump
+	p.mu.Lock()
+	if p.keep || len(p.buf) > 0 || !p.lost {
+		t.Errorf("keep %v, lost %v, %d bytes", p.keep, p.lost, len(p.buf))
+	}
+	p.mu.Unlock()
+	s.Interrupt(reset(transport.RemoteReset))
+	resp.Body.Close()
+	w.idle()
+}

@@ -59,6 +59,7 @@ func (rq *request) answered(st *upstream.Stream, status int, end bool) (*filters
 		}
 	}
 	rq.retry.settle(rq.c, rq.high, true)
+	rq.pump.commit()
 	info.Details, info.ResponseCode = "via_upstream", status
 	if rq.accepted(status) {
 		return rq.tunnelled(st), false, nil

@@ -276,6 +276,20 @@ func (p *pump) pass(chunk []byte, last bool, body message.Body) bool {
 	return !last
 }
 
+// commit ends the collecting once an answer is being passed on: there is no further
+// attempt, and the body of a call may go on for days. Mirrors still want all of
+// it.
+func (p *pump) commit() {
+	if !p.started {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.keep && !p.complete && len(p.rq.mirrors) == 0 {
+		p.keep, p.lost, p.buf = false, p.lost || len(p.buf) > 0, nil
+	}
+}
+
 // detach takes the attempt's stream away. It must have been interrupted if it
 // is not complete.
 func (p *pump) detach() {
