@@ -165,12 +165,16 @@ func (b *bench) each(ctx context.Context, figure string, c *contender.Contender,
 
 func (b *bench) idleTunnels(ctx context.Context, name string) error {
 	return b.fresh(ctx, name, contender.Spec{}, func(c *contender.Contender) error {
+		var first, all tunnels
+		defer first.close()
+		defer all.close()
+		if err := first.open(ctx, warmConnections, address(c, tlsShape(name)), b); err != nil {
+			return err
+		}
 		before, err := settled(ctx, c)
 		if err != nil {
 			return err
 		}
-		var all tunnels
-		defer all.close()
 		if err := all.open(ctx, b.sized(idleTunnels), address(c, tlsShape(name)), b); err != nil {
 			return err
 		}
@@ -222,6 +226,10 @@ func (b *bench) idleStreams(ctx context.Context, name string) error {
 		if err := all.open(ctx, (n+streamsPerTunnel-1)/streamsPerTunnel, address(c, contender.HBONEPlain), b); err != nil {
 			return err
 		}
+		request := (&payload{size: origin.Size}).h1()
+		if err := b.warmStreams(ctx, address(c, contender.HBONEPlain), request); err != nil {
+			return err
+		}
 		before, err := settled(ctx, c)
 		if err != nil {
 			return err
@@ -242,7 +250,6 @@ func (b *bench) idleStreams(ctx context.Context, name string) error {
 		if err := b.each(ctx, report.IdleStream, c, before, n); err != nil {
 			return err
 		}
-		request := (&payload{size: origin.Size}).h1()
 		for i, s := range streams {
 			if err := s.t.Request(s.id, request, origin.Size); err != nil {
 				return fmt.Errorf("request on stream %d: %w", i+1, err)
@@ -252,14 +259,47 @@ func (b *bench) idleStreams(ctx context.Context, name string) error {
 	})
 }
 
-func (b *bench) idleH1(ctx context.Context, name string) error {
-	return b.fresh(ctx, name, contender.Spec{}, func(c *contender.Contender) error {
-		before, err := settled(ctx, c)
+// warmConnections are used before memory is measured, so that what a first request
+// touches (code, pools) is not taken for that of connections.
+const warmConnections = 16
+
+// warmStreams opens streams on a tunnel of their own and uses them.
+func (b *bench) warmStreams(ctx context.Context, addr string, request []byte) error {
+	t, err := load.OpenTunnel(ctx, addr, b.client)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	for range warmConnections {
+		id, err := t.Connect(b.destination())
+		if err == nil {
+			err = t.Request(id, request, origin.Size)
+		}
 		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+func (b *bench) idleH1(ctx context.Context, name string) error {
+	return b.fresh(ctx, name, contender.Spec{}, func(c *contender.Contender) error {
 		n := b.sized(idleH1)
 		addr, err := netip.ParseAddrPort(address(c, contender.H1H1))
+		if err != nil {
+			return err
+		}
+		first, err := load.H1(ctx, load.TCP{Address: addr}, warmConnections, (&payload{size: origin.Size}).h1(), origin.Size)
+		if err != nil {
+			return err
+		}
+		defer load.New(first, 0).Close()
+		for _, x := range first {
+			if err := x.Exchange(); err != nil {
+				return err
+			}
+		}
+		before, err := settled(ctx, c)
 		if err != nil {
 			return err
 		}
