@@ -107,6 +107,7 @@ var selfMadeSites = map[string]string{
 	"filters/http/rego: rego_denied{policy}":       "TestTheFailClosedMatrix",
 	"filters/http/fault: abortDetails":             "fault_filter_abort",
 	"proxy: r.details()":                           "filter_not_executable{acme}",
+	"proxy/hcm: overload":                          "TestWhileMemoryIsShortTunnelsAreRefusedAndThenRequests",
 	"proxy/hcm: re.Detail":                         "http1.codec_error", // of a body that is malformed
 	"proxy/hcm: codecName(s.Info.Protocol)":        "http1.unexpected_underscore",
 	"proxy/router: details":                        "unconditional_drop_overload", // and what abort is given
