@@ -13,7 +13,7 @@ import (
 )
 
 var (
-	policyRow  = regexp.MustCompile(`^\| ([FGH])(\d+) \|`)
+	policyRow  = regexp.MustCompile(`^\| ([A-Z])(\d+) \|`)
 	policyTest = regexp.MustCompile("`([a-z0-9/]+) ((?:Test|Fuzz)\\w+)((?: \"[^\"]+\")*)`")
 	policyCase = regexp.MustCompile(`"([^"]+)"`)
 )
@@ -21,12 +21,35 @@ var (
 // TestEveryRowOfThePolicyTablesHasItsTests holds docs/policy-tests.md to the
 // code: no row is missing, and the tests and cases that it names are there.
 func TestEveryRowOfThePolicyTablesHasItsTests(t *testing.T) {
+	rows, named, cases := readRows(t, "policy-tests.md")
+	if rows["F"] != 22 || rows["G"] != 28 || rows["H"] != 10 {
+		t.Errorf("%v rows, want 22 of F, 28 of G, 10 of H", rows)
+	}
+	if named < 120 || cases < 100 {
+		t.Errorf("%d tests and %d cases are named, want at least 120 and 100", named, cases)
+	}
+}
+
+func TestEveryRowOfTheEngineTablesHasItsTests(t *testing.T) {
+	rows, named, _ := readRows(t, "engine-tests.md")
+	if rows["A"] != 14 || rows["B"] != 12 || rows["E"] != 14 || rows["J"] != 18 {
+		t.Errorf("%v rows, want 14 of A, 12 of B, 14 of E, 18 of J", rows)
+	}
+	if named < 90 {
+		t.Errorf("%d tests are named, want at least 90", named)
+	}
+}
+
+// readRows checks the tables of a document, and returns how many rows there are
+// of each letter, and how many tests and cases they name.
+func readRows(t *testing.T, name string) (rows map[string]int, named, cases int) {
+	t.Helper()
 	root := filepath.Join("..", "..")
-	doc, err := os.ReadFile(filepath.Join(root, "docs", "policy-tests.md"))
+	doc, err := os.ReadFile(filepath.Join(root, "docs", name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows, named, cases := map[string]int{}, 0, 0
+	rows = map[string]int{}
 	packages := map[string]*testPackage{}
 	for line := range strings.Lines(string(doc)) {
 		m := policyRow.FindStringSubmatch(line)
@@ -60,12 +83,7 @@ func TestEveryRowOfThePolicyTablesHasItsTests(t *testing.T) {
 			}
 		}
 	}
-	if rows["F"] != 22 || rows["G"] != 28 || rows["H"] != 10 {
-		t.Errorf("%v rows, want 22 of F, 28 of G, 10 of H", rows)
-	}
-	if named < 120 || cases < 100 {
-		t.Errorf("%d tests and %d cases are named, want at least 120 and 100", named, cases)
-	}
+	return rows, named, cases
 }
 
 // testPackage is what the tests of a package are called, and their text.
