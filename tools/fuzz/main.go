@@ -53,6 +53,9 @@ func run(ctx context.Context, root string, each time.Duration, only string, keep
 		return fmt.Errorf("%s: %w", doc, err)
 	}
 	led.adopt(targets)
+	for i := range led.rows {
+		led.rows[i].committed = committed(root, led.rows[i].target)
+	}
 	save := func() error { return os.WriteFile(doc, []byte(led.String()), 0o644) }
 	if err := save(); err != nil {
 		return err
