@@ -96,22 +96,24 @@ var selfMadeRequests = []selfMade{
 // that is no constant stands as its expression. The value says which request
 // above drives it, or which test does.
 var selfMadeSites = map[string]string{
-	"filters/http/dlp: in.details()":               "TestTheFailClosedMatrix", // dlp_blocked, dlp_uninspectable
-	"filters/http/extauthz: ext_authz_":            "TestTheFailClosedMatrix", // ext_authz_denied
-	"filters/http/extauthz: ext_authz_invalid":     "filters/http/extauthz",
-	"filters/http/jwtauthn: st.details()":          "TestTheFailClosedMatrix", // jwt_authn_access_denied
-	"filters/http/ratelimit: rate_limiter_error":   "TestRoutesAreLimitedByAService",
-	"filters/http/ratelimit: request_rate_limited": "TestRoutesAreLimitedByAService",
-	"filters/http/rbac: details":                   "TestTheFailClosedMatrix", // rbac_access_denied_matched_policy
-	"filters/http/rego: details":                   "TestTheFailClosedMatrix", // rego_denied
-	"filters/http/rego: rego_denied{policy}":       "TestTheFailClosedMatrix",
-	"filters/http/fault: abortDetails":             "fault_filter_abort",
-	"proxy: r.details()":                           "filter_not_executable{acme}",
-	"proxy/hcm: overload":                          "TestWhileMemoryIsShortTunnelsAreRefusedAndThenRequests",
-	"proxy/hcm: re.Detail":                         "http1.codec_error", // of a body that is malformed
-	"proxy/hcm: codecName(s.Info.Protocol)":        "http1.unexpected_underscore",
-	"proxy/router: details":                        "unconditional_drop_overload", // and what abort is given
-	"proxy/router: tryDetail(try)":                 "upstream_per_try_timeout",
+	"filters/http/dlp: in.details()":                "TestTheFailClosedMatrix", // dlp_blocked, dlp_uninspectable
+	"filters/http/extauthz: ext_authz_":             "TestTheFailClosedMatrix", // ext_authz_denied
+	"filters/http/extauthz: ext_authz_invalid":      "filters/http/extauthz",
+	"filters/http/jwtauthn: st.details()":           "TestTheFailClosedMatrix", // jwt_authn_access_denied
+	"filters/http/ratelimit: rate_limiter_error":    "TestRoutesAreLimitedByAService",
+	"filters/http/ratelimit: request_rate_limited":  "TestRoutesAreLimitedByAService",
+	"filters/http/rbac: details":                    "TestTheFailClosedMatrix", // rbac_access_denied_matched_policy
+	"filters/http/rego: details":                    "TestTheFailClosedMatrix", // rego_denied
+	"filters/http/rego: rego_denied{policy}":        "TestTheFailClosedMatrix",
+	"filters/http/fault: abortDetails":              "fault_filter_abort",
+	"proxy: r.details()":                            "filter_not_executable{acme}",
+	"proxy/hcm: method_in_lower_case":               "TestNoSpellingOfARequestGetsPastAPolicyOnItsWay",
+	"proxy/router: rewritten_path_has_dot_segments": "TestNoSpellingOfARequestGetsPastAPolicyOnItsWay",
+	"proxy/hcm: overload":                           "TestWhileMemoryIsShortTunnelsAreRefusedAndThenRequests",
+	"proxy/hcm: re.Detail":                          "http1.codec_error", // of a body that is malformed
+	"proxy/hcm: codecName(s.Info.Protocol)":         "http1.unexpected_underscore",
+	"proxy/router: details":                         "unconditional_drop_overload", // and what abort is given
+	"proxy/router: tryDetail(try)":                  "upstream_per_try_timeout",
 	// What an operator configured is not the proxy's own.
 	"routing: details":   "none",
 	"routing: a.details": "none",
