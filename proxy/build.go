@@ -158,7 +158,7 @@ func statAddress(spec *xdsresource.Listener) string {
 	case spec.StatPrefix != "":
 		return spec.StatPrefix
 	case len(spec.Addresses) > 0:
-		return spec.Addresses[0].String()
+		return strings.ReplaceAll(spec.Addresses[0].String(), ":", "_") // as Envoy's tag
 	}
 	return spec.Name
 }

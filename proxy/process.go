@@ -111,6 +111,7 @@ func FromBootstrap(doc []byte, o ProcessOptions) (*Process, error) {
 	}); err != nil {
 		return nil, err
 	}
+	p.registry.RegisterServer(p.server.Draining, p.server.connections)
 	p.sources = newSources(p.server, p.dec, p.registry.Scope("fairlead_xds_file_"), p.log)
 	switch {
 	case cfg.Admin.Address.IsValid():
@@ -149,6 +150,7 @@ func FromAgent(cfg *agent.Config, o ProcessOptions) (*Process, error) {
 	}); err != nil {
 		return nil, err
 	}
+	p.registry.RegisterServer(p.server.Draining, p.server.connections)
 	p.sources = newSources(p.server, p.dec, p.registry.Scope("fairlead_xds_file_"), p.log)
 	if cfg.Ports.Admin != 0 {
 		p.admins = append(p.admins, fmt.Sprintf("127.0.0.1:%d", cfg.Ports.Admin))

@@ -100,6 +100,7 @@ type serverStats struct {
 	snapshots, chainsCompiled, chainsKept *stats.Counter
 	diagErrors, diagIgnored, live         *stats.Gauge
 	bindErrors                            *stats.Counter
+	lds                                   listenerManagerStats
 }
 
 // New returns a Server that serves nothing yet. Apply brings configuration.
@@ -135,6 +136,7 @@ func New(o Options) (*Server, error) {
 	empty := map[string]*listener.Listener{}
 	s.byName.Store(&empty)
 	s.watchMemory()
+	s.st.lds.register(s)
 	return s, nil
 }
 
@@ -284,6 +286,7 @@ func (s *Server) swap(prev, snap *Snapshot) error {
 			l.Drain(0)
 		}
 		names[name] = l
+		s.st.lds.applied(s.listeners[name] == nil)
 	}
 	old := s.listeners
 	s.listeners = names
@@ -292,6 +295,7 @@ func (s *Server) swap(prev, snap *Snapshot) error {
 	s.st.live.Set(1)
 	for name, l := range old {
 		if names[name] == nil {
+			s.st.lds.removed.Inc()
 			s.retire(l)
 		}
 	}

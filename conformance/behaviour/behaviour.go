@@ -348,9 +348,9 @@ func (s *Suite) Format() []byte {
 // Places are the values of the placeholders of a suite.
 type Places struct {
 	// Port is the listener's, Origin and Origin2 the origin servers', Authz the
-	// authorization server's, and Dead a port of loopback that refuses
-	// connections.
-	Port, Origin, Origin2, Authz, Dead int
+	// authorization server's, Dead a port of loopback that refuses connections,
+	// and Admin one that is free for the admin interface.
+	Port, Origin, Origin2, Authz, Dead, Admin int
 	// Log is the path of the access log.
 	Log string
 
@@ -378,7 +378,7 @@ func (p *Places) mask(text string) string {
 	for _, host := range p.hosts {
 		text = strings.ReplaceAll(text, host, "127.0.0.1")
 	}
-	ports := map[string]int{"Port": p.Port, "Origin": p.Origin, "Origin2": p.Origin2, "Authz": p.Authz, "Dead": p.Dead}
+	ports := map[string]int{"Port": p.Port, "Origin": p.Origin, "Origin2": p.Origin2, "Authz": p.Authz, "Dead": p.Dead, "Admin": p.Admin}
 	for _, name := range slices.Sorted(maps.Keys(ports)) {
 		text = strings.ReplaceAll(text, ":"+strconv.Itoa(ports[name]), ":{{."+name+"}}")
 	}

@@ -47,7 +47,7 @@ type Instance struct {
 	exited  chan struct{}
 	output  output
 	logged  int       // bytes of the access log that earlier cases read
-	release [2]func() // of the ports of the listener and of nobody
+	release [3]func() // of the ports of the listener, of nobody and of the admin interface
 }
 
 // output keeps what the process writes.
@@ -118,7 +118,7 @@ func (in *Instance) start(p Proxy, dir string) error {
 
 // place chooses the ports.
 func (in *Instance) place(dir string) error {
-	var ports [2]int
+	var ports [3]int
 	for i := range ports {
 		port, release, err := ReservePort()
 		if err != nil {
@@ -128,7 +128,7 @@ func (in *Instance) place(dir string) error {
 	}
 	in.places = Places{
 		Port: ports[0], Origin: in.origins.port(0), Origin2: in.origins.port(1), Authz: in.origins.authz.l.Addr().(*net.TCPAddr).Port,
-		Dead: ports[1], Log: filepath.Join(dir, "access.log"),
+		Dead: ports[1], Admin: ports[2], Log: filepath.Join(dir, "access.log"),
 	}
 	var err error
 	in.places.hosts, err = ownAddresses()

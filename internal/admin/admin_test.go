@@ -98,7 +98,7 @@ func TestEndpoints(t *testing.T) {
 		{"GET", "/certs", admin.Live, 200, "certificates"},
 		{"GET", "/debug/unsupported", admin.Live, 200, `"x"`},
 		{"GET", "/stats", admin.Live, 200, "cluster.a|b.upstream_rq_total: 3\n"},
-		{"GET", "/stats", admin.Live, 200, `cluster.a|b.upstream_rq_xx{envoy_response_code_class="5"}: 0` + "\n"},
+		{"GET", "/stats", admin.Live, 200, `cluster.a|b.upstream_rq_5xx: 0` + "\n"},
 		{"GET", "/stats", admin.Live, 200, "cluster.a|b.upstream_rq_time: P0(nan,5) P25(nan,6.25) P50(nan,7.5)"},
 		{"GET", "/debug/memory", admin.Live, 200, "listener l: connections 2, streams 3, read 4, write 5, bound 600\nstream 7 of 10.0.0.1:9 in listener l: held 4, bound 100\naccess logs: held 8, bound 1000\nconfiguration: held 9, bound as configured\n"},
 		{"GET", "/debug/memory", admin.Live, 200, "\nheap_live: "},

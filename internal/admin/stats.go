@@ -105,14 +105,20 @@ func dottedName(m *stats.Sample) string {
 		}
 	}
 	sep := "{"
-	var nameSb108 strings.Builder
+	var behind strings.Builder
 	for _, l := range m.Labels {
-		if l.Name != used {
-			nameSb108.WriteString(sep + l.Name + `="` + l.Value + `"`)
+		switch {
+		case l.Name == used:
+		case l.Name == "envoy_response_code_class" && strings.HasSuffix(name, "_xx"):
+			name = strings.TrimSuffix(name, "xx") + l.Value + "xx"
+		case l.Name == "envoy_response_code":
+			name += "_" + l.Value
+		default:
+			behind.WriteString(sep + l.Name + `="` + l.Value + `"`)
 			sep = ","
 		}
 	}
-	name += nameSb108.String()
+	name += behind.String()
 	if sep == "," {
 		name += "}"
 	}

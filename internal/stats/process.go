@@ -17,6 +17,9 @@ const clockTicks = 100
 // names that Prometheus clients use. They are read once at each scrape.
 func (r *Registry) RegisterProcess() {
 	p := &process{started: time.Now()}
+	r.mu.Lock()
+	r.process = p
+	r.mu.Unlock()
 	s := r.Scope("")
 	for name, f := range map[string]func() float64{
 		"process_resident_memory_bytes": func() float64 { return p.rss },
@@ -40,6 +43,38 @@ func (r *Registry) RegisterProcess() {
 		r.Describe(name, help)
 	}
 	r.OnCollect(p.read)
+}
+
+// RegisterServer adds what Envoy says about its process, under Envoy's names:
+// envoy_server_live and others. draining tells whether the process is about to
+// end, connections how many clients it has. It does nothing before
+// RegisterProcess.
+func (r *Registry) RegisterServer(draining func() bool, connections func() float64) {
+	r.mu.Lock()
+	p := r.process
+	r.mu.Unlock()
+	if p == nil {
+		return
+	}
+	s := r.Scope("envoy_server_")
+	flag := func(is bool) float64 {
+		if is {
+			return 1
+		}
+		return 0
+	}
+	for name, f := range map[string]func() float64{
+		"live":                 func() float64 { return flag(!draining()) },
+		"state":                func() float64 { return flag(draining()) }, // 0: live, 1: draining
+		"uptime":               func() float64 { return math.Floor(time.Since(p.started).Seconds()) },
+		"concurrency":          func() float64 { return float64(runtime.GOMAXPROCS(0)) },
+		"total_connections":    connections,
+		"memory_allocated":     func() float64 { return p.goValue("/memory/classes/heap/objects:bytes") },
+		"memory_heap_size":     func() float64 { return p.goValue("/memory/classes/total:bytes") },
+		"memory_physical_size": func() float64 { return p.rss },
+	} {
+		s.GaugeFunc(name, f)
+	}
 }
 
 var processHelp = map[string]string{

@@ -27,6 +27,8 @@ type Registry struct {
 	// set before use.
 	MaxSeries, MaxFamilySeries int
 
+	process *process // of RegisterProcess, guarded by mu
+
 	scrape   sync.Mutex // serializes functions of metrics and collect; taken before mu
 	mu       sync.Mutex
 	families map[string]*family

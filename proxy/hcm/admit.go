@@ -416,6 +416,9 @@ func (st *stream) checkUpgrade() *filters.Response {
 		return nil
 	}
 	st.m.st.wsFail.Inc()
+	if s.Info.Protocol != message.HTTP2 {
+		st.m.st.rqRxReset.Inc() // what it goes on with is not read
+	}
 	return s.LocalReply(403, "", "upgrade_failed", 0)
 }
 

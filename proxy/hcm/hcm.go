@@ -8,6 +8,7 @@ package hcm
 import (
 	"errors"
 	"log/slog"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -101,14 +102,15 @@ type Manager struct {
 
 // managerStats are the handles of envoy_http_downstream_*.
 type managerStats struct {
-	rqTotal, rq2xx, rq3xx, rq4xx, rq5xx, rq1xx           *stats.Counter
-	rqHTTP1, rqHTTP2, rqRxReset, rqTimeout, rqIdle       *stats.Counter
-	rqTooLarge, rqMaxDuration, cxTotal, cxProtocolError  *stats.Counter
-	droppedUnderscores, overload                         *stats.Counter
-	cxHTTP1, cxHTTP2, cxDestroyRemote                    *stats.Counter
-	noRoute, upgradesTotal, panics, pathRedirect, wsFail *stats.Counter
-	rqActive, cxActive, upgradesActive                   *stats.Gauge
-	rqTime                                               *stats.Histogram
+	rqTotal, rqCompleted, cxDestroy                     *stats.Counter
+	rqClass                                             [6]*stats.Counter // by the status' first digit
+	rqHTTP1, rqHTTP2, rqRxReset, rqTimeout, rqIdle      *stats.Counter
+	rqTooLarge, rqMaxDuration, cxTotal, cxProtocolError *stats.Counter
+	droppedUnderscores, overload                        *stats.Counter
+	cxHTTP1, cxHTTP2, cxDestroyRemote                   *stats.Counter
+	upgradesTotal, panics, pathRedirect, wsFail         *stats.Counter
+	rqActive, cxActive, upgradesActive                  *stats.Gauge
+	rqTime                                              *stats.Histogram
 }
 
 // New compiles a Manager. The error names what the specification asks for and
@@ -132,8 +134,7 @@ func New(cfg Config) (*Manager, error) {
 	m.pool.New = func() any { return newStream(m) }
 	sc := cfg.Stats
 	m.st = managerStats{
-		rqTotal: sc.Counter("downstream_rq_total"), rq1xx: sc.Counter("downstream_rq_1xx"), rq2xx: sc.Counter("downstream_rq_2xx"),
-		rq3xx: sc.Counter("downstream_rq_3xx"), rq4xx: sc.Counter("downstream_rq_4xx"), rq5xx: sc.Counter("downstream_rq_5xx"),
+		rqTotal: sc.Counter("downstream_rq_total"), rqCompleted: sc.Counter("downstream_rq_completed"),
 		rqHTTP1: sc.Counter("downstream_rq_http1_total"), rqHTTP2: sc.Counter("downstream_rq_http2_total"),
 		rqRxReset: sc.Counter("downstream_rq_rx_reset"), rqTimeout: sc.Counter("downstream_rq_timeout"), rqIdle: sc.Counter("downstream_rq_idle_timeout"),
 		rqTooLarge: sc.Counter("downstream_rq_too_large"), rqMaxDuration: sc.Counter("downstream_rq_max_duration_reached"),
@@ -141,10 +142,13 @@ func New(cfg Config) (*Manager, error) {
 		cxHTTP1: sc.Counter("downstream_cx_http1_total"), cxHTTP2: sc.Counter("downstream_cx_http2_total"),
 		cxDestroyRemote:    sc.Counter("downstream_cx_destroy_remote_active_rq"),
 		droppedUnderscores: sc.Counter("dropped_headers_with_underscores"), overload: sc.Counter("downstream_rq_overload_close"),
-		noRoute: sc.Counter("no_route"), upgradesTotal: sc.Counter("downstream_cx_upgrades_total"), panics: sc.Counter("downstream_rq_panics"),
+		cxDestroy: sc.Counter("downstream_cx_destroy"), upgradesTotal: sc.Counter("downstream_cx_upgrades_total"), panics: sc.Counter("downstream_rq_panics"),
 		pathRedirect: sc.Counter("downstream_rq_redirected_with_normalized_path"), wsFail: sc.Counter("downstream_rq_ws_on_non_ws_route"),
 		rqActive: sc.Gauge("downstream_rq_active"), cxActive: sc.Gauge("downstream_cx_active"), upgradesActive: sc.Gauge("downstream_cx_upgrades_active"),
 		rqTime: sc.Histogram("downstream_rq_time", nil),
+	}
+	for i := 1; i < len(m.st.rqClass); i++ {
+		m.st.rqClass[i] = sc.Counter("downstream_rq_xx", stats.Label{Name: "envoy_response_code_class", Value: strconv.Itoa(i)})
 	}
 	return m, nil
 }
@@ -265,6 +269,7 @@ func (cn *conn) end(r transport.ServerConn) {
 	delete(cn.m.conns, cn)
 	cn.m.mu.Unlock()
 	cn.m.st.cxActive.Add(-1)
+	cn.m.st.cxDestroy.Inc()
 	cn.done()
 }
 

@@ -55,3 +55,11 @@ func (st *stream) refused(local bool) {
 	}
 	st.m.cfg.Refusals.HTTP(&refusal.Stream{Info: &st.s.Info, Request: &st.s.Request, Response: h, Local: local, Cluster: cluster})
 }
+
+// code counts a response by its status; 0 is none.
+func (t *managerStats) code(status int) {
+	if class := status / 100; class > 0 && class < len(t.rqClass) {
+		t.rqCompleted.Inc()
+		t.rqClass[class].Inc()
+	}
+}

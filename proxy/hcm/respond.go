@@ -448,6 +448,12 @@ func (st *stream) log() {
 func (cn *conn) ProtocolError(status int, details string) {
 	m := cn.m
 	m.st.cxProtocolError.Inc()
+	if status != 0 {
+		m.st.rqTotal.Inc()
+		m.st.rqHTTP1.Inc()
+		m.st.rqRxReset.Inc() // it never came to its end
+		m.st.code(status)
+	}
 	if len(m.cfg.AccessLogs) == 0 && (m.cfg.Refusals == nil || status == 0) {
 		return
 	}

@@ -213,7 +213,6 @@ func (st *stream) selectRoute() {
 	} else {
 		s.SetChain(st.m.cfg.DefaultChain)
 	}
-	st.m.st.noRoute.Inc()
 }
 
 // virtualHost records where the request was looked up; vh may be nil.
@@ -384,7 +383,7 @@ func (m *Manager) contain() {
 }
 
 func (st *stream) writeInformational(h *message.Header) error {
-	st.m.st.rq1xx.Inc()
+	st.m.st.rqClass[1].Inc()
 	return st.ss.WriteInformational(h)
 }
 
@@ -431,16 +430,7 @@ func (st *stream) finish() {
 	st.endTrace()
 	m.st.rqActive.Add(-1)
 	m.st.rqTime.ObserveMillis(info.End.Sub(info.Start))
-	switch info.ResponseCode / 100 {
-	case 2:
-		m.st.rq2xx.Inc()
-	case 3:
-		m.st.rq3xx.Inc()
-	case 4:
-		m.st.rq4xx.Inc()
-	case 5:
-		m.st.rq5xx.Inc()
-	}
+	m.st.code(info.ResponseCode)
 	if n, ok := st.ss.(transport.EndNoter); ok {
 		n.EndedAt(info.End)
 	}

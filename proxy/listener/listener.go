@@ -80,9 +80,9 @@ type Listener struct {
 }
 
 type listenerStats struct {
-	cxTotal, noChain, filterTimeout, filterError, sslError *stats.Counter
-	overloadReject                                         *stats.Counter
-	cxActive                                               *stats.Gauge
+	cxTotal, cxDestroy, noChain, filterTimeout, filterError, sslError *stats.Counter
+	overloadReject                                                    *stats.Counter
+	cxActive                                                          *stats.Gauge
 }
 
 type compiled struct {
@@ -142,7 +142,7 @@ func (l *Listener) Update(cfg Config) error {
 	if l.st.cxTotal == nil {
 		sc := cfg.Stats
 		l.st = listenerStats{
-			cxTotal: sc.Counter("downstream_cx_total"), noChain: sc.Counter("no_filter_chain_match"),
+			cxTotal: sc.Counter("downstream_cx_total"), cxDestroy: sc.Counter("downstream_cx_destroy"), noChain: sc.Counter("no_filter_chain_match"),
 			filterTimeout: sc.Counter("downstream_pre_cx_timeout"), filterError: sc.Counter("downstream_listener_filter_error"),
 			overloadReject: sc.Counter("downstream_cx_overload_reject"),
 			sslError:       sc.Counter("ssl_connection_error"), cxActive: sc.Gauge("downstream_cx_active"),
@@ -392,6 +392,7 @@ func (cn *connection) end() {
 	cn.log()
 	cn.l.active.Add(-1)
 	cn.l.st.cxActive.Add(-1)
+	cn.l.st.cxDestroy.Inc()
 	cn.done()
 }
 

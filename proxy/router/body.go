@@ -100,7 +100,7 @@ func (b *responseBody) Close() {
 	}
 	rq.received.Close()
 	if !rq.ended {
-		rq.c.Count(upstream.EventTxReset)
+		rq.countTxReset()
 	}
 	rq.drop(rq.ended && rq.pump.finished())
 	rq.release()

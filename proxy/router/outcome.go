@@ -40,12 +40,12 @@ func (rq *request) answered(st *upstream.Stream, status int, end bool) (*filters
 	if rq.attempted != nil {
 		rq.attempted.response.CopyFrom(&rq.resp.Header)
 	}
-	rq.c.CountCode(status)
 	rq.judge(status, end)
 	h := &rq.resp.Header
 	if rq.retry.wouldRetryResponse(status, h) && rq.pump.replayable() && rq.kind == noTunnel {
 		switch rq.retry.admit(rq.c, rq.high) {
 		case retryNow:
+			rq.c.CountRetried(status)
 			rq.drop(end && rq.pump.finished())
 			if err := rq.sleep(rq.retry.backoff(rq.c)); err != nil {
 				return rq.failed(err)
@@ -58,6 +58,7 @@ func (rq *request) answered(st *upstream.Stream, status int, end bool) (*filters
 		case noRetry:
 		}
 	}
+	rq.c.CountCode(status)
 	rq.retry.settle(rq.c, rq.high, true)
 	rq.pump.commit()
 	info.Details, info.ResponseCode = "via_upstream", status
@@ -166,7 +167,7 @@ func (rq *request) failed(err error) (*filters.Response, bool, error) {
 		return rq.timedOut(cause, st != nil), false, nil
 	case cause != nil:
 		if st != nil {
-			rq.c.Count(upstream.EventTxReset)
+			rq.countTxReset()
 		}
 		return nil, false, cause
 	}
@@ -178,7 +179,7 @@ func (rq *request) failed(err error) (*filters.Response, bool, error) {
 	switch {
 	case try != nil:
 		rq.c.Failed(rq.host, upstream.FailureTimeout)
-		rq.c.Count(upstream.EventTxReset)
+		rq.countTxReset()
 		rq.c.Count(tryEvent(try))
 		reason = transport.LocalReset
 	case reason == transport.ConnectionFailure:
@@ -295,7 +296,7 @@ func tryDetail(cause error) string {
 // timedOut answers a request whose time is over.
 func (rq *request) timedOut(cause error, inFlight bool) *filters.Response {
 	if inFlight {
-		rq.c.Count(upstream.EventTxReset)
+		rq.countTxReset()
 		if errors.Is(cause, errRouteTimeout) {
 			rq.c.Failed(rq.host, upstream.FailureTimeout)
 		}
@@ -317,6 +318,14 @@ func (rq *request) timedOut(cause error, inFlight bool) *filters.Response {
 	rq.c.Count(upstream.EventTimeout)
 	rq.limit("route timeout", rq.t.route)
 	return rq.timeoutReply("response_timeout")
+}
+
+// countTxReset counts a stream of HTTP/2 that was reset; in HTTP/1 it is the
+// connection that ends.
+func (rq *request) countTxReset() {
+	if rq.s.Info.Upstream.Protocol == message.HTTP2 {
+		rq.c.Count(upstream.EventTxReset)
+	}
 }
 
 // limit notes which limit ended the request.

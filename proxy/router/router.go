@@ -50,7 +50,7 @@ type Filter struct {
 	pool    sync.Pool
 	mirrors chan struct{}
 
-	rqTotal, noRoute, noCluster, rqRedirect, rqDirect, rqResetAfterStart, rqRetrySkipped *stats.Counter
+	rqTotal, noRoute, noCluster, rqDirect, rqResetAfterStart, rqRetrySkipped *stats.Counter
 }
 
 // maxMirrors bounds the mirrored requests in flight of one filter; beyond it
@@ -68,7 +68,7 @@ func New(cfg *xdsresource.Router, d Deps) filters.HTTPFilter {
 	}
 	f.pool.New = func() any { return newRequest(f) }
 	f.rqTotal, f.noRoute, f.noCluster = d.Stats.Counter("rq_total"), d.Stats.Counter("no_route"), d.Stats.Counter("no_cluster")
-	f.rqRedirect, f.rqDirect = d.Stats.Counter("rq_redirect"), d.Stats.Counter("rq_direct_response")
+	f.rqDirect = d.Stats.Counter("rq_direct_response")
 	f.rqResetAfterStart = d.Stats.Counter("rq_reset_after_downstream_response_started")
 	f.rqRetrySkipped = d.Stats.Counter("rq_retry_skipped_request_not_complete")
 	return f
@@ -83,11 +83,7 @@ func (f *Filter) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error
 		return s.LocalReply(404, "", "route_not_found", streaminfo.NoRouteFound), nil
 	}
 	if resp := r.DirectReply(s); resp != nil {
-		if r.Config.Direct != nil {
-			f.rqDirect.Inc()
-		} else {
-			f.rqRedirect.Inc()
-		}
+		f.rqDirect.Inc() // as Envoy counts redirects, too
 		return resp, nil
 	}
 	if r.Config.Action == nil {

@@ -77,7 +77,11 @@ func (c *Cluster) stats() *clusterStats {
 	}
 	s := newClusterStats(c.m.opt.Stats, c.StatName())
 	c.st.Store(s)
-	c.membership(s, c.set.Load())
+	hs := c.set.Load()
+	c.membership(s, hs)
+	if hs.present > 0 { // they came before somebody counted
+		s.membershipChange.Inc()
+	}
 	return s
 }
 

@@ -73,6 +73,10 @@ func (s *clusterStats) event(e Event) *stats.Counter {
 // status.
 func (c *Cluster) CountCode(status int) { c.stats().code(status) }
 
+// CountRetried counts a response that nobody gets, for the request is sent
+// again.
+func (c *Cluster) CountRetried(status int) { c.stats().retried(status) }
+
 // ObserveTime records how long a request took from being complete to the end
 // of its response.
 func (c *Cluster) ObserveTime(d time.Duration) { c.stats().rqTime.ObserveMillis(d) }

@@ -74,6 +74,7 @@ type Manager struct {
 	closed      bool
 
 	callouts sync.Map // *calloutGuard by cluster
+	st       managerStats
 }
 
 type slot struct{ atomic.Pointer[Cluster] }
@@ -81,6 +82,7 @@ type slot struct{ atomic.Pointer[Cluster] }
 // NewManager returns a Manager without clusters.
 func NewManager(o Options) *Manager {
 	m := &Manager{opt: o, log: o.Logger, warming: map[string]*Cluster{}, assignments: map[string]*xdsresource.ClusterLoadAssignment{}}
+	m.st.register(m)
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}
@@ -154,6 +156,11 @@ func (m *Manager) Apply(clusters []*xdsresource.Cluster) {
 		if cur != nil && cur.spec.Digest == spec.Digest {
 			continue
 		}
+		if cur != nil {
+			m.st.modified.Inc()
+		} else if warm == nil {
+			m.st.added.Inc()
+		}
 		c := m.newCluster(spec)
 		m.warming[spec.Name] = c
 		started = append(started, c)
@@ -167,6 +174,7 @@ func (m *Manager) Apply(clusters []*xdsresource.Cluster) {
 	m.slots.Store(&next)
 	for name, sl := range old {
 		if c := sl.Load(); next[name] == nil && c != nil {
+			m.st.removed.Inc()
 			c.close()
 		}
 	}

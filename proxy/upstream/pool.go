@@ -210,7 +210,6 @@ func (p *pool) try() (*Stream, error) {
 				p.offer(pc)
 			}
 			s := p.c.stats()
-			s.rqPendingOverflow.Inc()
 			s.rqActiveOverflow.Inc()
 			return nil, errMaxRequests
 		}

@@ -92,3 +92,39 @@ func (t *clusterStats) code(status int) {
 	}
 	c.Inc()
 }
+
+// retried counts a response that was followed by another attempt, which is rare
+// enough for handles to be looked up.
+func (t *clusterStats) retried(status int) {
+	if status < 100 || status >= len(t.codes) {
+		return
+	}
+	s := t.scope
+	s.Counter("retry_upstream_rq_completed").Inc()
+	s.Counter("retry_upstream_rq_xx", stats.Label{Name: "envoy_response_code_class", Value: strconv.Itoa(status / 100)}).Inc()
+	s.Counter("retry_upstream_rq", stats.Label{Name: "envoy_response_code", Value: strconv.Itoa(status)}).Inc()
+}
+
+// managerStats are envoy_cluster_manager_*.
+type managerStats struct{ added, modified, removed *stats.Counter }
+
+func (t *managerStats) register(m *Manager) {
+	s := m.opt.Stats.Scope("envoy_cluster_manager_")
+	t.added, t.modified, t.removed = s.Counter("cluster_added"), s.Counter("cluster_modified"), s.Counter("cluster_removed")
+	s.GaugeFunc("warming_clusters", func() float64 {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return float64(len(m.warming))
+	})
+	s.GaugeFunc("active_clusters", func() float64 {
+		n := 0
+		if slots := m.slots.Load(); slots != nil {
+			for _, sl := range *slots {
+				if sl.Load() != nil {
+					n++
+				}
+			}
+		}
+		return float64(n)
+	})
+}

@@ -121,7 +121,6 @@ func (p *pool) wait(ctx context.Context, h *Host, o *ConnectOptions) (*Stream, e
 func (p *pool) attach(pc *pooledConn) (*Stream, error) {
 	if !p.b.requests.take() {
 		st := p.c.stats()
-		st.rqPendingOverflow.Inc()
 		st.rqActiveOverflow.Inc()
 		p.offer(pc)
 		return nil, errMaxRequests
