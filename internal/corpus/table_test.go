@@ -167,7 +167,6 @@ var expectations = map[string]expectation{
 		taken: []*taken{
 			{"*", "extensions.istio.io/trafficextension/*", notExecuted, 0},
 			{"*", "acme*", notExecuted, 0},
-			{"*", "envoy.filters.http.ratelimit", notExecuted, 0},
 			{"*", "envoy.filters.network.rbac", denyAll, 0},
 			{"inbound-vip|9080|http|reviews.app.svc.cluster.local", "envoy.filters.http.jwt_authn", "no token is valid for its keys", 0},
 			{"inbound-vip|9080|http|reviews.app.svc.cluster.local", "envoy.filters.http.rbac", unsatisfiable, 0},
