@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -103,12 +104,32 @@ func TestAControlPlaneThatIsLostCostsNoTraffic(t *testing.T) {
 	if v := metric(t, admin, "fairlead_xds_connected"); v != "1" {
 		t.Errorf("fairlead_xds_connected is %q", v)
 	}
+	since := func(name string) float64 { // how long ago
+		at, err := strconv.ParseFloat(metric(t, admin, name), 64)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		return float64(time.Now().Unix()) - at
+	}
+	if d := since("fairlead_xds_last_response_timestamp_seconds"); d < 0 || d > 30 {
+		t.Errorf("the last response was %v s ago", d)
+	}
+	if v := metric(t, admin, "fairlead_xds_disconnected_since_timestamp_seconds"); v != "0" {
+		t.Errorf("disconnected since %q", v)
+	}
 	cp.Close()
 	lost := time.Now()
 	eventually(t, "the metric", func() bool { return metric(t, admin, "fairlead_xds_connected") == "0" })
+	first := metric(t, admin, "fairlead_xds_disconnected_since_timestamp_seconds")
+	if d := since("fairlead_xds_disconnected_since_timestamp_seconds"); d < 0 || d > 30 {
+		t.Errorf("the control plane is gone for %v s", d)
+	}
 	for time.Since(lost) < 1500*time.Millisecond {
 		serves("without control plane")
 		time.Sleep(50 * time.Millisecond)
+	}
+	if now := metric(t, admin, "fairlead_xds_disconnected_since_timestamp_seconds"); now != first {
+		t.Errorf("a failed attempt moves the begin of the outage: %s, %s", first, now)
 	}
 	// The pauses are at least 250 ms, 500 ms, 1 s.
 	if n := strings.Count(log.String(), "xds stream ended"); n < 2 || n > 4 {
@@ -124,6 +145,9 @@ func TestAControlPlaneThatIsLostCostsNoTraffic(t *testing.T) {
 	eventually(t, "the new routes", func() bool { _, body := open.get("/"); return body == "two" })
 	if v := metric(t, admin, "fairlead_xds_connected"); v != "1" {
 		t.Errorf("fairlead_xds_connected is %q", v)
+	}
+	if v := metric(t, admin, "fairlead_xds_disconnected_since_timestamp_seconds"); v != "0" {
+		t.Errorf("disconnected since %q", v)
 	}
 	if v := metric(t, admin, "fairlead_xds_streams_total"); v != "2" {
 		t.Errorf("fairlead_xds_streams_total is %q", v)

@@ -193,13 +193,16 @@ func (p *Process) listenerDump() []admin.Listener {
 
 // reporter counts what the control plane client sees.
 type reporter struct {
-	connected                             *stats.Gauge
+	// Seconds since 1970: a configuration is as old as the last response while
+	// the control plane is gone.
+	connected, lastResponse, goneSince    *stats.Gauge
 	streams, failures, responses, rejects *stats.Counter
+	gone                                  bool // of the client's goroutine
 }
 
 func newReporter(sc *stats.Scope) xdsclient.Reporter {
 	return &reporter{
-		connected: sc.Gauge("connected"), streams: sc.Counter("streams_total"), failures: sc.Counter("stream_failures_total"),
+		connected: sc.Gauge("connected"), lastResponse: sc.Gauge("last_response_timestamp_seconds"), goneSince: sc.Gauge("disconnected_since_timestamp_seconds"), streams: sc.Counter("streams_total"), failures: sc.Counter("stream_failures_total"),
 		responses: sc.Counter("responses_total"), rejects: sc.Counter("rejected_resources_total"),
 	}
 }
@@ -208,16 +211,23 @@ func newReporter(sc *stats.Scope) xdsclient.Reporter {
 func (r *reporter) Stream(connected bool, _ error) {
 	if connected {
 		r.connected.Set(1)
+		r.goneSince.Set(0)
+		r.gone = false
 		r.streams.Inc()
 		return
 	}
 	r.connected.Set(0)
+	if !r.gone { // each failed attempt reports, too
+		r.gone = true
+		r.goneSince.Set(time.Now().Unix())
+	}
 	r.failures.Inc()
 }
 
 // Response implements xdsclient.Reporter.
 func (r *reporter) Response(_ string, _, _, rejected int) {
 	r.responses.Inc()
+	r.lastResponse.Set(time.Now().Unix())
 	r.rejects.Add(uint64(rejected))
 }
 

@@ -60,8 +60,11 @@ type Process struct {
 	source    agent.IdentitySource
 	release   func()
 	admins    []string
-	node      filters.Node
-	start     time.Time
+	// socket is the admin's Unix socket, "" for none.
+	socket     string
+	socketMode os.FileMode
+	node       filters.Node
+	start      time.Time
 	// farewell is how a pod's proxy ends; nil outside of agent mode.
 	farewell *agent.Drain
 
@@ -117,7 +120,7 @@ func FromBootstrap(doc []byte, o ProcessOptions) (*Process, error) {
 	case cfg.Admin.Address.IsValid():
 		p.admins = append(p.admins, cfg.Admin.Address.String())
 	case cfg.Admin.Pipe != "":
-		return nil, fmt.Errorf("admin: a Unix socket (%s) is not supported; use an IP address", cfg.Admin.Pipe)
+		p.socket, p.socketMode = cfg.Admin.Pipe, cfg.Admin.Mode
 	}
 	return p, p.dynamic(cfg)
 }
@@ -342,6 +345,13 @@ func (p *Process) pause(d time.Duration) bool {
 // operators starts admin, status and metrics endpoints.
 func (p *Process) operators() error {
 	h := p.adminHandler()
+	if p.socket != "" {
+		s, err := admin.ServeUnix(p.socket, p.socketMode, h, p.log)
+		if err != nil {
+			return err
+		}
+		p.keep(s)
+	}
 	for _, addr := range p.admins {
 		if err := p.serve("admin", addr, h); err != nil {
 			return err
@@ -371,10 +381,14 @@ func (p *Process) serve(what, addr string, h http.Handler) error {
 	if err != nil {
 		return fmt.Errorf("%s endpoint on %s: %w (is the port in use?)", what, addr, err)
 	}
+	p.keep(s)
+	return nil
+}
+
+func (p *Process) keep(s *admin.Server) {
 	p.mu.Lock()
 	p.servers = append(p.servers, s)
 	p.mu.Unlock()
-	return nil
 }
 
 func (p *Process) closeOperators() {

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -27,7 +29,7 @@ func configCommand() *cobra.Command {
 		Use: "dump", Short: "Print what a running proxy has compiled", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return configDump(cmd, addr) },
 	}
-	dump.Flags().StringVar(&addr, "admin", "127.0.0.1:15000", "admin address of the proxy")
+	dump.Flags().StringVar(&addr, "admin", "127.0.0.1:15000", "admin address of the proxy, or unix:PATH")
 	c.AddCommand(dump, &cobra.Command{
 		Use: "validate FILE", Short: "Check a bootstrap file and list every problem", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return configValidate(cmd, args[0]) },
@@ -73,7 +75,14 @@ func configValidate(cmd *cobra.Command, file string) error {
 
 func configDump(cmd *cobra.Command, addr string) error {
 	c := &http.Client{Timeout: 10 * time.Second}
-	req, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, "http://"+strings.TrimPrefix(addr, "http://")+"/config_dump?include_eds", nil)
+	host := strings.TrimPrefix(addr, "http://")
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		host = "localhost"
+		c.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", strings.TrimPrefix(path, "//"))
+		}}
+	}
+	req, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, "http://"+host+"/config_dump?include_eds", nil)
 	if err != nil {
 		return fmt.Errorf("config dump: %w", err)
 	}

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/stats"
@@ -26,6 +29,41 @@ func Serve(addr string, h http.Handler, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("admin: %w (is another proxy running here?)", err)
 	}
+	return serve(l, addr, h, log), nil
+}
+
+// ServeUnix is Serve on a Unix socket; a path that begins with @ is one without
+// file. The file gets the permissions mode, 0 is what the umask leaves. One that
+// a former process left is replaced, one that somebody listens on is not. Close
+// removes it.
+func ServeUnix(path string, mode os.FileMode, h http.Handler, log *slog.Logger) (*Server, error) {
+	file := !strings.HasPrefix(path, "@")
+	if st, err := os.Lstat(path); file && err == nil {
+		if st.Mode().Type() != fs.ModeSocket {
+			return nil, fmt.Errorf("admin: %s is there, and is no socket", path)
+		}
+		if c, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "unix", path); err == nil {
+			_ = c.Close()
+			return nil, fmt.Errorf("admin: somebody listens on %s (is another proxy running here?)", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("admin: %w", err)
+		}
+	}
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("admin: %w (does the folder exist, and may this user write to it?)", err)
+	}
+	if file && mode != 0 {
+		if err := os.Chmod(path, mode); err != nil {
+			_ = l.Close()
+			return nil, fmt.Errorf("admin: %w", err)
+		}
+	}
+	return serve(l, path, h, log), nil
+}
+
+func serve(l net.Listener, addr string, h http.Handler, log *slog.Logger) *Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -43,7 +81,7 @@ func Serve(addr string, h http.Handler, log *slog.Logger) (*Server, error) {
 			log.Error("admin server ended", "address", addr, "error", err)
 		}
 	}()
-	return s, nil
+	return s
 }
 
 // Addr is the address that the server listens on, with its port.

@@ -6,6 +6,7 @@ package bootstrap
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"slices"
 	"sort"
@@ -63,6 +64,8 @@ type Locality struct{ Region, Zone, SubZone string }
 type Admin struct {
 	Address netip.AddrPort
 	Pipe    string
+	// Mode are the permissions of Pipe, 0 for what the umask leaves.
+	Mode fs.FileMode
 }
 
 // ADS is how to reach the control plane. Either Cluster or Target is set.
@@ -222,7 +225,7 @@ func (p *parser) admin(m *bootstrapv3pb.Admin) {
 		}
 		p.cfg.Admin.Address = netip.AddrPortFrom(ip, uint16(port))
 	case *corev3pb.Address_Pipe:
-		p.cfg.Admin.Pipe = a.Pipe.GetPath()
+		p.cfg.Admin.Pipe, p.cfg.Admin.Mode = a.Pipe.GetPath(), fs.FileMode(a.Pipe.GetMode())
 	case *corev3pb.Address_EnvoyInternalAddress:
 		p.fail("admin.address", errors.New("must be a socket_address or pipe"))
 	}

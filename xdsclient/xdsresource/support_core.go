@@ -134,7 +134,7 @@ var coreTable = []message{
 			"network_namespace_filepath": "network namespaces are not supported",
 		},
 	},
-	{name: "envoy.config.core.v3.Pipe", supported: `path`, moot: notes{"mode": "only addresses to connect to may be pipes"}},
+	{name: "envoy.config.core.v3.Pipe", supported: `path mode`},
 	{name: "envoy.config.core.v3.EnvoyInternalAddress", supported: `server_listener_name endpoint_id`},
 	{
 		name: "envoy.config.core.v3.BindConfig", supported: `source_address`,
