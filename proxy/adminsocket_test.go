@@ -45,7 +45,7 @@ func TestTheAdminInterfaceOnAUnixSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	stale.SetUnlinkOnClose(false)
-	_ = stale.Close() // as a process that was killed leaves it
+	_ = stale.Close()                                                    // as a process that was killed leaves it
 	doc := `admin: {address: {pipe: {path: "` + path + `", mode: 384}}}` // 0600
 	t.Run("serves", func(t *testing.T) {
 		p, _ := launch(t, doc)
