@@ -17,7 +17,9 @@ func (b *builder) accessLogs(where string, specs []*xdsresource.AccessLog) []*ac
 		case a.Unknown != "": // File may be there all the same, with another format
 			b.diag(where, path, "ignored", "not executed: "+a.Unknown)
 		case a.OTLP != nil:
-			out = append(out, b.s.otlpLog(a))
+			l, release := b.s.otlpLog(a)
+			b.holds.releases = append(b.holds.releases, release)
+			out = append(out, l)
 		case a.File != nil:
 			l, err := b.s.logs.Logger(a.File, a.Filter)
 			if err != nil {

@@ -37,6 +37,8 @@ type builtListener struct {
 	diags []Diagnostic
 	// ecds are the extension configurations of its listener filters.
 	ecds string
+	// hold is that of its own access logs.
+	hold *hold
 }
 
 // builtChain is a compiled filter chain with what it depends on.
@@ -47,6 +49,7 @@ type builtChain struct {
 	// network are the names of chain.Network.
 	network []string
 	diags   []Diagnostic
+	hold    *hold
 }
 
 // chainKey decides whether a chain can be kept: same content but for routes,
@@ -88,6 +91,8 @@ type builder struct {
 	fresh int
 	// at is the place in the listener that is compiled, by indexes.
 	at string
+	// holds collects what the part that is compiled shares.
+	holds *hold
 }
 
 func (b *builder) diag(resource, path, severity, message string) {
@@ -129,7 +134,7 @@ func (b *builder) listener(spec *xdsresource.Listener) *builtListener {
 	sc := b.s.stats.Scope("envoy_listener_", stats.Label{Name: "envoy_listener_address", Value: statAddress(spec)})
 	bl.config = listener.Config{Spec: spec, Stats: sc, Refusals: b.s.refusals, Logger: b.s.log, DrainTime: b.s.opt.DrainTime, Overload: b.s.overload}
 	if prev != nil && prev.spec.Digest == spec.Digest && prev.ecds == bl.ecds {
-		bl.config.ListenerFilters, bl.config.AccessLogs, bl.diags = prev.config.ListenerFilters, prev.config.AccessLogs, prev.diags
+		bl.config.ListenerFilters, bl.config.AccessLogs, bl.diags, bl.hold = prev.config.ListenerFilters, prev.config.AccessLogs, prev.diags, prev.hold
 		b.diags = append(b.diags, bl.diags...)
 	} else {
 		mark := len(b.diags)
@@ -138,6 +143,8 @@ func (b *builder) listener(spec *xdsresource.Listener) *builtListener {
 			b.listenerFilter(bl, where, &spec.ListenerFilters[i])
 		}
 		b.at = ""
+		bl.hold = &hold{}
+		b.holds = bl.hold
 		bl.config.AccessLogs = listenerLogs(b.accessLogs(where, spec.AccessLogs))
 		bl.diags = append([]Diagnostic(nil), b.diags[mark:]...)
 	}
@@ -266,7 +273,8 @@ func discovered(res *Resources, own *xdsresource.TypedConfig, d *xdsresource.Ext
 func (b *builder) compileChain(bl *builtListener, fc *xdsresource.FilterChain) *builtChain {
 	where := "listener " + bl.spec.Name + ": filter chain " + fc.Name
 	lc := &listener.Chain{Name: fc.Name, Metadata: &fc.Metadata, Digest: fc.Digest, Match: fc.Match, HandshakeTimeout: fc.TransportSocketTimeout, Broken: fc.Broken}
-	bc := &builtChain{chain: lc}
+	bc := &builtChain{chain: lc, hold: &hold{}}
+	b.holds = bc.hold
 	broken := func(path, why string) {
 		if lc.Broken == "" {
 			lc.Broken = why

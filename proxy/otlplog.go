@@ -19,13 +19,13 @@ type (
 	logExporterKey struct{ exporter xdsresource.Digest }
 )
 
-// otlpLog returns the logger for a. Like a file, its exporter stays to the end of
-// the process.
-func (s *Server) otlpLog(a *xdsresource.AccessLog) *accesslog.Logger {
+// otlpLog returns the logger for a, and what releases its exporter, which sends
+// what it has and ends when nobody uses it any more.
+func (s *Server) otlpLog(a *xdsresource.AccessLog) (*accesslog.Logger, func()) {
 	if s.opt.Offline {
-		return accesslog.NewLogger(a.Filter, func(*format.Context) {})
+		return accesslog.NewLogger(a.Filter, func(*format.Context) {}), func() {}
 	}
-	v, _, err := s.shared.Acquire(logExporterKey{a.OTLP.Exporter}, func() (any, error) { return s.logExporter(a.OTLP), nil })
+	v, release, err := s.shared.Acquire(logExporterKey{a.OTLP.Exporter}, func() (any, error) { return s.logExporter(a.OTLP), nil })
 	if err != nil {
 		panic(err) // create returns none
 	}
@@ -34,7 +34,7 @@ func (s *Server) otlpLog(a *xdsresource.AccessLog) *accesslog.Logger {
 		panic(fmt.Sprintf("proxy: %T shared under the key of a log", v)) // programmer error: the key is private
 	}
 	spec := a.OTLP
-	return accesslog.NewLogger(a.Filter, func(c *format.Context) { e.Add(logRecord(spec, c)) })
+	return accesslog.NewLogger(a.Filter, func(c *format.Context) { e.Add(logRecord(spec, c)) }), release
 }
 
 // logRecord is the record of a stream, which refers to nothing of it.

@@ -80,6 +80,7 @@ type Server struct {
 	mu        sync.Mutex // guards Apply and the fields below
 	filters   filterPool
 	listeners map[string]*listener.Listener
+	retired   []*listener.Listener   // removed ones that may have connections
 	pending   map[*time.Timer]func() // releases to come
 	linger    lingering
 	closed    bool
@@ -355,6 +356,7 @@ func unchanged(a, b *builtListener) bool {
 func (s *Server) retire(l *listener.Listener) {
 	l.StopAccepting()
 	l.Drain(s.opt.DrainTime)
+	s.retired = append(slices.DeleteFunc(s.retired, func(r *listener.Listener) bool { return r.Active() == 0 }), l)
 }
 
 // releaseReplaced closes the filters of chains that are gone, once their
@@ -368,6 +370,11 @@ func (s *Server) releaseReplaced(prev, snap *Snapshot) {
 	for c := range usedBy(prev) {
 		if !used[c] {
 			gone = append(gone, c)
+		}
+	}
+	for name, l := range prev.Listeners {
+		if next := snap.Listeners[name]; next == nil || next.hold != l.hold {
+			s.later(l.hold.release)
 		}
 	}
 	if len(gone) == 0 {
@@ -403,7 +410,22 @@ func (s *Server) releaseChains(cs []*builtChain) {
 			}
 			h.release = nil
 		}
+		c.hold.release()
 	}
+}
+
+// hold is what a part of the configuration shares with others until it is
+// released: exporters of its access logs.
+type hold struct{ releases []func() }
+
+func (h *hold) release() {
+	if h == nil {
+		return
+	}
+	for _, f := range h.releases {
+		f()
+	}
+	h.releases = nil
 }
 
 // UpdateEndpoints is the fast path of EDS: hosts of one cluster are replaced and
@@ -423,99 +445,4 @@ func (s *Server) env(name, direction string) *filters.Env {
 // managerStats is for what connection managers with that stat_prefix count.
 func (s *Server) managerStats(prefix, manager string) *stats.Scope {
 	return s.stats.Scope(prefix, stats.Label{Name: "envoy_http_conn_manager_prefix", Value: manager})
-}
-
-// DrainListeners stops accepting (unless graceful) and asks all connections to
-// end in order, as Envoy's /drain_listeners.
-func (s *Server) DrainListeners(graceful bool) { s.drain(graceful, false) }
-
-// DrainInbound is DrainListeners for listeners with traffic direction INBOUND.
-func (s *Server) DrainInbound(graceful bool) { s.drain(graceful, true) }
-
-func (s *Server) drain(graceful, inboundOnly bool) {
-	s.draining.Store(true)
-	s.mu.Lock()
-	ls := make([]*listener.Listener, 0, len(s.listeners))
-	for _, l := range s.listeners {
-		if c := l.Config(); inboundOnly && (c == nil || c.Spec.Direction != "inbound") {
-			continue
-		}
-		ls = append(ls, l)
-	}
-	s.mu.Unlock()
-	for _, l := range ls {
-		if !graceful {
-			l.StopAccepting()
-		}
-		l.Drain(0)
-	}
-}
-
-// Draining tells whether DrainListeners or DrainInbound was called.
-func (s *Server) Draining() bool { return s.draining.Load() }
-
-// Active is the number of downstream connections on sockets. Internal hops are
-// not counted: they end with what they serve, or are idle connections to
-// upstreams.
-func (s *Server) Active() int64 {
-	var n int64
-	for _, l := range *s.byName.Load() {
-		if c := l.Config(); c == nil || !c.Spec.Internal {
-			n += l.Active()
-		}
-	}
-	return n
-}
-
-// Shutdown drains for at most ctx and then closes everything.
-func (s *Server) Shutdown(ctx context.Context) error {
-	s.DrainListeners(false)
-	t := time.NewTicker(50 * time.Millisecond)
-	defer t.Stop()
-	for s.Active() > 0 {
-		select {
-		case <-ctx.Done():
-			n := s.Active()
-			s.Close()
-			return fmt.Errorf("proxy: %d connections were cut at the end of the drain time", n)
-		case <-t.C:
-		}
-	}
-	s.Close()
-	return nil
-}
-
-// Close cuts every connection and releases everything.
-func (s *Server) Close() {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return
-	}
-	s.closed = true
-	due := s.pending
-	ls := s.listeners
-	s.mu.Unlock()
-	for _, l := range ls {
-		l.Close()
-	}
-	s.calm()
-	s.shared.Finish() // exporters send what they have, over clusters
-	s.clusters.Close()
-	s.secrets.Close()
-	if err := s.logs.Close(); err != nil {
-		s.log.Warn("closing access logs", "error", err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for t, f := range due {
-		if t.Stop() { // else it runs, or has run
-			f()
-		}
-	}
-	if snap := s.snapshot.Load(); snap != nil {
-		for c := range usedBy(snap) {
-			s.releaseChains([]*builtChain{c})
-		}
-	}
 }

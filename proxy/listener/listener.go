@@ -75,8 +75,10 @@ type Listener struct {
 	sockets map[netip.AddrPort]*netio.Listener
 	closed  bool
 	wg      sync.WaitGroup
-	active  atomic.Int64
-	st      listenerStats
+	// replaced are chains of former configurations that may have connections.
+	replaced []*Chain
+	active   atomic.Int64
+	st       listenerStats
 }
 
 type listenerStats struct {
@@ -163,8 +165,9 @@ func (l *Listener) Update(cfg Config) error {
 			delete(l.sockets, a)
 		}
 	}
+	l.replaced = slices.DeleteFunc(l.replaced, func(c *Chain) bool { return c.Active() == 0 })
 	if old != nil {
-		drainReplaced(&old.cfg, &cfg)
+		l.replaced = append(l.replaced, drainReplaced(&old.cfg, &cfg)...)
 	}
 	return nil
 }
@@ -191,7 +194,8 @@ func (l *Listener) bind(cfg *Config) (map[netip.AddrPort]*netio.Listener, error)
 	return added, nil
 }
 
-func drainReplaced(old, cfg *Config) {
+// drainReplaced drains the chains of old that cfg doesn't hold, and returns them.
+func drainReplaced(old, cfg *Config) (replaced []*Chain) {
 	kept := map[*Chain]bool{cfg.Default: true}
 	for _, c := range cfg.Chains {
 		kept[c] = true
@@ -199,8 +203,10 @@ func drainReplaced(old, cfg *Config) {
 	for _, c := range append(slices.Clip(old.Chains), old.Default) {
 		if c != nil && !kept[c] {
 			c.Drain(cfg.DrainTime)
+			replaced = append(replaced, c)
 		}
 	}
+	return replaced
 }
 
 // StopAccepting closes the sockets; connections go on.
@@ -233,7 +239,12 @@ func (l *Listener) Close() {
 	l.StopAccepting()
 	l.mu.Lock()
 	l.closed = true
+	replaced := l.replaced
+	l.replaced = nil
 	l.mu.Unlock()
+	for _, ch := range replaced {
+		ch.cut()
+	}
 	if c := l.current.Load(); c != nil {
 		for _, ch := range append(slices.Clip(c.cfg.Chains), c.cfg.Default) {
 			if ch != nil {

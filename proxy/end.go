@@ -1,0 +1,122 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/proxy/listener"
+)
+
+// DrainListeners stops accepting (unless graceful) and asks all connections to
+// end in order, as Envoy's /drain_listeners.
+func (s *Server) DrainListeners(graceful bool) { s.drain(graceful, false) }
+
+// DrainInbound is DrainListeners for listeners with traffic direction INBOUND.
+func (s *Server) DrainInbound(graceful bool) { s.drain(graceful, true) }
+
+func (s *Server) drain(graceful, inboundOnly bool) {
+	s.draining.Store(true)
+	s.mu.Lock()
+	ls := make([]*listener.Listener, 0, len(s.listeners))
+	for _, l := range s.listeners {
+		if c := l.Config(); inboundOnly && (c == nil || c.Spec.Direction != "inbound") {
+			continue
+		}
+		ls = append(ls, l)
+	}
+	s.mu.Unlock()
+	for _, l := range ls {
+		if !graceful {
+			l.StopAccepting()
+		}
+		l.Drain(0)
+	}
+}
+
+// Draining tells whether DrainListeners or DrainInbound was called.
+func (s *Server) Draining() bool { return s.draining.Load() }
+
+// Active is the number of downstream connections on sockets. Internal hops are
+// not counted: they end with what they serve, or are idle connections to
+// upstreams.
+func (s *Server) Active() int64 {
+	var n int64
+	for _, l := range *s.byName.Load() {
+		if c := l.Config(); c == nil || !c.Spec.Internal {
+			n += l.Active()
+		}
+	}
+	return n
+}
+
+// Shutdown drains for at most ctx and then closes everything.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.DrainListeners(false)
+	t := time.NewTicker(50 * time.Millisecond)
+	defer t.Stop()
+	for s.Active() > 0 {
+		select {
+		case <-ctx.Done():
+			n := s.Active()
+			s.Close()
+			return fmt.Errorf("proxy: %d connections were cut at the end of the drain time", n)
+		case <-t.C:
+		}
+	}
+	s.Close()
+	return nil
+}
+
+// Close cuts every connection and releases everything.
+func (s *Server) Close() {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	s.closed = true
+	due := s.pending
+	ls := slices.AppendSeq(s.retired, maps.Values(s.listeners))
+	s.mu.Unlock()
+	s.StartServing() // no Apply waits any more
+	for _, l := range ls {
+		l.Close()
+	}
+	awaitEnds(ls)
+	s.calm()
+	s.shared.Finish() // exporters send what they have, over clusters
+	s.clusters.Close()
+	s.secrets.Close()
+	if err := s.logs.Close(); err != nil {
+		s.log.Warn("closing access logs", "error", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for t, f := range due {
+		if t.Stop() { // else it runs, or has run
+			f()
+		}
+	}
+	if snap := s.snapshot.Load(); snap != nil {
+		for c := range usedBy(snap) {
+			s.releaseChains([]*builtChain{c})
+		}
+		for _, l := range snap.Listeners {
+			l.hold.release()
+		}
+	}
+}
+
+// awaitEnds waits until connections that were cut have ended, and logged that.
+// They need no more than the processor; one that hangs is not waited for.
+func awaitEnds(ls []*listener.Listener) {
+	end := time.Now().Add(2 * time.Second)
+	for _, l := range ls {
+		for l.Active() > 0 && time.Now().Before(end) {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
