@@ -34,12 +34,7 @@ func overSocket(t *testing.T, path, url string) (int, string) {
 }
 
 func TestTheAdminInterfaceOnAUnixSocket(t *testing.T) {
-	dir, err := os.MkdirTemp("", "fl") // the path of a socket is short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	path := filepath.Join(dir, "admin.sock")
+	path := filepath.Join(t.TempDir(), "s")
 	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
 	if err != nil {
 		t.Fatal(err)
