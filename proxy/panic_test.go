@@ -219,7 +219,6 @@ var mineHTTP = []struct {
 	{where: "interrupt", want: "reset", path: "/hang"},
 	{where: "interrupt", want: "reset|504|408", path: "/hang", route: "idle_timeout: 0.2s,"},
 	{where: "state in an access log", want: "200", hcm: accessLogs("access_log")},
-	{where: "state in an upstream log", want: "200"},
 	{where: "state in a request header", want: "500", fields: `request_headers_to_add: [{header: {key: x, value: "%FILTER_STATE(trap:PLAIN)%"}}],`},
 	{where: "state in a response header", want: "500|reset", fields: `response_headers_to_add: [{header: {key: x, value: "%FILTER_STATE(trap:PLAIN)%"}}],`},
 	{where: "state in a local reply", want: "reset|500", lines: 1, hcm: `local_reply_config: {body_format: {text_format_source: {inline_string: "%FILTER_STATE(trap:PLAIN)%"}}},`},
@@ -233,7 +232,7 @@ func accessLogs(field string) string {
 	return field + `: [{name: f, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: /dev/null, log_format: {text_format_source: {inline_string: "%FILTER_STATE(trap:PLAIN)%\n"}}}}],`
 }
 
-const minesHTTP = 23
+const minesHTTP = 22
 
 // TestAPanicInARequestCostsThatRequest: its neighbours on the same connection,
 // the connection and the process go on.
@@ -274,15 +273,11 @@ func TestAPanicInARequestCostsThatRequest(t *testing.T) {
 			m := newMinefield(t)
 			m.cluster("app", tcpPort(origin.Listener), true)
 			m.cluster("echo", tcpPort(echo), false)
-			router := routerFilter
-			if c.where == "state in an upstream log" {
-				router = strings.Replace(router, "v3.Router", "v3.Router, "+strings.TrimSuffix(accessLogs("upstream_log"), ","), 1)
-			}
 			m.listener(fmt.Sprintf(`{name: l, address: {socket_address: {address: 127.0.0.1, port_value: 0}}, filter_chains: [{filters: [{name: hcm, typed_config: {
 "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: x, %s upgrade_configs: [{upgrade_type: CONNECT}], http2_protocol_options: {allow_connect: true},
 route_config: {name: r, virtual_hosts: [{name: trap, domains: [trap], routes: [{match: {connect_matcher: {}}, route: {cluster: echo, upgrade_configs: [{upgrade_type: CONNECT, connect_config: {}}]}}, {match: {prefix: /}, %s route: {cluster: app, %s timeout: 0s}}]},
   {name: v, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: app, timeout: 0s}}]}]},
-http_filters: [%s %s %s]}}]}]}`, c.hcm, c.fields, c.route, trapConfigYAML(c.where), c.before, router))
+http_filters: [%s %s %s]}}]}]}`, c.hcm, c.fields, c.route, trapConfigYAML(c.where), c.before, routerFilter))
 			m.apply()
 			m.cross(c.path, c.want)
 			lines := c.lines
