@@ -18,6 +18,12 @@ type Looper interface {
 	Loop(f func() (wait bool)) error
 }
 
+// LoopWriter is a Looper that holds its descriptor inside the loop.
+type LoopWriter interface {
+	// LoopWrite is Write. Only f, called by Loop, may call it, on its goroutine.
+	LoopWrite(p []byte) (int, error)
+}
+
 // Rechecker is a Looper for which a short read proves that the socket is empty.
 // It does not prove that no end follows: a FIN that arrived together with the
 // last bytes shows only in another read, or once the loop has been quiet for a

@@ -99,3 +99,75 @@ func TestQuietTellsWhatAReadWouldDo(t *testing.T) {
 		_ = b.Close()
 	}
 }
+
+// LoopWrite is Write without the poller's books: what it is told, whatever
+// becomes of the connection, is the same.
+func TestLoopWriteIsWrite(t *testing.T) {
+	cause := errors.New("enough")
+	for _, c := range []struct {
+		name string
+		size int
+		end  func(server, client Conn)
+		want error
+	}{
+		{"a small piece", 100, func(Conn, Conn) {}, nil},
+		{"more than the peer takes at once", 8 << 20, func(Conn, Conn) {}, nil},
+		{"interrupted", 100, func(s, _ Conn) { s.Interrupt(cause) }, cause},
+		{"closed", 100, func(s, _ Conn) { _ = s.Close() }, ErrClosed},
+		{"reset", 100, func(s, _ Conn) { s.Reset() }, ErrClosed},
+		{"reset by the peer", 100, func(_, c Conn) { c.Reset(); time.Sleep(20 * time.Millisecond) }, ErrReset},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l, err := Listen(netip.MustParseAddrPort("127.0.0.1:0"), ListenOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			client, err := Dial(context.Background(), l.Addr(), DialOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			server, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer server.Close()
+			if _, ok := server.(LoopWriter); !ok {
+				t.Skip("sockets of this system don't loop")
+			}
+			got := make(chan int, 1)
+			if c.want == nil {
+				go func() {
+					n, buf := 0, make([]byte, 64<<10)
+					for n < c.size {
+						m, err := client.Read(buf)
+						if err != nil {
+							break
+						}
+						n += m
+					}
+					got <- n
+				}()
+			}
+			var n int
+			_ = server.(Looper).Loop(func() bool {
+				c.end(server, client)
+				n, err = server.(LoopWriter).LoopWrite(make([]byte, c.size))
+				return false
+			})
+			if c.want != nil {
+				if !errors.Is(err, c.want) {
+					t.Errorf("%d, %v, want %v", n, err, c.want)
+				}
+				return
+			}
+			if err != nil || n != c.size {
+				t.Errorf("%d, %v", n, err)
+			}
+			if n := <-got; n != c.size {
+				t.Errorf("%d bytes arrived", n)
+			}
+		})
+	}
+}

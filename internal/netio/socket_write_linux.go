@@ -43,6 +43,30 @@ func (s *socket) onWrite(fd uintptr) bool {
 	}
 }
 
+// LoopWrite implements LoopWriter: it takes no reference on the descriptor, and
+// does not ask the poller unless the peer is slow.
+func (s *socket) LoopWrite(p []byte) (int, error) {
+	if !s.looping {
+		panic("netio: LoopWrite outside Loop")
+	}
+	n := 0
+	if s.cause.Load() == nil && !s.isClosed() && len(p) > 0 {
+		var e syscall.Errno
+		switch n, e = rawWrite(s.lfd, p); e {
+		case 0:
+		case syscall.EAGAIN, syscall.EINTR:
+			n = 0
+		default:
+			return 0, s.fail(&sysError{"write", e})
+		}
+		if n == len(p) {
+			return n, nil
+		}
+	}
+	m, err := s.Write(p[n:])
+	return n + m, err
+}
+
 // tryWrite writes what the socket takes without blocking.
 func (s *socket) tryWrite(p []byte) int {
 	n := 0

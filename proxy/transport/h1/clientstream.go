@@ -166,7 +166,7 @@ func (s *clientStream) flushLocked(p, tail []byte) error {
 	if s.sendErr != nil {
 		return s.sendErr
 	}
-	n, err := s.out.send(s.c.rd.c, p, tail)
+	n, err := s.out.send(s.c.rd.c, nil, p, tail)
 	s.sent.Add(uint64(n))
 	if err != nil {
 		s.sendErr = s.failure(err)

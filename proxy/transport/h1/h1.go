@@ -37,6 +37,9 @@ type Server struct {
 	h      transport.Handler
 	done   func()
 	looper netio.Looper
+	// loopWriter is the connection, if it is one; inLoop is loopWriter while the
+	// loop's goroutine is inside the loop.
+	loopWriter, inLoop netio.LoopWriter
 	// Method values, made once.
 	resume func()
 	step   func() bool
@@ -89,6 +92,7 @@ func NewServer(c netio.Conn, cfg *transport.ServerConfig, h transport.Handler) *
 	s := &Server{cfg: cfg, h: h, start: time.Now()}
 	s.rd.c = c
 	s.looper, _ = c.(netio.Looper)
+	s.loopWriter, _ = c.(netio.LoopWriter)
 	s.onIdle, s.onHead = s.idleExpired, s.headExpired
 	if s.looper != nil {
 		s.step = s.loopStep
@@ -151,6 +155,13 @@ func (s *Server) run() {
 // loopStep is a step of the poller's loop: it serves what can be served without
 // waiting for further bytes; s.next says why it ended.
 func (s *Server) loopStep() (wait bool) {
+	s.inLoop = s.loopWriter
+	wait = s.steps()
+	s.inLoop = nil
+	return wait
+}
+
+func (s *Server) steps() (wait bool) {
 	for {
 		a := s.pump()
 		if a == actServe && s.x.st.whole {

@@ -308,7 +308,7 @@ func (st *serverStream) write(p, tail []byte) error {
 	if st.failed {
 		return &transport.ResetError{Reason: transport.LocalReset}
 	}
-	n, err := st.out.send(st.s.rd.c, p, tail)
+	n, err := st.out.send(st.s.rd.c, st.s.inLoop, p, tail)
 	st.sent.Add(uint64(n))
 	if err != nil {
 		st.failed = true

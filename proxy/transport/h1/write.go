@@ -52,15 +52,20 @@ func (o *output) drop() {
 // piece; more are gathered.
 const joinLimit = netio.SmallBuffer
 
-// send writes what was collected, p and tail to c in one piece, and drops it.
-func (o *output) send(c netio.Conn, p, tail []byte) (n int, err error) {
+// send writes what was collected, p and tail to c in one piece, and drops it. in,
+// if not nil, is c for a goroutine inside its loop.
+func (o *output) send(c netio.Conn, in netio.LoopWriter, p, tail []byte) (n int, err error) {
 	n = o.n + len(p) + len(tail)
 	switch {
 	case n == 0:
 		return 0, nil
 	case n <= joinLimit:
 		o.add(p, tail)
-		_, err = c.Write(o.bytes())
+		if in != nil {
+			_, err = in.LoopWrite(o.bytes())
+		} else {
+			_, err = c.Write(o.bytes())
+		}
 	case o.n == 0 && len(tail) == 0:
 		_, err = c.Write(p)
 	default:
