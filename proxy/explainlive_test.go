@@ -94,8 +94,8 @@ route_config: {name: r, request_headers_to_add: [{header: {key: x-route, value: 
 {name: tls, domains: [tls.test], require_tls: ALL, routes: [{name: tls, match: {prefix: /}, route: {cluster: c}}]}]}`
 
 // liveWorld serves one configuration in front of three origins.
-func liveWorld(t *testing.T, name string) (s *proxy.Server, sv *services, port int) {
-	s, err := proxy.New(proxy.Options{Registry: builtin.Registry(), DrainTime: 50 * time.Millisecond, Stats: &stats.Registry{}, Logger: slog.New(slog.DiscardHandler)})
+func liveWorld(t *testing.T, name string, reg *stats.Registry) (s *proxy.Server, sv *services, port int) {
+	s, err := proxy.New(proxy.Options{Registry: builtin.Registry(), DrainTime: 50 * time.Millisecond, Stats: reg, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +274,7 @@ func agreesLive(t *testing.T, q *explain.Request, r *explain.Report, got *sent) 
 // verdict, status and details, route, cluster, and what the origin sees.
 func TestExplainAgreesWithTraffic(t *testing.T) {
 	const each, configurations = 150, 6
-	asked, verdicts, details := 0, map[string]int{}, map[string]bool{}
+	asked, series, verdicts, details := 0, 0, map[string]int{}, map[string]bool{}
 	names := make([]string, 0, len(liveFilters))
 	for name := range liveFilters {
 		names = append(names, name)
@@ -282,7 +282,8 @@ func TestExplainAgreesWithTraffic(t *testing.T) {
 	slices.Sort(names)
 	for i, name := range names {
 		t.Run(name, func(t *testing.T) {
-			s, sv, port := liveWorld(t, name)
+			reg := &stats.Registry{}
+			s, sv, port := liveWorld(t, name, reg)
 			r := rand.New(rand.NewPCG(7, uint64(i)))
 			for n := range each {
 				q := generated(r, sv)
@@ -302,10 +303,14 @@ func TestExplainAgreesWithTraffic(t *testing.T) {
 				d, _, _ := strings.Cut(rep.Details, "{")
 				details[d] = true
 			}
+			series += boundedSeries(t, reg)
 		})
 	}
 	if asked != each*configurations {
 		t.Errorf("%d requests, want %d", asked, each*configurations)
+	}
+	if series < 20 {
+		t.Errorf("%d series count what was denied and found", series)
 	}
 	// The corpus is worth something only if it comes to every verdict.
 	for v, least := range map[string]int{explain.Forward: 200, explain.Deny: 150, explain.Answer: 100} {
@@ -319,4 +324,31 @@ func TestExplainAgreesWithTraffic(t *testing.T) {
 		}
 	}
 	t.Logf("%d requests: %v", asked, verdicts)
+}
+
+// boundedSeries counts the series about policies, findings and answers of our
+// own. Their labels hold what the configuration says, and nothing that a request
+// brought, so that no client can make more of them.
+func boundedSeries(t *testing.T, reg *stats.Registry) (n int) {
+	t.Helper()
+	var b strings.Builder
+	if err := reg.WritePrometheusUsed(&b, func(string) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(b.String()) {
+		if strings.HasPrefix(line, "#") || strings.Contains(line, "_bucket{") || !strings.HasPrefix(line, "fairlead_policy_") && !strings.HasPrefix(line, "fairlead_dlp_") && !strings.HasPrefix(line, "fairlead_local_replies_") {
+			continue
+		}
+		n++
+		labels, _, _ := strings.Cut(line, "} ")
+		for _, of := range []string{".test", "/", "alice", "blue", "green", "4111", matrixKey, "x.y.z"} {
+			if strings.Contains(labels, of) && !strings.Contains(labels, `policy="app/`) {
+				t.Errorf("%q of a request is in %s", of, line)
+			}
+		}
+	}
+	if n > 40 {
+		t.Errorf("150 requests made %d series", n)
+	}
+	return n
 }

@@ -54,14 +54,16 @@ var selfMadeRequests = []selfMade{
 	{"router", "GET /idletry", 504, "upstream_per_try_idle_timeout", "per-try idle timeout 50ms"},
 	{"router", "GET /duration", 504, "max_duration_timeout", "max stream duration 50ms"},
 	{"router", "GET /age", 504, "upstream_max_stream_duration_reached", "max stream duration of the cluster 50ms"},
-	{"router", "GET /idle", 504, "stream_idle_timeout", "stream idle timeout 200ms"},
+	{"router", "GET /idle", 504, "stream_idle_timeout", "stream idle timeout 400ms"},
 	{"router", "GET /slow HTTP/1.1\r\nhost: a\r\nx-forwarded-for: 10.0.0.1\r\nx-envoy-upstream-rq-timeout-ms: soon\r\n\r\n", 400, "request_headers_failed_strict_check", ""},
-	{"router", "POST /idle HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n", 408, "stream_idle_timeout", "stream idle timeout 200ms"},
+	{"router", "POST /idle HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n", 408, "stream_idle_timeout", "stream idle timeout 400ms"},
 	{"duration", "GET /", 504, "max_duration_timeout", "max stream duration 50ms"},
 	{"request", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n", 408, "request_overall_timeout", "request timeout 50ms"},
 	{"router", "GET / HTTP/1.1\r\n\r\n", 400, "missing_host_header", ""},
+	{"router", "h2 get /", 400, "method_in_lower_case", ""},
 	{"router", "OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n", 404, "absolute_path_rejected", ""},
 	{"router", "GET / HTTP/1.1\r\nhost: a..\r\n\r\n", 400, "invalid_host", ""},
+	{"router", "GET /rewrite../x", 400, "rewritten_path_has_dot_segments", ""},
 	{"strict", "GET /%00", 400, "path_normalization_failed", ""},
 	{"strict", "GET /a%2fb", 400, "path_normalization_failed", ""},
 	{"strict", "GET / HTTP/1.1\r\nhost: a\r\nx_y: z\r\n\r\n", 400, "http1.unexpected_underscore", ""},
@@ -96,24 +98,22 @@ var selfMadeRequests = []selfMade{
 // that is no constant stands as its expression. The value says which request
 // above drives it, or which test does.
 var selfMadeSites = map[string]string{
-	"filters/http/dlp: in.details()":                "TestTheFailClosedMatrix", // dlp_blocked, dlp_uninspectable
-	"filters/http/extauthz: ext_authz_":             "TestTheFailClosedMatrix", // ext_authz_denied
-	"filters/http/extauthz: ext_authz_invalid":      "filters/http/extauthz",
-	"filters/http/jwtauthn: st.details()":           "TestTheFailClosedMatrix", // jwt_authn_access_denied
-	"filters/http/ratelimit: rate_limiter_error":    "TestRoutesAreLimitedByAService",
-	"filters/http/ratelimit: request_rate_limited":  "TestRoutesAreLimitedByAService",
-	"filters/http/rbac: details":                    "TestTheFailClosedMatrix", // rbac_access_denied_matched_policy
-	"filters/http/rego: details":                    "TestTheFailClosedMatrix", // rego_denied
-	"filters/http/rego: rego_denied{policy}":        "TestTheFailClosedMatrix",
-	"filters/http/fault: abortDetails":              "fault_filter_abort",
-	"proxy: r.details()":                            "filter_not_executable{acme}",
-	"proxy/hcm: method_in_lower_case":               "TestNoSpellingOfARequestGetsPastAPolicyOnItsWay",
-	"proxy/router: rewritten_path_has_dot_segments": "TestNoSpellingOfARequestGetsPastAPolicyOnItsWay",
-	"proxy/hcm: overload":                           "TestWhileMemoryIsShortTunnelsAreRefusedAndThenRequests",
-	"proxy/hcm: re.Detail":                          "http1.codec_error", // of a body that is malformed
-	"proxy/hcm: codecName(s.Info.Protocol)":         "http1.unexpected_underscore",
-	"proxy/router: details":                         "unconditional_drop_overload", // and what abort is given
-	"proxy/router: tryDetail(try)":                  "upstream_per_try_timeout",
+	"filters/http/dlp: in.details()":               "TestTheFailClosedMatrix", // dlp_blocked, dlp_uninspectable
+	"filters/http/extauthz: ext_authz_":            "TestTheFailClosedMatrix", // ext_authz_denied
+	"filters/http/extauthz: ext_authz_invalid":     "filters/http/extauthz",
+	"filters/http/jwtauthn: st.details()":          "TestTheFailClosedMatrix", // jwt_authn_access_denied
+	"filters/http/ratelimit: rate_limiter_error":   "TestRoutesAreLimitedByAService",
+	"filters/http/ratelimit: request_rate_limited": "TestRoutesAreLimitedByAService",
+	"filters/http/rbac: details":                   "TestTheFailClosedMatrix", // rbac_access_denied_matched_policy
+	"filters/http/rego: details":                   "TestTheFailClosedMatrix", // rego_denied
+	"filters/http/rego: rego_denied{policy}":       "TestTheFailClosedMatrix",
+	"filters/http/fault: abortDetails":             "fault_filter_abort",
+	"proxy: r.details()":                           "filter_not_executable{acme}",
+	"proxy/hcm: re.Detail":                         "http1.codec_error", // of a body that is malformed
+	"proxy/hcm: codecName(s.Info.Protocol)":        "http1.unexpected_underscore",
+	"proxy/router: details":                        "unconditional_drop_overload", // and what abort is given
+	"proxy/router: tryDetail(try)":                 "upstream_per_try_timeout",
+	"proxy/hcm: overload":                          "TestWhileMemoryIsShortTunnelsAreRefusedAndThenRequests",
 	// What an operator configured is not the proxy's own.
 	"routing: details":   "none",
 	"routing: a.details": "none",
@@ -165,10 +165,10 @@ func selfMadeWorld(t *testing.T) (w *world, log *eventLog, ports map[string]int)
 	}
 	ports = map[string]int{}
 	for name, l := range map[string][2]string{
-		"router": {"", `stream_idle_timeout: 0.2s, internal_address_config: {cidr_ranges: [{address_prefix: 10.0.0.0, prefix_len: 8}]}, route_config: {name: r, virtual_hosts: [{name: v, domains: ["*"], routes: [
+		"router": {"", `stream_idle_timeout: 0.4s, internal_address_config: {cidr_ranges: [{address_prefix: 10.0.0.0, prefix_len: 8}]}, route_config: {name: r, virtual_hosts: [{name: v, domains: ["*"], routes: [
   {match: {prefix: /missing500}, route: {cluster: nosuch, cluster_not_found_response_code: INTERNAL_SERVER_ERROR}}, {match: {prefix: /missing}, route: {cluster: nosuch}},
   {match: {prefix: /broken}, filter_action: {}},
-  {match: {prefix: /empty}, route: {cluster: empty}}, {match: {prefix: /unusable}, route: {cluster: unusable}}, {match: {prefix: /down}, route: {cluster: down}},
+  {match: {prefix: /rewrite}, route: {cluster: silent, prefix_rewrite: /a/}}, {match: {prefix: /empty}, route: {cluster: empty}}, {match: {prefix: /unusable}, route: {cluster: unusable}}, {match: {prefix: /down}, route: {cluster: down}},
   {match: {prefix: /full}, route: {cluster: full}}, {match: {prefix: /ending}, route: {cluster: ending}}, {match: {prefix: /garbage}, route: {cluster: garbage}},
   {match: {prefix: /dropped}, route: {cluster: dropped}}, {match: {prefix: /slow}, route: {cluster: silent, timeout: 0.05s}},
   {match: {prefix: /try}, route: {cluster: silent, timeout: 0s, retry_policy: {per_try_timeout: 0.05s}}},
@@ -231,7 +231,19 @@ func TestEveryAnswerOfOurOwnHasItsCauseAndItsEvent(t *testing.T) {
 	driven, failures := map[string]bool{}, 0
 	for _, c := range selfMadeRequests {
 		name := c.listener + " " + strconv.Quote(c.send[:min(len(c.send), 60)])
+		details, _, _ := strings.Cut(c.details, "{")
+		driven[details], driven[c.details] = true, true
+		if c.status >= 500 {
+			failures++
+		}
 		t.Run(name, func(t *testing.T) {
+			if method, ok := strings.CutPrefix(c.send, "h2 "); ok {
+				if status := answerToHTTP2(t, ports[c.listener], strings.Fields(method)[0]); status != c.status {
+					t.Errorf("the client got %d, want %d", status, c.status)
+				}
+				checkEvent(t, log, c)
+				return
+			}
 			raw := c.send
 			if !strings.Contains(raw, "\r\n") {
 				raw += " HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -239,25 +251,7 @@ func TestEveryAnswerOfOurOwnHasItsCauseAndItsEvent(t *testing.T) {
 			if status := answerTo(t, ports[c.listener], raw); status != c.status {
 				t.Errorf("the client got %d, want %d", status, c.status)
 			}
-			for end := time.Now().Add(3 * time.Second); len(log.events()) == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
-			}
-			evs := log.take()
-			if len(evs) != 1 {
-				t.Fatalf("%d events: %v", len(evs), evs)
-			}
-			ev := evs[0]
-			limit, _ := ev["limit"].(string)
-			if ev["status"] != float64(c.status) || ev["response_code_details"] != c.details || limit != c.limit || ev["listener"] != c.listener || ev["source"] == nil || ev["destination"] == nil {
-				t.Errorf("want %d %s %q, the event is %v", c.status, c.details, c.limit, ev)
-			}
-			if want := map[bool]string{true: "WARN", false: "INFO"}[c.status >= 500]; ev["level"] != want && ev["filter"] == nil {
-				t.Errorf("told as %v, want %s", ev["level"], want)
-			}
-			details, _, _ := strings.Cut(c.details, "{")
-			driven[details], driven[c.details] = true, true
-			if c.status >= 500 {
-				failures++
-			}
+			checkEvent(t, log, c)
 		})
 	}
 	if failures < 22 {
@@ -269,7 +263,7 @@ func TestEveryAnswerOfOurOwnHasItsCauseAndItsEvent(t *testing.T) {
 		if !ok {
 			_, by, _ = strings.Cut(site, ": ")
 		}
-		if !ok || !strings.HasPrefix(by, "Test") && !strings.HasPrefix(by, "filters/") && by != "none" {
+		if !ok || !strings.HasPrefix(by, "Test") && !strings.Contains(by, "/") && by != "none" {
 			if !driven[by] {
 				t.Errorf("%s: no request is answered so", site)
 			}
@@ -298,14 +292,14 @@ func TestAResponseThatIsCutOffHasItsEvent(t *testing.T) {
 	w.res.Clusters["part"] = decode[*xdsresource.Cluster](t, xdsresource.ClusterType, fmt.Sprintf(`{name: part, type: STATIC, connect_timeout: 1s, load_assignment: {cluster_name: part,
 endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %d}}}}]}]}}`, port))
 	at := freePort(t)
-	w.listen("parts", at, "", chainYAML("c", "null", "", `stream_idle_timeout: 0.15s, route_config: {name: r, virtual_hosts: [{name: v, domains: ["*"], routes: [
+	w.listen("parts", at, "", chainYAML("c", "null", "", `stream_idle_timeout: 0.4s, route_config: {name: r, virtual_hosts: [{name: v, domains: ["*"], routes: [
   {match: {prefix: /route}, route: {cluster: part, timeout: 0.05s}},
   {match: {prefix: /duration}, route: {cluster: part, timeout: 0s, max_stream_duration: {max_stream_duration: 0.05s}}},
   {match: {prefix: /}, route: {cluster: part, timeout: 0s}}]}]}`))
 	w.mustApply()
 	for path, want := range map[string][3]string{
 		"/route": {"response_timeout", "route timeout 50ms", "WARN"}, "/duration": {"max_duration_timeout", "max stream duration 50ms", "WARN"},
-		"/idle": {"stream_idle_timeout", "stream idle timeout 150ms", "WARN"}, "/ending": {"upstream_reset_after_response_started{", "", "INFO"},
+		"/idle": {"stream_idle_timeout", "stream idle timeout 400ms", "WARN"}, "/ending": {"upstream_reset_after_response_started{", "", "INFO"},
 	} {
 		ending <- true
 		resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", at, path))
@@ -323,6 +317,44 @@ endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.
 			t.Errorf("%s: %v, want %q", path, ev, want)
 		}
 	}
+}
+
+// checkEvent wants the one event about c.
+func checkEvent(t *testing.T, log *eventLog, c selfMade) {
+	t.Helper()
+	for end := time.Now().Add(3 * time.Second); len(log.events()) == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	}
+	evs := log.take()
+	if len(evs) != 1 {
+		t.Fatalf("%d events: %v", len(evs), evs)
+	}
+	ev := evs[0]
+	limit, _ := ev["limit"].(string)
+	if ev["status"] != float64(c.status) || ev["response_code_details"] != c.details || limit != c.limit || ev["listener"] != c.listener || ev["source"] == nil || ev["destination"] == nil {
+		t.Errorf("want %d %s %q, the event is %v", c.status, c.details, c.limit, ev)
+	}
+	if want := map[bool]string{true: "WARN", false: "INFO"}[c.status >= 500]; ev["level"] != want && ev["filter"] == nil {
+		t.Errorf("told as %v, want %s", ev["level"], want)
+	}
+}
+
+// answerToHTTP2 sends a request with a method of any form.
+func answerToHTTP2(t *testing.T, port int, method string) int {
+	t.Helper()
+	p := &http.Protocols{}
+	p.SetUnencryptedHTTP2(true)
+	tr := &http.Transport{Protocols: p}
+	defer tr.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(t.Context(), method, fmt.Sprintf("http://127.0.0.1:%d/", port), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := tr.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode
 }
 
 // take returns the events and forgets them.
