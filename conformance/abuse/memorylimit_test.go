@@ -20,7 +20,7 @@ import (
 // go on, new ones are refused, a line says so, and all is well again within five
 // seconds of their end.
 func TestWithoutMemoryOpenConnectionsGoOn(t *testing.T) {
-	const limit = 160 << 20
+	const limit = 224 << 20
 	t.Setenv("GOMEMLIMIT", fmt.Sprint(limit))
 	origin, _ := stuckOrigin(t)
 	v := &victim{t: t, h2: running.FreePort(t), h1: running.FreePort(t)}
@@ -38,7 +38,7 @@ func TestWithoutMemoryOpenConnectionsGoOn(t *testing.T) {
 	ask()
 	var flood []net.Conn
 	refused := 0
-	for began := time.Now(); refused < 3 && time.Since(began) < 40*time.Second; {
+	for began := time.Now(); refused < 3 && time.Since(began) < 60*time.Second; {
 		c, err := net.Dial("tcp", running.Address(v.h2))
 		if err != nil { // reset before Dial returned
 			refused++
@@ -61,7 +61,7 @@ func TestWithoutMemoryOpenConnectionsGoOn(t *testing.T) {
 		}
 		flood = append(flood, c)
 		go pour(up, streams, make([]byte, 16<<10))
-		time.Sleep(400 * time.Millisecond)
+		v.settle(200 * time.Millisecond)
 		ask()
 	}
 	if refused < 3 {
@@ -98,6 +98,21 @@ func TestWithoutMemoryOpenConnectionsGoOn(t *testing.T) {
 	}
 	ask()
 	t.Logf("%d connections of 8 MiB, %d MiB resident, recovered after %v", len(flood), rss>>20, time.Since(began).Round(time.Millisecond))
+}
+
+// settle waits, three seconds at most, until the process grows no more: all that
+// an upload may send has arrived.
+func (v *victim) settle(step time.Duration) {
+	v.t.Helper()
+	_, last := v.usage()
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+		time.Sleep(step)
+		_, rss := v.usage()
+		if rss-last < 256<<10 {
+			return
+		}
+		last = rss
+	}
 }
 
 // begun is a connection whose first bytes have been read.
