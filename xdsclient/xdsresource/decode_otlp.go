@@ -55,7 +55,11 @@ func (s *scope) grpcCollector(m *corev3pb.GrpcService, path string) *otlp.Target
 }
 
 func (s *scope) httpCollector(m *corev3pb.HttpService) *otlp.Target {
-	u, err := url.Parse(m.GetHttpUri().GetUri())
+	uri := m.GetHttpUri().GetUri()
+	if !strings.Contains(uri, "://") { // as istiod writes it: the cluster decides about TLS
+		uri = "http://" + uri
+	}
+	u, err := url.Parse(uri)
 	if err != nil || u.Host == "" || m.GetHttpUri().GetCluster() == "" {
 		s.ignore("http_uri", "nothing is exported: a URI with a host, and a cluster, are needed")
 		return nil
