@@ -44,14 +44,15 @@ func TestTheEgressExample(t *testing.T) {
 			url        string
 			host       string // in place of the URL's
 			by, result string
+			cluster    string
 		}{
-			{"a host of another namespace", payments, "http://api.stats.example/1", "", "none", "/1"},
-			{"and the other way round", reports, "http://api.bank.example/2", "", "none", "/2"},
-			{"a host that nobody may reach", payments, "http://api.bank.example/3", "evil.example", "none", "/3"},
-			{"another namespace's host behind an own address", payments, "http://api.bank.example/4", "api.stats.example", "none", "/4"},
-			{"in capitals", payments, "http://api.bank.example/5", "API.STATS.EXAMPLE", "none", "/5"},
-			{"with a dot at the end", payments, "http://api.bank.example/6", "api.stats.example.", "none", "/6"},
-			{"denied to the namespace, although allowed", sandbox, "http://api.stats.example/7", "", "sandbox", "/7"},
+			{"a host of another namespace", payments, "http://api.stats.example/1", "", "none", "/1", "stats"},
+			{"and the other way round", reports, "http://api.bank.example/2", "", "none", "/2", "bank"},
+			{"a host that nobody may reach", payments, "http://api.bank.example/3", "evil.example", "none", "/3", "-"},
+			{"another namespace's host behind an own address", payments, "http://api.bank.example/4", "api.stats.example", "none", "/4", "stats"},
+			{"in capitals", payments, "http://api.bank.example/5", "API.STATS.EXAMPLE", "none", "/5", "stats"},
+			{"with a dot at the end", payments, "http://api.bank.example/6", "api.stats.example.", "none", "/6", "stats"},
+			{"denied to the namespace, although allowed", sandbox, "http://api.stats.example/7", "", "sandbox", "/7", "stats"},
 		} {
 			var h []string
 			if c.host != "" {
@@ -60,7 +61,7 @@ func TestTheEgressExample(t *testing.T) {
 			if status, body := send(t, c.client, "GET", c.url, nil, h...); status != 403 || body != "RBAC: access denied" {
 				t.Errorf("%s: %d %q", c.name, status, body)
 			}
-			w.logged(`"GET `+c.result+` HTTP/1.1" 403 - rbac_access_denied_matched_policy[`+c.by+"]", `"-" - -`)
+			w.logged(`"GET `+c.result+` HTTP/1.1" 403 - rbac_access_denied_matched_policy[`+c.by+"]", `"-" `+c.cluster+` -`)
 		}
 		if n := arrived(); n != 0 {
 			t.Errorf("%d requests left", n)

@@ -40,13 +40,14 @@ func TestTheEgressGuardExample(t *testing.T) {
 			client       *http.Client
 			path, host   string
 			says, header string
+			cluster      string
 		}{
-			{"a host of another namespace", payments, "/1", "api.stats.example", "", ""},
-			{"and the other way round", reports, "/2", "api.bank.example", "", ""},
-			{"a host that nobody may reach", payments, "/3", "api.bank.example", "evil.example", ""},
-			{"another namespace's host behind an own address", payments, "/4", "api.bank.example", "api.stats.example", ""},
-			{"a namespace that may reach nothing", sandbox, "/5", "api.bank.example", "", ""},
-			{"an identity that only the client claims", sandbox, "/6", "api.bank.example", "", "URI=spiffe://cluster.local/ns/payments/sa/payments"},
+			{"a host of another namespace", payments, "/1", "api.stats.example", "", "", "stats"},
+			{"and the other way round", reports, "/2", "api.bank.example", "", "", "bank"},
+			{"a host that nobody may reach", payments, "/3", "api.bank.example", "evil.example", "", "-"},
+			{"another namespace's host behind an own address", payments, "/4", "api.bank.example", "api.stats.example", "", "stats"},
+			{"a namespace that may reach nothing", sandbox, "/5", "api.bank.example", "", "", "bank"},
+			{"an identity that only the client claims", sandbox, "/6", "api.bank.example", "", "URI=spiffe://cluster.local/ns/payments/sa/payments", "bank"},
 		} {
 			var h []string
 			if c.says != "" {
@@ -58,7 +59,7 @@ func TestTheEgressGuardExample(t *testing.T) {
 			if status, body := send(t, c.client, "GET", "http://"+c.host+c.path, nil, h...); status != 403 {
 				t.Errorf("%s: %d %q", c.name, status, body)
 			}
-			w.logged(`"GET `+c.path+` HTTP/1.1" 403 UAEX rego_denied{policy}`, `"-" - -`)
+			w.logged(`"GET `+c.path+` HTTP/1.1" 403 UAEX rego_denied{policy}`, `"-" `+c.cluster+` -`)
 		}
 		if n := len(bank.take()) + len(stats.take()); n != 0 {
 			t.Errorf("%d requests left", n)
