@@ -26,13 +26,23 @@ func slowNames(t *testing.T, d time.Duration) {
 	t.Helper()
 	old := net.DefaultResolver
 	end := make(chan struct{})
+	var mu sync.Mutex // a lookup that was given up may still begin to ask
 	var wg sync.WaitGroup
+	ended := false
 	t.Cleanup(func() {
+		mu.Lock()
+		ended = true
 		close(end)
+		mu.Unlock()
 		wg.Wait()
 		net.DefaultResolver = old
 	})
 	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if ended {
+			return nil, net.ErrClosed
+		}
 		ours, theirs := net.Pipe()
 		wg.Go(func() {
 			defer ours.Close()
