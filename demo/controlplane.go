@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"sync"
 	"sync/atomic"
 
 	discoveryv3pb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -24,24 +25,56 @@ type controlPlane struct {
 	grpc    *grpc.Server
 	l       net.Listener
 	version atomic.Uint64
-	// refused gets the first refusal of a resource by a proxy.
-	refused chan error
+
+	mu sync.Mutex
+	// nodes are who is at the other end of a stream; unanswered counts the
+	// responses that a node has neither taken nor refused, refused is its first
+	// refusal.
+	nodes      map[int64]string
+	unanswered map[string]int
+	refused    map[string]error
 }
 
 func newControlPlane(ctx context.Context, l net.Listener) *controlPlane {
-	c := &controlPlane{cache: cache.NewSnapshotCache(true, cache.IDHash{}, nil), grpc: grpc.NewServer(), l: l, refused: make(chan error, 1)}
+	c := &controlPlane{
+		cache: cache.NewSnapshotCache(true, cache.IDHash{}, nil), grpc: grpc.NewServer(), l: l,
+		nodes: map[int64]string{}, unanswered: map[string]int{}, refused: map[string]error{},
+	}
 	discoveryv3pb.RegisterAggregatedDiscoveryServiceServer(c.grpc, server.NewServer(ctx, c.cache, server.CallbackFuncs{
-		StreamDeltaRequestFunc: func(_ int64, r *discoveryv3pb.DeltaDiscoveryRequest) error {
-			if e := r.GetErrorDetail(); e != nil {
-				select {
-				case c.refused <- fmt.Errorf("refused %s of the control plane: %s", r.GetTypeUrl(), e.GetMessage()):
-				default:
-				}
-			}
-			return nil
-		},
+		StreamDeltaRequestFunc:  c.requested,
+		StreamDeltaResponseFunc: c.responded,
 	}))
 	return c
+}
+
+// requested sees each request; only the first of a stream names its node.
+func (c *controlPlane) requested(stream int64, r *discoveryv3pb.DeltaDiscoveryRequest) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if id := r.GetNode().GetId(); id != "" {
+		c.nodes[stream] = id
+	}
+	node := c.nodes[stream]
+	if r.GetResponseNonce() != "" {
+		c.unanswered[node]--
+	}
+	if e := r.GetErrorDetail(); e != nil && c.refused[node] == nil {
+		c.refused[node] = fmt.Errorf("refused %s of the control plane: %s", r.GetTypeUrl(), e.GetMessage())
+	}
+	return nil
+}
+
+func (c *controlPlane) responded(stream int64, _ *discoveryv3pb.DeltaDiscoveryRequest, _ *discoveryv3pb.DeltaDiscoveryResponse) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unanswered[c.nodes[stream]]++
+}
+
+// verdict is what a node refused, and whether it has judged all it was sent.
+func (c *controlPlane) verdict(node string) (refused error, complete bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.refused[node], c.unanswered[node] == 0
 }
 
 func (c *controlPlane) serve() { _ = c.grpc.Serve(c.l) }

@@ -251,20 +251,31 @@ func (m *mesh) startProxy(ctx context.Context, name, address string, id identity
 		done <- err
 		return err
 	})
-	t := time.NewTimer(startWithin)
-	defer t.Stop()
-	select {
-	case <-ready:
-	case err := <-done:
-		return err
-	case err := <-m.control.refused:
-		return err
-	case <-m.interrupt:
-		return errors.New("interrupted while it started")
-	case <-t.C:
-		return fmt.Errorf("not ready within %s: %w", startWithin, p.Ready())
+	end := time.NewTimer(startWithin)
+	defer end.Stop()
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	isReady := false
+	for {
+		refused, complete := m.control.verdict(name)
+		switch {
+		case refused != nil:
+			return refused
+		case isReady && complete:
+			return nil
+		}
+		select {
+		case <-ready:
+			isReady, ready = true, nil
+		case <-look.C:
+		case err := <-done:
+			return err
+		case <-m.interrupt:
+			return errors.New("interrupted while it started")
+		case <-end.C:
+			return fmt.Errorf("not ready within %s: %w", startWithin, p.Ready())
+		}
 	}
-	return nil
 }
 
 // stop ends everything and returns what went wrong meanwhile.
