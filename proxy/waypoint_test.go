@@ -121,33 +121,8 @@ static_resources:
     load_assignment: {cluster_name: app, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %s}}}}]}]}
 `
 
-// freePort returns a port that was free a moment ago.
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	a, _ := l.Addr().(*net.TCPAddr)
-	return a.Port
-}
-
-// freePorts returns n different ones.
-func freePorts(t *testing.T, n int) []int {
-	t.Helper()
-	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close() // all are held until the last is known
-		a, _ := l.Addr().(*net.TCPAddr)
-		ports = append(ports, a.Port)
-	}
-	return ports
-}
+// freePort returns a port of 127.0.0.1 that was free a moment ago.
+func freePort(t *testing.T) int { return freePorts(t, 1)[0] }
 
 // startProxy runs a bootstrap until the test ends.
 func startProxy(t *testing.T, doc string, id identity.Source) *proxy.Process {
