@@ -79,6 +79,9 @@ func verify(cs *tls.ConnectionState, roots *x509.CertPool, usage x509.ExtKeyUsag
 	if roots == nil {
 		return identity.ID{}, errNoCertificate
 	}
+	if err := identity.CheckChain(cs.PeerCertificates); err != nil {
+		return identity.ID{}, err
+	}
 	leaf := cs.PeerCertificates[0]
 	between := x509.NewCertPool()
 	for _, c := range cs.PeerCertificates[1:] {

@@ -64,3 +64,27 @@ func CheckSVID(c *x509.Certificate) error {
 	_, err := TrustDomain(uris[0])
 	return err
 }
+
+// Bounds of the certificates that a peer may present: how many, and how many
+// bytes in all. Each costs signatures, and its names and constraints multiply;
+// real chains have two to five certificates of less than 2 KiB.
+const (
+	MaxChain      = 16
+	MaxChainBytes = 32 << 10
+)
+
+// CheckChain refuses what a peer presents if it is longer than that; it is
+// called before anything is verified.
+func CheckChain(certs []*x509.Certificate) error {
+	if len(certs) > MaxChain {
+		return fmt.Errorf("it comes in a chain of %d certificates, at most %d are verified", len(certs), MaxChain)
+	}
+	size := 0
+	for _, c := range certs {
+		size += len(c.Raw)
+	}
+	if size > MaxChainBytes {
+		return fmt.Errorf("its chain has %d bytes, at most %d are verified", size, MaxChainBytes)
+	}
+	return nil
+}

@@ -107,6 +107,9 @@ func (v *verifier) chain(certs []*x509.Certificate, a *secret.Anchors) error {
 	case a.Roots == nil:
 		return errors.New("no trusted CA is configured")
 	}
+	if err := identity.CheckChain(certs); err != nil {
+		return err
+	}
 	o := x509.VerifyOptions{Roots: a.Roots, KeyUsages: v.usage, CurrentTime: now}
 	if expired {
 		o.CurrentTime = leaf.NotAfter
