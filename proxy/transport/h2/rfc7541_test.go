@@ -39,12 +39,16 @@ func rfcRequests(blocks ...string) []rfcBlock {
 	return []rfcBlock{
 		{blocks[0], []string{":method: GET", ":scheme: http", ":path: /", rfcHost}, []string{rfcHost}, 57},
 		{
-			blocks[1], []string{":method: GET", ":scheme: http", ":path: /", rfcHost, "cache-control: no-cache"},
-			[]string{"cache-control: no-cache", rfcHost}, 110,
+			blocks[1],
+			[]string{":method: GET", ":scheme: http", ":path: /", rfcHost, "cache-control: no-cache"},
+			[]string{"cache-control: no-cache", rfcHost},
+			110,
 		},
 		{
-			blocks[2], []string{":method: GET", ":scheme: https", ":path: /index.html", rfcHost, "custom-key: custom-value"},
-			[]string{"custom-key: custom-value", "cache-control: no-cache", rfcHost}, 164,
+			blocks[2],
+			[]string{":method: GET", ":scheme: https", ":path: /index.html", rfcHost, "custom-key: custom-value"},
+			[]string{"custom-key: custom-value", "cache-control: no-cache", rfcHost},
+			164,
 		},
 	}
 }
@@ -56,8 +60,10 @@ func rfcResponses(blocks ...string) []rfcBlock {
 		{blocks[0], []string{":status: 302", private, rfcDate1, rfcLocation}, []string{rfcLocation, rfcDate1, private, ":status: 302"}, 222},
 		{blocks[1], []string{":status: 307", private, rfcDate1, rfcLocation}, []string{":status: 307", rfcLocation, rfcDate1, private}, 222},
 		{
-			blocks[2], []string{":status: 200", private, rfcDate2, rfcLocation, "content-encoding: gzip", rfcCookie},
-			[]string{rfcCookie, "content-encoding: gzip", rfcDate2}, 215,
+			blocks[2],
+			[]string{":status: 200", private, rfcDate2, rfcLocation, "content-encoding: gzip", rfcCookie},
+			[]string{rfcCookie, "content-encoding: gzip", rfcDate2},
+			215,
 		},
 	}
 }
@@ -65,7 +71,9 @@ func rfcResponses(blocks ...string) []rfcBlock {
 var rfcExamples = []rfcExample{
 	{"C.2.1 literal with indexing", defaultTableSize, []rfcBlock{{
 		"400a 6375 7374 6f6d 2d6b 6579 0d63 7573 746f 6d2d 6865 6164 6572",
-		[]string{"custom-key: custom-header"}, []string{"custom-key: custom-header"}, 55,
+		[]string{"custom-key: custom-header"},
+		[]string{"custom-key: custom-header"},
+		55,
 	}}},
 	{"C.2.2 literal without indexing", defaultTableSize, []rfcBlock{{"040c 2f73 616d 706c 652f 7061 7468", []string{":path: /sample/path"}, nil, 0}}},
 	{"C.2.3 literal never indexed", defaultTableSize, []rfcBlock{{"1008 7061 7373 776f 7264 0673 6563 7265 74", []string{"password: secret (never)"}, nil, 0}}},
