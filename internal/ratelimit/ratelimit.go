@@ -81,6 +81,42 @@ type Policy struct {
 	IncludeVirtualHost bool
 }
 
+// VirtualHostLimits says when limits of the virtual host count, as vh_rate_limits
+// of filters.
+type VirtualHostLimits uint8
+
+// Choices: if the route has none, always, never.
+const (
+	IfRouteHasNone VirtualHostLimits = iota
+	IncludeVirtualHost
+	IgnoreVirtualHost
+)
+
+// Descriptors are what the limits of a stage make of in; p may be nil. A route
+// that includes its virtual host's limits does so whatever v is.
+func (p *Policy) Descriptors(stage uint32, v VirtualHostLimits, in *Input) []Descriptor {
+	if p == nil {
+		return nil
+	}
+	out := describe(nil, p.Route, stage, in)
+	if p.IncludeVirtualHost || v == IncludeVirtualHost || v == IfRouteHasNone && len(p.Route) == 0 {
+		out = describe(out, p.VirtualHost, stage, in)
+	}
+	return out
+}
+
+func describe(out []Descriptor, limits []*Limit, stage uint32, in *Input) []Descriptor {
+	for _, l := range limits {
+		if l.Stage != stage {
+			continue
+		}
+		if d, ok := l.Describe(in); ok {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
 // Route is a route that has limits; RateLimits is nil if it has none.
 type Route interface{ RateLimits() *Policy }
 

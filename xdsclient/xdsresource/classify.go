@@ -52,8 +52,8 @@ type message struct {
 	rejected  notes
 }
 
-// whole messages are decoded by package matcher or accesslog, which turn every
-// field into behaviour or into an error.
+// whole messages are decoded by package matcher, ratelimit or accesslog, which
+// turn every field into behaviour or into an error.
 var whole = []protoreflect.FullName{
 	"xds.type.matcher.v3.Matcher",
 	"envoy.config.accesslog.v3.AccessLogFilter",

@@ -1,17 +1,8 @@
 package xdsresource
 
 import (
-	"errors"
-	"fmt"
-	"net/netip"
-	"strings"
-
 	routev3pb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	matcherv3pb "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
-	metadatav3pb "github.com/envoyproxy/go-control-plane/envoy/type/metadata/v3"
 
-	"github.com/fairlead-mesh/fairlead/internal/format"
-	"github.com/fairlead-mesh/fairlead/internal/matcher"
 	"github.com/fairlead-mesh/fairlead/internal/ratelimit"
 )
 
@@ -24,7 +15,10 @@ func (s *scope) rateLimits(ms []*routev3pb.RateLimit) []*ratelimit.Limit {
 		if m.GetDisableKey() != "" {
 			s.ignore("disable_key", noRuntime)
 		}
-		l, err := rateLimit(m)
+		if m.GetXRatelimitOption() != routev3pb.RateLimit_UNSPECIFIED {
+			s.ignore("x_ratelimit_option", "enable_x_ratelimit_headers of the filter applies")
+		}
+		l, err := ratelimit.FromProto(m)
 		if err != nil {
 			s.unsupportedErr("", err)
 		} else {
@@ -33,160 +27,4 @@ func (s *scope) rateLimits(ms []*routev3pb.RateLimit) []*ratelimit.Limit {
 		s.pop()
 	}
 	return out
-}
-
-func rateLimit(m *routev3pb.RateLimit) (*ratelimit.Limit, error) {
-	l := &ratelimit.Limit{Stage: m.GetStage().GetValue()}
-	if m.GetApplyOnStreamDone() {
-		return nil, errors.New("apply_on_stream_done: is not supported")
-	}
-	switch o := m.GetLimit().GetOverrideSpecifier().(type) {
-	case *routev3pb.RateLimit_Override_DynamicMetadata_:
-		k, err := metadataKey(o.DynamicMetadata.GetMetadataKey())
-		if err != nil {
-			return nil, fmt.Errorf("limit.dynamic_metadata.metadata_key: %w", err)
-		}
-		l.OverrideFrom = &k
-	case *routev3pb.RateLimit_Override_RateLimit:
-		l.Override = &ratelimit.Override{Requests: o.RateLimit.GetRequestsPerUnit(), Unit: ratelimit.Unit(o.RateLimit.GetUnit())}
-	}
-	if h := m.GetHitsAddend(); h != nil {
-		l.Hits = &ratelimit.Hits{Negative: h.GetIsNegativeHits()}
-		if h.GetNumber() != nil {
-			n := h.GetNumber().GetValue()
-			l.Hits.Number = &n
-		}
-		if f := h.GetFormat(); f != "" {
-			var err error
-			if l.Hits.Format, err = format.Compile(f); err != nil {
-				return nil, fmt.Errorf("hits_addend.format: %w", err)
-			}
-		}
-	}
-	for i, a := range m.GetActions() {
-		x, err := rateLimitAction(a)
-		if err != nil {
-			return nil, fmt.Errorf("actions[%d].%w", i, err)
-		}
-		l.Actions = append(l.Actions, x)
-	}
-	return l, nil
-}
-
-func metadataKey(m *metadatav3pb.MetadataKey) (k ratelimit.MetadataKey, err error) {
-	k.Namespace, k.Path, err = matcher.MetadataKeyFromProto(m)
-	return k, err
-}
-
-func rateLimitAction(m *routev3pb.RateLimit_Action) (a ratelimit.Action, err error) {
-	in := func(field string) error {
-		if err != nil {
-			err = fmt.Errorf("%s.%w", field, err)
-		}
-		return err
-	}
-	switch x := m.GetActionSpecifier().(type) {
-	case *routev3pb.RateLimit_Action_SourceCluster_:
-		a = ratelimit.Action{Kind: ratelimit.SourceCluster, Key: "source_cluster"}
-	case *routev3pb.RateLimit_Action_DestinationCluster_:
-		a = ratelimit.Action{Kind: ratelimit.DestinationCluster, Key: "destination_cluster"}
-	case *routev3pb.RateLimit_Action_RemoteAddress_:
-		a = ratelimit.Action{Kind: ratelimit.RemoteAddress, Key: "remote_address"}
-	case *routev3pb.RateLimit_Action_RequestHeaders_:
-		h := x.RequestHeaders
-		a = ratelimit.Action{Kind: ratelimit.RequestHeader, Key: h.GetDescriptorKey(), Name: strings.ToLower(h.GetHeaderName()), SkipIfAbsent: h.GetSkipIfAbsent()}
-	case *routev3pb.RateLimit_Action_QueryParameters_:
-		q := x.QueryParameters
-		a = ratelimit.Action{Kind: ratelimit.QueryValue, Key: q.GetDescriptorKey(), Name: q.GetQueryParameterName(), SkipIfAbsent: q.GetSkipIfAbsent()}
-	case *routev3pb.RateLimit_Action_MaskedRemoteAddress_:
-		a = ratelimit.Action{Kind: ratelimit.MaskedAddress, Key: "masked_remote_address", Mask4: 32, Mask6: 128}
-		if v := x.MaskedRemoteAddress.GetV4PrefixMaskLen(); v != nil {
-			a.Mask4 = int(v.GetValue())
-		}
-		if v := x.MaskedRemoteAddress.GetV6PrefixMaskLen(); v != nil {
-			a.Mask6 = int(v.GetValue())
-		}
-	case *routev3pb.RateLimit_Action_GenericKey_:
-		a = rendered(ratelimit.Fixed, x.GenericKey, "generic_key", &err)
-		return a, in("generic_key")
-	case *routev3pb.RateLimit_Action_HeaderValueMatch_:
-		h := x.HeaderValueMatch
-		a = rendered(ratelimit.HeaderMatch, h, "header_match", &err)
-		a.Expect = boolean(h.GetExpectMatch(), true)
-		if err == nil {
-			a.Headers, err = matcher.HeadersFromProto(h.GetHeaders())
-		}
-		return a, in("header_value_match")
-	case *routev3pb.RateLimit_Action_QueryParameterValueMatch_:
-		q := x.QueryParameterValueMatch
-		a = rendered(ratelimit.QueryMatch, q, "query_match", &err)
-		a.Expect = boolean(q.GetExpectMatch(), true)
-		if err == nil {
-			a.Query, err = matcher.QueryParametersFromProto(q.GetQueryParameters())
-		}
-		return a, in("query_parameter_value_match")
-	case *routev3pb.RateLimit_Action_RemoteAddressMatch_:
-		r := x.RemoteAddressMatch
-		a = rendered(ratelimit.AddressMatch, r, "remote_address_match", &err)
-		a.Expect = !r.GetAddressMatcher().GetInvertMatch()
-		if err == nil {
-			a.Ranges, err = ranges(r.GetAddressMatcher())
-		}
-		return a, in("remote_address_match")
-	case *routev3pb.RateLimit_Action_Metadata, *routev3pb.RateLimit_Action_DynamicMetadata:
-		return metadataAction(m)
-	case *routev3pb.RateLimit_Action_Extension:
-		return a, errors.New("extension: descriptors by extensions are not supported")
-	default:
-		return a, errors.New("action_specifier: is not supported")
-	}
-	return a, nil
-}
-
-func metadataAction(m *routev3pb.RateLimit_Action) (ratelimit.Action, error) {
-	field, key := "dynamic_metadata", m.GetDynamicMetadata().GetMetadataKey()
-	a := ratelimit.Action{Kind: ratelimit.MetadataValue, Key: m.GetDynamicMetadata().GetDescriptorKey(), Default: m.GetDynamicMetadata().GetDefaultValue()}
-	if d := m.GetMetadata(); d != nil {
-		field, key = "metadata", d.GetMetadataKey()
-		a.Key, a.Default, a.SkipIfAbsent = d.GetDescriptorKey(), d.GetDefaultValue(), d.GetSkipIfAbsent()
-		a.FromRoute = d.GetSource() == routev3pb.RateLimit_Action_MetaData_ROUTE_ENTRY
-	}
-	var err error
-	if a.Metadata, err = metadataKey(key); err != nil {
-		err = fmt.Errorf("%s.metadata_key: %w", field, err)
-	}
-	return a, err
-}
-
-func ranges(m *matcherv3pb.AddressMatcher) ([]netip.Prefix, error) {
-	var out []netip.Prefix
-	for i, r := range m.GetRanges() {
-		a, err := netip.ParseAddr(r.GetAddressPrefix())
-		if err != nil {
-			return nil, fmt.Errorf("address_matcher.ranges[%d].address_prefix: %w", i, err)
-		}
-		p, err := a.Prefix(int(r.GetPrefixLen().GetValue()))
-		if err != nil {
-			return nil, fmt.Errorf("address_matcher.ranges[%d].prefix_len: %w", i, err)
-		}
-		out = append(out, p)
-	}
-	return out, nil
-}
-
-// rendered is an action with a value that is rendered.
-func rendered(kind ratelimit.Kind, m interface {
-	GetDescriptorKey() string
-	GetDescriptorValue() string
-	GetDefaultValue() string
-}, key string, err *error,
-) ratelimit.Action {
-	a := ratelimit.Action{Kind: kind, Key: key, Default: m.GetDefaultValue()}
-	if k := m.GetDescriptorKey(); k != "" {
-		a.Key = k
-	}
-	if a.Value, *err = format.Compile(m.GetDescriptorValue()); *err != nil {
-		*err = fmt.Errorf("descriptor_value: %w", *err)
-	}
-	return a
 }

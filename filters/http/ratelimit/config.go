@@ -47,19 +47,9 @@ type Config struct {
 	EnabledPPM, EnforcedPPM uint32
 }
 
-// VirtualHostLimits says when limits of the virtual host count.
-type VirtualHostLimits uint8
-
-// Choices: if the route has none, always, never.
-const (
-	IfRouteHasNone VirtualHostLimits = iota
-	Include
-	Ignore
-)
-
 // Override is RateLimitPerRoute.
 type Override struct {
-	VirtualHost VirtualHostLimits
+	VirtualHost ratelimit.VirtualHostLimits
 	Domain      string
 }
 
@@ -146,9 +136,9 @@ func (Factory) DecodeOverride(a filters.Any, _ *filters.Decoding) (filters.Confi
 	switch m.GetVhRateLimits() {
 	case ratelimitv3pb.RateLimitPerRoute_OVERRIDE:
 	case ratelimitv3pb.RateLimitPerRoute_INCLUDE:
-		o.VirtualHost = Include
+		o.VirtualHost = ratelimit.IncludeVirtualHost
 	case ratelimitv3pb.RateLimitPerRoute_IGNORE:
-		o.VirtualHost = Ignore
+		o.VirtualHost = ratelimit.IgnoreVirtualHost
 	default:
 		return nil, fmt.Errorf("vh_rate_limits: %d is not supported", m.GetVhRateLimits())
 	}

@@ -59,7 +59,7 @@ func (Factory) Compile(env *filters.Env, base, override filters.Config) (filters
 type filter struct {
 	c            *Config
 	domain, node string
-	virtualHost  VirtualHostLimits
+	virtualHost  ratelimit.VirtualHostLimits
 	upstreams    filters.Upstreams
 	stats        *stats.Scope
 	clusters     stats.Cache[string, counters]
@@ -93,23 +93,7 @@ func (f *filter) descriptors(s *filters.Stream) []ratelimit.Descriptor {
 		return nil
 	}
 	in := &ratelimit.Input{Info: &s.Info, Request: &s.Request, Cluster: cluster(s), Node: f.node, RouteMetadata: s.Route.Metadata()}
-	out := f.add(nil, p.Route, in)
-	if p.IncludeVirtualHost || f.virtualHost == Include || f.virtualHost == IfRouteHasNone && len(p.Route) == 0 {
-		out = f.add(out, p.VirtualHost, in)
-	}
-	return out
-}
-
-func (f *filter) add(out []ratelimit.Descriptor, ls []*ratelimit.Limit, in *ratelimit.Input) []ratelimit.Descriptor {
-	for _, l := range ls {
-		if l.Stage != f.c.Stage {
-			continue
-		}
-		if d, ok := l.Describe(in); ok {
-			out = append(out, d)
-		}
-	}
-	return out
+	return p.Descriptors(f.c.Stage, f.virtualHost, in)
 }
 
 func hit(ppm uint32) bool { return ppm >= 1_000_000 || ppm > 0 && rand.Uint32N(1_000_000) < ppm }
