@@ -60,8 +60,21 @@ func (r *requestBody) Ready() (int, bool) {
 	return n, last
 }
 
-// Trailers implements message.Body.
-func (r *requestBody) Trailers() *message.Header { return r.b.Trailers() }
+// Trailers implements message.Body: those that may pass, whatever the version;
+// nil if none is left.
+func (r *requestBody) Trailers() *message.Header {
+	t := r.b.Trailers()
+	for i := 0; t != nil && i < t.Len(); i++ {
+		if message.ForbiddenRequestTrailer(t.At(i).Name) {
+			t.DelFunc(func(f message.Field) bool { return message.ForbiddenRequestTrailer(f.Name) })
+			break
+		}
+	}
+	if t != nil && t.Len() == 0 {
+		return nil
+	}
+	return t
+}
 
 // Interrupt implements filters.Interrupter: a Next that waits for the client,
 // on whatever goroutine, fails with cause. Codecs' bodies can do that.

@@ -125,6 +125,7 @@ func (f *filter) pass(s *filters.Stream, next filters.Next, a *authcheck.Answer)
 			return f.refuseInvalid(s), nil
 		}
 	}
+	s.Body = a.CleanTrailers(s.Body)
 	f.ok.Inc()
 	f.of(s).ok.Inc()
 	query := a.EditQuery(&s.Request)

@@ -74,6 +74,14 @@ func (c *chunks) Next() ([]byte, bool, error) {
 	return []byte(p), len(c.list) == 0, nil
 }
 
+// trailed is a body of trailers only.
+type trailed struct{ h *message.Header }
+
+func (b *trailed) Next() ([]byte, bool, error) { return nil, true, nil }
+func (b *trailed) Ready() (int, bool)          { return 0, true }
+func (b *trailed) Trailers() *message.Header   { return b.h }
+func (b *trailed) Close()                      {}
+
 func compile(t *testing.T, config, override string, v *service) filters.HTTPFilter {
 	t.Helper()
 	c, err := Factory{}.Decode(filters.Any{TypeURL: typeURL, JSON: true, Value: []byte(config)}, nil)
@@ -164,6 +172,14 @@ func TestAllowed(t *testing.T) {
 	}
 	if r.Status() != 200 || r.Header.Get("x-allowed") != "client" {
 		t.Errorf("the client got %+v", r.Header)
+	}
+	trailers := &message.Header{}
+	for _, n := range []string{"x-auth-user", "x_auth_user", "x-checksum"} {
+		trailers.Add(n, "mallory")
+	}
+	s, _, _ := run(t, compile(t, httpSvc, "", v), func(s *filters.Stream) { s.Body = &trailed{h: trailers} })
+	if got := s.Body.Trailers(); got.Len() != 1 || !got.Has("x-checksum") {
+		t.Errorf("trailers %+v", got)
 	}
 }
 

@@ -388,27 +388,13 @@ func (p *parser) responseFraming(h *message.Header, hd *head, method string) err
 	return nil
 }
 
-// addTrailer adds a field of a trailer section to h unless it has no meaning,
-// or a dangerous one, there (RFC 9110 section 6.5.1): framing, routing,
-// authentication, request modifiers, and what proxies write.
+// addTrailer adds a field of a trailer section to h unless it is forbidden there.
 func addTrailer(h *message.Header, name, value []byte) {
 	h.AddBytes(name, value)
 	n := h.Len() - 1
-	if forbiddenTrailer(h.At(n).Name) {
-		h.DelFunc(func(f message.Field) bool { return forbiddenTrailer(f.Name) })
+	if message.ForbiddenTrailer(h.At(n).Name) {
+		h.DelFunc(func(f message.Field) bool { return message.ForbiddenTrailer(f.Name) })
 	}
-}
-
-func forbiddenTrailer(name string) bool {
-	switch name {
-	case "age", "authorization", "cache-control", "connection", "content-encoding", "content-length", "content-range",
-		"content-type", "cookie", "date", "expect", "expires", "forwarded", "host", "http2-settings", "if-match",
-		"if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "keep-alive", "location",
-		"max-forwards", "pragma", "proxy-authenticate", "proxy-authorization", "proxy-connection", "range",
-		"retry-after", "set-cookie", "te", "trailer", "transfer-encoding", "upgrade", "vary", "www-authenticate":
-		return true
-	}
-	return hasPrefix(name, "x-forwarded-") || hasPrefix(name, "x-envoy-")
 }
 
 func hasPrefix(s, p string) bool { return len(s) >= len(p) && s[:len(p)] == p }

@@ -265,7 +265,7 @@ func TestBadBodiesEndTheConnectionWithoutAnother(t *testing.T) {
 }
 
 func TestTrailersArePassedOnOnlyIfEnabledAndHarmless(t *testing.T) {
-	const in = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Good: 1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\nHost: b\r\nAuthorization: x\r\nX-Forwarded-For: 1.2.3.4\r\nX-Also: 2\r\n\r\n"
+	const in = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Good: 1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\nHost: b\r\nAuthorization: x\r\nX-Forwarded-For: 1.2.3.4\r\nX_Forwarded-Client_Cert: Hash=1\r\nX-Also: 2\r\n\r\n"
 	for _, on := range []bool{true, false} {
 		var names []string
 		out := raw(t, in, &handler{serve: func(s transport.ServerStream) {

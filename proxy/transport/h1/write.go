@@ -363,7 +363,7 @@ func appendTrailers(b []byte, h *message.Header, enabled bool) ([]byte, error) {
 	b = append(b, "0\r\n"...)
 	for i := 0; enabled && h != nil && i < h.Len(); i++ {
 		f := h.At(i)
-		if forbiddenTrailer(f.Name) {
+		if message.ForbiddenTrailer(f.Name) {
 			continue
 		}
 		if !cleanName(f.Name) || !cleanValue(f.Value) {
