@@ -98,7 +98,7 @@ func TestEachAdminEndpointTellsOfWhatRuns(t *testing.T) {
 		"/listeners":                     {fmt.Sprintf("in::[::]:%d", ports[0]), fmt.Sprintf("out::[::]:%d", ports[1])},
 		"/listeners?format=json":         {`"name": "in"`},
 		"/certs":                         {"spiffe://cluster.local/ns/app/sa/gate", "days_until_expiration"},
-		"/stats/prometheus":              {"fairlead_config_live 1", "# TYPE envoy_http_downstream_rq_total counter"},
+		"/stats/prometheus":              {"fairlead_config_live 1", "# TYPE envoy_http_downstream_rq_total counter", "envoy_server_days_until_first_cert_expiring ", `fairlead_certificate_expiration_unix_time_seconds{envoy_tls_certificate="default"} 1`},
 		"/debug/unsupported":             {"tcp_fast_open_queue_length", "TCP fast open is not offered"},
 		"/debug/pprof/goroutine?debug=1": {"goroutine profile: total"},
 	} {

@@ -115,6 +115,7 @@ func FromBootstrap(doc []byte, o ProcessOptions) (*Process, error) {
 		return nil, err
 	}
 	p.registry.RegisterServer(p.server.Draining, p.server.connections)
+	certificateStats(p.registry, p.server.secrets.States)
 	p.sources = newSources(p.server, p.dec, p.registry.Scope("fairlead_xds_file_"), p.log)
 	switch {
 	case cfg.Admin.Address.IsValid():
@@ -154,6 +155,7 @@ func FromAgent(cfg *agent.Config, o ProcessOptions) (*Process, error) {
 		return nil, err
 	}
 	p.registry.RegisterServer(p.server.Draining, p.server.connections)
+	certificateStats(p.registry, p.server.secrets.States)
 	p.sources = newSources(p.server, p.dec, p.registry.Scope("fairlead_xds_file_"), p.log)
 	if cfg.Ports.Admin != 0 {
 		p.admins = append(p.admins, fmt.Sprintf("127.0.0.1:%d", cfg.Ports.Admin))

@@ -32,6 +32,9 @@ const (
 	fileRoot     = "file-root:" // file-root:<path>, file-root:system
 )
 
+// inline is what a certificate within the configuration is known by.
+const inline = "inline"
+
 // Config is what a Store draws on.
 type Config struct {
 	// Identity answers "default" and "ROOTCA"; nil: those names are missing.
@@ -53,6 +56,8 @@ type Store struct {
 	// slots of names that a handle refers to; files live until Close.
 	slots map[string]weak.Pointer[slot]
 	files map[[2]string]*slot
+	// inline are the slots of inline certificates that a handle refers to.
+	inline []weak.Pointer[slot]
 }
 
 // slot is where the current value of one named secret is.
@@ -219,12 +224,10 @@ func (s *Store) Certificate(c *xdsresource.Certificate) (*Certificate, error) {
 		if err != nil {
 			return nil, fmt.Errorf("inline certificate: %w", err)
 		}
-		if err := expired("inline", crt); err != nil {
+		if err := expired(inline, crt); err != nil {
 			s.log.Error("a secret can't be used; handshakes that need it fail", "error", err)
 		}
-		sl := new(slot)
-		sl.v.Store(&value{cert: crt})
-		return &Certificate{name: "inline", slot: sl}, nil
+		return &Certificate{name: inline, slot: s.addInline(crt)}, nil
 	}
 	if err := resolvable(name, &c.SDSSource); err != nil {
 		return nil, err
@@ -245,6 +248,19 @@ func (s *Store) Certificate(c *xdsresource.Certificate) (*Certificate, error) {
 		return nil, err
 	}
 	return &Certificate{name: name, slot: s.named(name)}, nil
+}
+
+// addInline returns a slot that holds crt.
+func (s *Store) addInline(crt *tls.Certificate) *slot {
+	sl := new(slot)
+	sl.v.Store(&value{cert: crt})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.inline) == cap(s.inline) {
+		s.inline = slices.DeleteFunc(s.inline, func(w weak.Pointer[slot]) bool { return w.Value() == nil })
+	}
+	s.inline = append(s.inline, weak.Make(sl))
+	return sl
 }
 
 // agentServer is the cluster that istiod's configuration names for the secrets
@@ -316,7 +332,7 @@ type State struct {
 }
 
 // States lists the workload's certificate and all secrets that handles refer
-// to, by name.
+// to, by name; inline certificates have the same one.
 func (s *Store) States() []State {
 	var out []State
 	if s.identity != nil {
@@ -342,6 +358,9 @@ func (s *Store) States() []State {
 	}
 	for n, w := range s.slots {
 		add(n, w.Value())
+	}
+	for _, w := range s.inline {
+		add(inline, w.Value())
 	}
 	for k, sl := range s.files {
 		add(strings.TrimSuffix(k[0]+"~"+k[1], "~"), sl)

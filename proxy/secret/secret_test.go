@@ -174,6 +174,41 @@ func TestADSSecretsArriveChangeAndGo(t *testing.T) {
 	runtime.KeepAlive(h)
 }
 
+func TestInlineCertificatesAreListedWhileTheyAreUsed(t *testing.T) {
+	ca, s := newCA(t), store(t, nil)
+	chain, key := pair(t, ca, "x")
+	add := func() *Certificate {
+		h, err := s.Certificate(&xdsresource.Certificate{Chain: chain, Key: key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	a, b := add(), add()
+	if st := s.States(); len(st) != 2 || st[0].Name != "inline" || st[0].Leaf == nil || st[0].Leaf.Subject.CommonName != "x" || st[1].Name != "inline" {
+		t.Errorf("states = %+v", st)
+	}
+	runtime.KeepAlive(a)
+	for range 100 {
+		add()
+	}
+	for range 5 {
+		runtime.GC()
+	}
+	if st := s.States(); len(st) > 3 {
+		t.Errorf("%d states", len(st))
+	}
+	for i := range 200 {
+		if add(); i%20 == 0 {
+			runtime.GC()
+		}
+	}
+	if n := len(s.inline); n > 130 {
+		t.Errorf("%d slots are kept", n)
+	}
+	runtime.KeepAlive(b)
+}
+
 func TestSlotsOfDroppedHandlesAreForgotten(t *testing.T) {
 	s := store(t, nil)
 	for range 100 {
