@@ -47,6 +47,7 @@ func sample() *format.Context {
 		Upstream: streaminfo.Upstream{
 			Cluster: "alt", ClusterRaw: "outbound|80||x", Host: "10.1.1.1:80", Address: netip.MustParseAddrPort("10.1.1.1:80"),
 			Local: netip.MustParseAddrPort("10.0.0.1:41000"), TransportFailureReason: "delayed connect error: 111", Protocol: message.HTTP2,
+			WireBytesReceived: 77, WireBytesSent: 88,
 		},
 	}
 	md := streaminfo.MetadataFrom(map[string]map[string]any{"istio": {"services": []any{map[string]any{"name": "s", "n": 1.5}}}})
@@ -95,6 +96,7 @@ func TestOperatorsRenderLikeEnvoy(t *testing.T) {
 			"503 via_upstream UF,URX UpstreamConnectionFailure,UpstreamRetryLimitExceeded",
 		},
 		{"%BYTES_RECEIVED% %BYTES_SENT% %DOWNSTREAM_WIRE_BYTES_SENT% %UPSTREAM_REQUEST_ATTEMPT_COUNT%", "10 20 99 2"},
+		{"%UPSTREAM_WIRE_BYTES_RECEIVED% %UPSTREAM_WIRE_BYTES_SENT%", "77 88"},
 		{"%DURATION% %REQUEST_DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION%", "1234 3 20 1214"},
 		{"%COMMON_DURATION(DS_RX_BEG:DS_RX_END:us)% %COMMON_DURATION(DS_RX_BEG:US_RX_END)%", "3000 -"},
 		{"%CONNECTION_TERMINATION_DETAILS% %UPSTREAM_TRANSPORT_FAILURE_REASON% %DOWNSTREAM_TRANSPORT_FAILURE_REASON%", "- delayed connect error: 111 tls error"},

@@ -37,8 +37,7 @@ func (c command) compile() (op, error) {
 
 // unsupported lists operators that Envoy knows and Fairlead has no data for.
 var unsupported = map[string]bool{
-	"BYTES_RETRANSMITTED": true, "PACKETS_RETRANSMITTED": true, "UPSTREAM_WIRE_BYTES_RECEIVED": true,
-	"UPSTREAM_WIRE_BYTES_SENT": true, "UPSTREAM_HEADER_BYTES_RECEIVED": true, "UPSTREAM_HEADER_BYTES_SENT": true,
+	"BYTES_RETRANSMITTED": true, "PACKETS_RETRANSMITTED": true, "UPSTREAM_HEADER_BYTES_RECEIVED": true, "UPSTREAM_HEADER_BYTES_SENT": true,
 	"DOWNSTREAM_HEADER_BYTES_RECEIVED": true, "DOWNSTREAM_HEADER_BYTES_SENT": true, "ROUNDTRIP_DURATION": true,
 	"DOWNSTREAM_HANDSHAKE_DURATION": true, "REQUEST_TX_DURATION": true, "UPSTREAM_CONNECTION_ID": true,
 	"UPSTREAM_FILTER_STATE": true, "TLS_JA3_FINGERPRINT": true, "TLS_JA4_FINGERPRINT": true, "CUSTOM_FLAGS": true,
@@ -108,6 +107,12 @@ var numOps = map[string]numFunc{
 	"BYTES_SENT":                     func(x *Context) (int64, bool) { return int64(x.Info.BytesSent), true },
 	"DOWNSTREAM_WIRE_BYTES_RECEIVED": func(x *Context) (int64, bool) { return int64(x.Info.WireBytesReceived), true },
 	"DOWNSTREAM_WIRE_BYTES_SENT":     func(x *Context) (int64, bool) { return int64(x.Info.WireBytesSent), true },
+	"UPSTREAM_WIRE_BYTES_RECEIVED": func(x *Context) (int64, bool) {
+		return upstreamWire(x, x.Info.Upstream.WireBytesReceived, x.Info.BytesSent)
+	},
+	"UPSTREAM_WIRE_BYTES_SENT": func(x *Context) (int64, bool) {
+		return upstreamWire(x, x.Info.Upstream.WireBytesSent, x.Info.BytesReceived)
+	},
 	"UPSTREAM_REQUEST_ATTEMPT_COUNT": func(x *Context) (int64, bool) { return int64(x.Info.AttemptCount), true },
 	"DURATION":                       duration,
 	"REQUEST_DURATION":               func(x *Context) (int64, bool) { return between(x.Info.Start, x.Info.RequestComplete, time.Millisecond) },
@@ -125,6 +130,18 @@ var numOps = map[string]numFunc{
 	"RESPONSE_HEADERS_BYTES":  func(x *Context) (int64, bool) { return headerBytes(x.Response), true },
 	"RESPONSE_TRAILERS_BYTES": func(x *Context) (int64, bool) { return headerBytes(x.Trailers), true },
 	"GRPC_STATUS_NUMBER":      grpcStatus,
+}
+
+// upstreamWire is a number of bytes on the wire to upstream: counted, which is
+// complete at the end, or relayed, if what goes on is what came.
+func upstreamWire(x *Context, counted, relayed uint64) (int64, bool) {
+	switch u := &x.Info.Upstream; {
+	case u.Relayed:
+		return int64(relayed), true
+	case u.Unmetered, x.Info.End.IsZero():
+		return 0, false
+	}
+	return int64(counted), true
 }
 
 // duration is the stream's duration, so far if it hasn't ended.

@@ -183,4 +183,10 @@ type Upstream struct {
 	// ServiceTime is the time from the request being complete upstream to the
 	// response headers, for x-envoy-upstream-service-time.
 	ServiceTime time.Duration
+	// WireBytesReceived and WireBytesSent are what went over the streams of all
+	// attempts that are over, framing included. With Relayed the bytes of
+	// downstream go on as they are, and Info's BytesSent and BytesReceived are
+	// these numbers. Unmetered says that they are not known.
+	WireBytesReceived, WireBytesSent uint64
+	Relayed, Unmetered               bool
 }

@@ -70,6 +70,8 @@ type origin struct {
 	reused  func(n int) bool
 	version message.Version
 	tunnel  func() netio.Conn
+	// in and out are the bytes of every stream on the wire.
+	in, out uint64
 }
 
 func (o *origin) attempts() int { o.mu.Lock(); defer o.mu.Unlock(); return o.n }
@@ -202,8 +204,8 @@ func (s *fakeStream) Flush() error { return s.interrupted() }
 func (s *fakeStream) Tunnel() netio.Conn {
 	return s.c.o.tunnel()
 }
-func (s *fakeStream) BytesIn() uint64  { return 0 }
-func (s *fakeStream) BytesOut() uint64 { return 0 }
+func (s *fakeStream) BytesIn() uint64  { return s.c.o.in }
+func (s *fakeStream) BytesOut() uint64 { return s.c.o.out }
 func (s *fakeStream) Reset()           { s.resetN++ }
 func (s *fakeStream) Interrupt(err error) {
 	s.once.Do(func() { s.cause = err; close(s.stop) })

@@ -289,7 +289,7 @@ func (rq *request) describe(host *upstream.Host) {
 	info := &rq.s.Info
 	u := &info.Upstream
 	u.Host, u.Address, u.Locality, u.HostMetadata = host.String(), host.Address(), host.Locality, &host.Endpoint.Metadata
-	u.Local, u.TLS, u.Protocol, u.TransportFailureReason = netip.AddrPort{}, nil, 0, ""
+	u.Local, u.TLS, u.Protocol, u.TransportFailureReason, u.Relayed, u.Unmetered = netip.AddrPort{}, nil, 0, "", false, false
 	if rq.pick.Avoid != nil {
 		rq.tried = append(rq.tried, host)
 	}
@@ -362,6 +362,9 @@ func (rq *request) open(host *upstream.Host) (*upstream.Stream, error) {
 	}
 	u := &rq.s.Info.Upstream
 	u.Local, u.TLS, u.Protocol = st.LocalAddr(), st.TLS(), st.Version()
+	if rq.attempted != nil {
+		rq.attempted.stream = st
+	}
 	rq.mu.Lock()
 	rq.cur, rq.tryCause = st, nil
 	if rq.cause != nil {
@@ -445,11 +448,14 @@ func (rq *request) drop(complete bool) {
 	if !complete {
 		st.Reset()
 	}
-	if at := rq.s.Info.LastUpstreamRx; at.IsZero() {
-		st.Release()
-	} else {
-		st.ReleaseAt(at)
+	at := rq.s.Info.LastUpstreamRx
+	if at.IsZero() {
+		at = time.Now()
 	}
+	in, out := st.ReleaseAt(at)
+	u := &rq.s.Info.Upstream
+	u.WireBytesReceived += in
+	u.WireBytesSent += out
 }
 
 // endSpan ends the span of the attempt in flight, if there is one.

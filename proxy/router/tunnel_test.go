@@ -109,6 +109,10 @@ func TestConnectEndsHere(t *testing.T) {
 		t.Errorf("%d %+v", r.status, r.info.Upstream)
 	}
 	through(t, r, "opaque")
+	r.info.BytesReceived, r.info.BytesSent = 6, 5 // the connection manager's
+	if got := wire(t, r.info); got != "5 6" {
+		t.Errorf("on the wire: %s", got)
+	}
 	if n := m.Clusters()[0].Breakers[0].Connections; n != 0 {
 		t.Errorf("%d connections at rest", n)
 	}

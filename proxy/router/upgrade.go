@@ -73,6 +73,7 @@ func (rq *request) tunnelled(st *upstream.Stream) *filters.Response {
 	rq.idleTimer.Stop()
 	rq.resp.Body = message.NoBody
 	rq.held = true
+	rq.s.Info.Upstream.Unmetered = st.Version() != message.HTTP2 // whose codec counts on
 	rq.resp.Tunnel = &joined{rq: rq, far: st.Tunnel()}
 	return rq.resp
 }
@@ -95,6 +96,7 @@ func (rq *request) terminateConnect() (*filters.Response, bool, error) {
 	rq.resp.Header.Add(message.Status, "200")
 	s.Info.Details, s.Info.ResponseCode = "via_upstream", 200
 	s.Info.FirstUpstreamRx = time.Now()
+	s.Info.Upstream.Relayed = true
 	rq.c.CountCode(200)
 	rq.c.Status(rq.host, 200)
 	rq.retry.settle(rq.c, rq.high, true)

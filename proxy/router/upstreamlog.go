@@ -8,6 +8,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/proxy/upstream"
 )
 
 // attemptLog is what upstream_log tells about one attempt.
@@ -15,7 +16,9 @@ type attemptLog struct {
 	start time.Time
 	// response is the head as upstream sent it.
 	response message.Header
-	written  bool
+	// stream is the attempt's, nil if it got none.
+	stream  *upstream.Stream
+	written bool
 }
 
 // beginAttemptLog begins the record of an attempt, if somebody reads it.
@@ -48,6 +51,11 @@ func (rq *request) logAttempt(flag streaminfo.ResponseFlag) {
 		Conn: of.Conn, Start: a.start, End: of.Now(), Protocol: of.Upstream.Protocol, ResponseCode: rq.status, Flags: flag,
 		RouteName: of.RouteName, VirtualHost: of.VirtualHost, RouteMetadata: of.RouteMetadata, Upstream: of.Upstream, IsGRPC: of.IsGRPC,
 		TraceID: of.TraceID, SpanID: of.SpanID, Cut: true,
+	}
+	if u := &info.Upstream; a.stream != nil {
+		u.WireBytesReceived, u.WireBytesSent = a.stream.BytesIn(), a.stream.BytesOut()
+	} else {
+		u.WireBytesReceived, u.WireBytesSent = 0, 0
 	}
 	ctx := format.Context{Info: &info, Request: &rq.s.Request, LogType: format.LogUpstreamEnd}
 	if rq.status != 0 {

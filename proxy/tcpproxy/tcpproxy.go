@@ -272,7 +272,7 @@ func (s *session) describe(h *upstream.Host) {
 	s.host = h
 	u := &s.info.Upstream
 	u.Host, u.Address, u.Locality, u.HostMetadata = h.String(), h.Address(), h.Locality, &h.Endpoint.Metadata
-	u.Local, u.TLS, u.TransportFailureReason = netip.AddrPort{}, nil, ""
+	u.Local, u.TLS, u.TransportFailureReason, u.Relayed = netip.AddrPort{}, nil, "", false
 }
 
 // hash is hash_policy: the client's address, or a filter-state object.
@@ -301,7 +301,7 @@ func (s *session) dial(host *upstream.Host, o *upstream.ConnectOptions) (netio.C
 	if err != nil {
 		return nil, err
 	}
-	s.info.Upstream.Local = far.LocalAddr()
+	s.info.Upstream.Local, s.info.Upstream.Relayed = far.LocalAddr(), true
 	return far, nil
 }
 
@@ -339,7 +339,7 @@ func (s *session) joined(up, down uint64, err error) {
 		if err != nil {
 			s.stream.Reset()
 		}
-		s.stream.Release()
+		s.released(s.stream)
 		s.stream = nil
 	}
 	switch {

@@ -326,6 +326,13 @@ func TestIdleTimeoutEndsTheConnection(t *testing.T) {
 	if info.LocalClose != "tcp_session_idle_timeout" || info.BytesReceived != 4 {
 		t.Errorf("details %q after %d bytes", info.LocalClose, info.BytesReceived)
 	}
+	f, err := format.Compile("%UPSTREAM_WIRE_BYTES_RECEIVED% %UPSTREAM_WIRE_BYTES_SENT%")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(f.Append(nil, &format.Context{Info: info})); got != "4 4" {
+		t.Errorf("on the wire: %s", got)
+	}
 }
 
 func TestPeriodicLogLinesShowProgress(t *testing.T) {

@@ -47,14 +47,22 @@ func (s *session) tunnel(host *upstream.Host, o *upstream.ConnectOptions) (netio
 	}
 	if err != nil {
 		st.Reset()
-		st.Release()
+		s.released(st)
 		if transport.ReasonOf(err) == 0 {
 			err = &transport.ResetError{Reason: transport.ConnectionFailure, Detail: err.Error()}
 		}
 		return nil, err
 	}
 	s.stream = st
+	u.Unmetered = st.Version() != message.HTTP2 // whose codec counts on
 	return far, nil
+}
+
+// released hands st back and counts what went over the wire.
+func (s *session) released(st *upstream.Stream) {
+	in, out := st.ReleaseAt(time.Now())
+	s.info.Upstream.WireBytesReceived += in
+	s.info.Upstream.WireBytesSent += out
 }
 
 // ask sends the request and reads the answer.

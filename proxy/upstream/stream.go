@@ -36,8 +36,9 @@ func (s *Stream) TLS() *streaminfo.TLS { return s.pc.tls }
 func (s *Stream) Release() { s.ReleaseAt(time.Now()) }
 
 // ReleaseAt is Release for who knows when the last byte came: since then the
-// connection, if that was its only stream, is idle.
-func (s *Stream) ReleaseAt(t time.Time) {
+// connection, if that was its only stream, is idle. It returns the bytes that
+// went over the wire for the stream.
+func (s *Stream) ReleaseAt(t time.Time) (in, out uint64) {
 	if s.ended {
 		panic("upstream: stream released twice")
 	}
@@ -45,8 +46,9 @@ func (s *Stream) ReleaseAt(t time.Time) {
 	pc, cs := s.pc, s.ClientStream
 	p := pc.p
 	st := p.c.stats()
-	st.cxRxBytes.Add(cs.BytesIn())
-	st.cxTxBytes.Add(cs.BytesOut())
+	in, out = cs.BytesIn(), cs.BytesOut()
+	st.cxRxBytes.Add(in)
+	st.cxTxBytes.Add(out)
 	if pc.streams.Add(-1) == 0 {
 		pc.markIdle(t)
 	}
@@ -58,6 +60,7 @@ func (s *Stream) ReleaseAt(t time.Time) {
 		streams.Put(s)
 	}
 	cs.Release()
+	return in, out
 }
 
 var _ transport.ClientStream = (*Stream)(nil)
