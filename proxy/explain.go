@@ -80,6 +80,9 @@ func (w *walk) run() error {
 	if err != nil {
 		return err
 	}
+	if len(w.q.ConnectHeaders) > 0 && !tunnel {
+		return fmt.Errorf("connect_headers: the request reaches listener %s through no tunnel", bl.spec.Name)
+	}
 	ci, err := w.downstream(bl, tunnel)
 	if err != nil {
 		return err
@@ -429,10 +432,7 @@ func (w *walk) response(h *explain.Hop, built *builtHCM, s *filters.Stream) {
 		status = 200
 	}
 	r.Header.Add(message.Status, strconv.Itoa(status))
-	for _, line := range q.Headers {
-		name, value, _ := strings.Cut(line, ":")
-		r.Header.Add(strings.ToLower(strings.TrimSpace(name)), strings.TrimSpace(value))
-	}
+	addLines(&r.Header, q.Headers)
 	if q.Body != "" && !r.Header.Has("content-length") {
 		r.Header.Add("content-length", strconv.Itoa(len(q.Body)))
 	}
@@ -451,6 +451,7 @@ func (w *walk) head(ci *streaminfo.Conn, tunnel bool) (*message.Header, message.
 	if tunnel {
 		h.Add(message.Method, "CONNECT")
 		h.Add(message.Authority, w.dest.authority())
+		addLines(h, w.q.ConnectHeaders)
 		return h, message.HTTP2
 	}
 	q := w.q
@@ -472,10 +473,7 @@ func (w *walk) head(ci *streaminfo.Conn, tunnel bool) (*message.Header, message.
 	if method != "CONNECT" {
 		h.Add(message.Path, path)
 	}
-	for _, line := range q.Headers {
-		name, value, _ := strings.Cut(line, ":")
-		h.Add(strings.ToLower(strings.TrimSpace(name)), strings.TrimSpace(value))
-	}
+	addLines(h, q.Headers)
 	if q.Body != "" && !h.Has("content-length") {
 		h.Add("content-length", strconv.Itoa(len(q.Body)))
 	}

@@ -291,6 +291,27 @@ func nearest(h explain.Hop) (name string, misses []string) {
 	return name, misses
 }
 
+func TestTheConnectRequestOfATunnelHasHeadersOfItsOwn(t *testing.T) {
+	q := from(appClient, "reviews.app:9080", "/x", "x-inner: 1")
+	q.ConnectHeaders = []string{"X-Outer:  2 "}
+	r, err := corpus(t, "waypoint-minimal").Explain(&q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Hops) != 2 || r.Outcome != explain.Forward {
+		t.Fatalf("%s, %d hops", r.Outcome, len(r.Hops))
+	}
+	for i, want := range [][2]string{{"x-outer: 2", "x-inner: 1"}, {"x-inner: 1", "x-outer: 2"}} {
+		if h := r.Hops[i].Request.Headers; !slices.Contains(h, want[0]) || slices.Contains(h, want[1]) {
+			t.Errorf("listener %s gets %q", r.Hops[i].Listener, h)
+		}
+	}
+	q = explain.Request{Destination: "1.2.3.4:80", Host: "nobody.test", ConnectHeaders: []string{"a: b"}}
+	if _, err := corpus(t, "ingress").Explain(&q); err == nil || !strings.Contains(err.Error(), "connect_headers: the request reaches listener 0.0.0.0_80 through no tunnel") {
+		t.Error(err)
+	}
+}
+
 // FuzzQuestion asks whatever an operator might send: there is an answer or an
 // error, both ways of printing work, and every filter that is not reached comes
 // behind one that ends the request.
@@ -304,6 +325,7 @@ func FuzzQuestion(f *testing.F) {
 	}
 	f.Add([]byte(`{"listener":"connect_terminate","method":"CONNECT","host":"[::1","headers":[":path: x","upgrade: websocket","connection: upgrade"],"body":"x"}`))
 	f.Add([]byte(`{"listener":"connect_originate","destination":"::1:1","path":"*","scheme":"ftp","sni":"*","alpn":["x"],"random":18446744073709551615}`))
+	f.Add([]byte(`{"destination":"reviews.app:9080","connect_headers":["x: y","upgrade: websocket","host:"]}`))
 	s := corpus(f, "waypoint-rich")
 	f.Fuzz(func(t *testing.T, b []byte) {
 		q, err := proxy.DecodeQuestion(b)

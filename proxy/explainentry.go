@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
@@ -91,12 +92,27 @@ func (w *walk) entry() (bl *builtListener, tunnel bool, err error) {
 
 // checkHeaders refuses lines that are no fields.
 func (w *walk) checkHeaders() error {
-	for _, line := range w.q.Headers {
+	if err := checkLines("headers", w.q.Headers); err != nil {
+		return err
+	}
+	return checkLines("connect_headers", w.q.ConnectHeaders)
+}
+
+func checkLines(field string, lines []string) error {
+	for _, line := range lines {
 		if name, _, ok := strings.Cut(line, ":"); !ok || strings.TrimSpace(name) == "" {
-			return fmt.Errorf("headers: %q is not of the form \"name: value\"", line)
+			return fmt.Errorf("%s: %q is not of the form \"name: value\"", field, line)
 		}
 	}
 	return nil
+}
+
+// addLines adds "name: value" lines to h.
+func addLines(h *message.Header, lines []string) {
+	for _, line := range lines {
+		name, value, _ := strings.Cut(line, ":")
+		h.Add(strings.ToLower(strings.TrimSpace(name)), strings.TrimSpace(value))
+	}
 }
 
 // terminates tells whether a listener takes CONNECT requests into this proxy.

@@ -51,6 +51,7 @@ func explainCommand() *cobra.Command {
 	fs.StringVar(&f.q.Host, "host", "", "Host or :authority, the destination by default")
 	fs.StringVar(&f.q.Scheme, "scheme", "", "http or https")
 	fs.StringArrayVarP(&f.q.Headers, "header", "H", nil, `header "name: value"; may be repeated`)
+	fs.StringArrayVar(&f.q.ConnectHeaders, "connect-header", nil, `header "name: value" of the CONNECT request of the tunnel (HBONE); may be repeated`)
 	fs.StringVar(&f.q.Body, "data", "", "body of the request")
 	fs.IntVar(&f.response.Status, "response-status", 0, "status of a response that inspection is asked about, too, 200 by default")
 	fs.StringArrayVar(&f.response.Headers, "response-header", nil, `header "name: value" of that response; may be repeated`)

@@ -168,6 +168,7 @@ func TestExplainSaysWhatIsWrongWithTheQuestion(t *testing.T) {
 		"-c waypoint/waypoint.yaml -d 10.96.0.10:x":                       "neither ip:port nor name:port",
 		"-c waypoint/waypoint.yaml -d 10.96.0.10:1 --source-address here": `"here" is neither an IP address nor ip:port`,
 		"-c waypoint/waypoint.yaml -d 10.96.0.10:1 -H novalue":            `"novalue" is not of the form "name: value"`,
+		"-c waypoint/waypoint.yaml -d 10.96.0.10:1 --connect-header no":   `connect_headers: "no" is not of the form "name: value"`,
 		"-c waypoint/waypoint.yaml -d 10.96.0.10:1 --listener nowhere":    `there is no listener "nowhere"; there are connect_originate, connect_terminate, main_internal`,
 		"-c waypoint/waypoint.yaml -d 10.96.0.10:1 -o xml":                `"xml" is neither text nor json`,
 		"-c waypoint/waypoint.yaml /path":                                 "is not a URL with a host",

@@ -30,6 +30,9 @@ type Request struct {
 	// Headers are "name: value" lines in order.
 	Headers []string `json:"headers,omitempty"`
 	Body    string   `json:"body,omitempty"`
+	// ConnectHeaders are those of the CONNECT request of the tunnel (HBONE) that
+	// the request comes through, as Headers.
+	ConnectHeaders []string `json:"connect_headers,omitempty"`
 	// Response is an answer of the upstream that the filters are to be asked
 	// about, too; nil asks about the request only.
 	Response *Response `json:"response,omitempty"`
