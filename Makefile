@@ -5,6 +5,9 @@ MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
 GO ?= go
 BIN := bin
 TESTFLAGS ?=
+# Only the binary is optimised by its profile: tests would compile all of it again.
+GOFLAGS ?=
+export GOFLAGS := $(GOFLAGS) -pgo=off
 KEEP ?=
 LDFLAGS := -s -w
 # Without gRPC's page of traces (and the templates that it is made of) the linker
@@ -20,7 +23,7 @@ help: ## Show this help
 
 .PHONY: build
 build: ## Build bin/fairlead, one static binary
-	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o $(BIN)/fairlead ./cmd/fairlead
+	CGO_ENABLED=0 $(GO) build -pgo=auto -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o $(BIN)/fairlead ./cmd/fairlead
 
 .PHONY: test
 test: build ## Run all tests, and the behaviour corpus against bin/fairlead
@@ -95,6 +98,14 @@ cluster: ## Prove the waypoint against a real API server and istiod (root; CLUST
 .PHONY: chart
 chart: ## Lint and render the Helm chart, compare with its golden files
 	cd tools && $(GO) test ./...
+
+.PHONY: profile
+profile: bench-build ## Renew cmd/fairlead/default.pgo, by which the compiler optimises, from four workloads of the bench
+	rm -f $(BIN)/profile.*
+	cd bench && for w in h1-h1 hbone-plain hbone-hbone 'grpc unary'; do \
+	  ../$(BIN)/bench -contenders fairlead+istio -rounds 1 -run 24s -only "$$w closed" -profile ../$(BIN)/profile >/dev/null || exit 1; done
+	p=$(CURDIR)/$(BIN)/fairlead; q=$$(printf "%-$${#p}s" /fairlead | tr ' ' _); \
+	  $(GO) tool pprof -proto -symbolize=none $(BIN)/profile.* | gunzip | LC_ALL=C sed "s,$$p,$$q," | gzip -9n > cmd/fairlead/default.pgo
 
 .PHONY: bench-build
 bench-build: build

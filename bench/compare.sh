@@ -10,5 +10,5 @@ dir=$(mktemp -d)
 trap 'git worktree remove --force "$dir/tree" 2>/dev/null || true; rm -rf "$dir"' EXIT
 trap 'exit 1' INT TERM
 git worktree add --quiet --detach "$dir/tree" "$commit"
-(cd "$dir/tree" && CGO_ENABLED=0 "${GO:-go}" build -trimpath -tags grpcnotrace -ldflags '-s -w' -o "$dir/fairlead" ./cmd/fairlead)
+(cd "$dir/tree" && CGO_ENABLED=0 "${GO:-go}" build -pgo=auto -trimpath -tags grpcnotrace -ldflags '-s -w' -o "$dir/fairlead" ./cmd/fairlead)
 ../bin/bench -contenders "base=$dir/fairlead,fairlead" -baseline base "$@"

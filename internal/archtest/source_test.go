@@ -59,7 +59,7 @@ func (s *source) pkg(t *testing.T, rel string) *checked {
 // loadSource parses and checks the module; what it depends on comes from the
 // compiler's export data.
 func loadSource() (*source, error) {
-	cmd := exec.Command("go", "list", "-deps", "-export", "-json=ImportPath,Dir,GoFiles,Export", module+"...")
+	cmd := exec.Command("go", "list", "-pgo=off", "-deps", "-export", "-json=ImportPath,Dir,GoFiles,Export", module+"...")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
