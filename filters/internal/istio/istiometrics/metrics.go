@@ -7,6 +7,7 @@ package istiometrics
 import (
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
@@ -122,7 +123,11 @@ type requestHandles struct {
 	duration, received, sent *stats.Histogram
 }
 
-type messageHandles struct{ requests, responses *stats.Counter }
+// messageHandles are made with the stream, their series only when something is
+// reported: the labels of its end may be better ones.
+type messageHandles struct {
+	counters func() (requests, responses *stats.Counter)
+}
 
 type connectionHandles struct{ opened, closed, sent, received *stats.Counter }
 
@@ -259,7 +264,9 @@ func (ms *Metrics) messageHandles(e *ends, exprs []string, k key) *messageHandle
 	k.code, k.flags, k.grpc = 0, 0, -1
 	return ms.messages.Get(k, func(k key) *messageHandles {
 		l := ms.labels(e, &k)
-		return &messageHandles{ms.metrics[mRequestMessages].counter(l, exprs), ms.metrics[mResponseMessages].counter(l, exprs)}
+		return &messageHandles{sync.OnceValues(func() (*stats.Counter, *stats.Counter) {
+			return ms.metrics[mRequestMessages].counter(l, exprs), ms.metrics[mResponseMessages].counter(l, exprs)
+		})}
 	})
 }
 

@@ -198,6 +198,27 @@ func TestGRPCStatusAndMessages(t *testing.T) {
 	}
 }
 
+// The filter that finds the destination's workload runs after the one that counts.
+func TestMessagesOfAShortStreamNameItsDestination(t *testing.T) {
+	ms, reg := compile(t, `{"reporter":"SERVER_GATEWAY","disableHostHeaderFallback":true}`, "inbound")
+	s := stream()
+	s.Info.IsGRPC = true
+	peer := s.Info.FilterState.Get("upstream_peer")
+	s.Info.FilterState.Set("upstream_peer", nil, streaminfo.SharingNone)
+	counts := &grpccount.Counts{}
+	counts.Request.Store(2)
+	s.Info.FilterState.Set(grpccount.Key, counts, streaminfo.SharingNone)
+	m := ms.WatchMessages(s)
+	s.Info.FilterState.Set("upstream_peer", peer, streaminfo.SharingNone)
+	ms.Request(s, s.NewResponse(), m)
+	out := dump(t, reg)
+	ls, v := labelSet(t, out, "istio_request_messages_total")
+	check(t, ls, waypointPeers)
+	if v != "2" || strings.Count(out, "istio_request_messages_total{") != 1 {
+		t.Errorf("%s messages in\n%s", v, out)
+	}
+}
+
 func TestOverrides(t *testing.T) {
 	ms, reg := compile(t, `{"reporter":"SERVER_GATEWAY","disableHostHeaderFallback":true,"metrics":[
 		{"drop":true,"name":"request_bytes"},

@@ -9,7 +9,6 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters/internal/grpccount"
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/message"
-	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/internal/timer"
 )
@@ -49,12 +48,13 @@ func (ms *Metrics) Request(s *filters.Stream, r *filters.Response, messages *Mes
 	h.sent.Observe(float64(info.WireBytesSent))
 	switch {
 	case messages != nil:
-		messages.stop()
+		messages.stop(ms.messageHandles(&e, exprs, k))
 	case info.IsGRPC:
 		if c := grpccount.Of(&info.FilterState); c != nil {
 			mh := ms.messageHandles(&e, exprs, k)
-			mh.requests.Add(c.Request.Load())
-			mh.responses.Add(c.Response.Load())
+			requests, responses := mh.counters()
+			requests.Add(c.Request.Load())
+			responses.Add(c.Response.Load())
 		}
 	}
 }
@@ -79,13 +79,13 @@ func grpcStatus(r *filters.Response, trailers *message.Header) int {
 // filter-state object so that the end of the stream finds it.
 type Messages struct {
 	counts                    *grpccount.Counts
-	requests, responses       *stats.Counter
+	h                         *messageHandles
 	interval                  time.Duration
 	timer                     timer.Timer
 	tickFn                    func()
 	mu                        sync.Mutex
 	seenRequests, seenReplies uint64
-	stopped                   bool
+	ticked, stopped           bool
 }
 
 // Serialize returns "": the object is internal.
@@ -94,8 +94,8 @@ func (*Messages) Serialize() string { return "" }
 // Field knows none.
 func (*Messages) Field(string) (string, bool) { return "", false }
 
-// WatchMessages starts periodic reports on the messages of s, whose upstream
-// is known by now. It returns nil if there is nothing to watch.
+// WatchMessages starts periodic reports on the messages of s, whose cluster is
+// known by now; its labels stay from the first one on. It returns nil if there is nothing to watch.
 func (ms *Metrics) WatchMessages(s *filters.Stream) *Messages {
 	c := grpccount.Of(&s.Info.FilterState)
 	if c == nil || ms.interval <= 0 {
@@ -105,7 +105,7 @@ func (ms *Metrics) WatchMessages(s *filters.Stream) *Messages {
 	k := ms.key(&e, protoGRPC)
 	exprs := ms.evaluate(&format.Context{Info: &s.Info, Request: &s.Request}, &k)
 	h := ms.messageHandles(&e, exprs, k)
-	m := &Messages{counts: c, requests: h.requests, responses: h.responses, interval: ms.interval}
+	m := &Messages{counts: c, h: h, interval: ms.interval}
 	m.tickFn = m.tick
 	m.timer.Arm(m.interval, m.tickFn)
 	return m
@@ -117,21 +117,28 @@ func (m *Messages) tick() {
 	if m.stopped {
 		return
 	}
+	m.ticked = true
 	m.report()
 	m.timer.Arm(m.interval, m.tickFn)
 }
 
 func (m *Messages) report() {
 	rq, rs := m.counts.Request.Load(), m.counts.Response.Load()
-	m.requests.Add(rq - m.seenRequests)
-	m.responses.Add(rs - m.seenReplies)
+	requests, responses := m.h.counters()
+	requests.Add(rq - m.seenRequests)
+	responses.Add(rs - m.seenReplies)
 	m.seenRequests, m.seenReplies = rq, rs
 }
 
-func (m *Messages) stop() {
+// stop makes the last report. If it is the first one as well, it has the labels
+// of the end, when also the destination's workload is known.
+func (m *Messages) stop(end *messageHandles) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.stopped = true
+	if !m.ticked {
+		m.h = end
+	}
 	m.timer.Stop()
 	m.report()
 }
