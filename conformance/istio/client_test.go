@@ -147,3 +147,29 @@ func (c *client) raw(t *testing.T, addr, head string) answer {
 	b, _ := io.ReadAll(resp.Body)
 	return answer{resp.StatusCode, resp.Header, string(b)}
 }
+
+// call sends a gRPC message, "hello", to a method of the service grpc, on a
+// connection of its own.
+func (c *client) call(t *testing.T, method string) (*http.Response, []byte) {
+	t.Helper()
+	p := &http.Protocols{}
+	p.SetUnencryptedHTTP2(true)
+	tr := &http.Transport{Protocols: p, DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return c.dial(ctx, addr) }}
+	defer tr.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://grpc.app.svc.cluster.local"+method, strings.NewReader("\x00\x00\x00\x00\x05hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("content-type", "application/grpc")
+	req.Header.Set("te", "trailers")
+	resp, err := tr.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, b
+}

@@ -2,10 +2,8 @@ package istio
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -105,30 +103,7 @@ func (s *scenario) grpc(t *testing.T) {
 		w.Header().Set("grpc-status", "0")
 		w.Header().Set("grpc-message", "done")
 	})
-	p := &http.Protocols{}
-	p.SetUnencryptedHTTP2(true)
-	tr := &http.Transport{Protocols: p, DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return s.shop.dial(ctx, addr) }}
-	defer tr.CloseIdleConnections()
-	call := func(method string) (*http.Response, []byte) {
-		msg := []byte{0, 0, 0, 0, 5}
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://grpc.app.svc.cluster.local"+method, strings.NewReader(string(msg)+"hello"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("content-type", "application/grpc")
-		req.Header.Set("te", "trailers")
-		resp, err := tr.RoundTrip(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		b, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return resp, b
-	}
-	resp, body := call("/shop.Orders/List")
+	resp, body := s.shop.call(t, "/shop.Orders/List")
 	if string(body[5:]) != "ok" || resp.Trailer.Get("grpc-status") != "0" || resp.Trailer.Get("grpc-message") != "done" {
 		t.Errorf("the client got %q, trailers %v", body, resp.Trailer)
 	}
@@ -137,7 +112,7 @@ func (s *scenario) grpc(t *testing.T) {
 		t.Errorf("the application saw %+v", r)
 	}
 	s.web1.reset(nil)
-	if resp, _ := call("/shop.Orders/Delete"); resp.StatusCode != 200 || resp.Header.Get("grpc-status") != "12" {
+	if resp, _ := s.shop.call(t, "/shop.Orders/Delete"); resp.StatusCode != 200 || resp.Header.Get("grpc-status") != "12" {
 		t.Errorf("a method that no route has: %d, %v, want status 12 (unimplemented) as gRPC", resp.StatusCode, resp.Header)
 	}
 	saw(t, s.web1, 0)
