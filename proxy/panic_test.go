@@ -295,7 +295,7 @@ func (m *minefield) cross(path, want string) {
 	p := &http.Protocols{}
 	p.SetUnencryptedHTTP2(true)
 	var conns []net.Conn
-	tp := &http.Transport{Protocols: p, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+	tp := &http.Transport{MaxConnsPerHost: 1, Protocols: p, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
 		if err == nil {
 			conns = append(conns, c)
@@ -357,7 +357,7 @@ func (m *minefield) cross(path, want string) {
 		t.Errorf("the neighbour's end: %v", err)
 	}
 	if n, names := m.sum(func(n string) bool { return n == "envoy_listener_downstream_cx_total" }); n != 1 {
-		t.Errorf("there were %v connections:%s", n, names)
+		t.Errorf("there were %v connections, %d dialled:%s", n, len(conns), names)
 	}
 }
 
