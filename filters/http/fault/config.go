@@ -52,9 +52,10 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 	if m.GetResponseRateLimit() != nil {
 		d.Ignore("response_rate_limit", "responses are not slowed down")
 	}
-	if m.GetDelayPercentRuntime() != "" || m.GetAbortPercentRuntime() != "" || m.GetDelayDurationRuntime() != "" || m.GetAbortHttpStatusRuntime() != "" {
-		d.Ignore("delay_percent_runtime", "there is no runtime; the configured values are used")
-	}
+	decode.IgnoreSet(d, m, "there is no runtime; the configured values are used", "delay_percent_runtime", "abort_percent_runtime", "delay_duration_runtime",
+		"abort_http_status_runtime", "abort_grpc_status_runtime", "max_active_faults_runtime", "response_rate_limit_percent_runtime")
+	decode.IgnoreSet(d, m, "faults are not counted by downstream cluster", "disable_downstream_cluster_stats")
+	decode.IgnoreSet(d, m, "nothing of the filter reads it", "filter_metadata")
 	return c, nil
 }
 

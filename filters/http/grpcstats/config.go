@@ -29,6 +29,7 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 	if m.GetEnableUpstreamStats() {
 		d.Ignore("enable_upstream_stats", "upstream service times are not reported")
 	}
+	decode.IgnoreSet(d, m, "messages are counted per cluster, not per service", "replace_dots_in_grpc_service_name")
 	return &Config{EmitFilterState: m.GetEmitFilterState()}, nil
 }
 

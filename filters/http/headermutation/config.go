@@ -21,11 +21,12 @@ const (
 type Config struct{ Request, Response []headeredit.Edit }
 
 // Decode implements filters.HTTPFactory.
-func (Factory) Decode(a filters.Any, _ *filters.Decoding) (filters.Config, error) {
+func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error) {
 	m := &header_mutationv3pb.HeaderMutation{}
 	if err := decode.Strict(a, m); err != nil {
 		return nil, err
 	}
+	decode.IgnoreSet(d, m, "the order of mutations stays as without it", "most_specific_header_mutations_wins")
 	return convert(m.GetMutations())
 }
 

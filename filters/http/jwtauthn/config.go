@@ -147,6 +147,7 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 	if err := decode.Strict(a, m); err != nil {
 		return nil, err
 	}
+	decode.IgnoreSet(d, m, "statistics have no part of this name", "stat_prefix")
 	c := &Config{BypassCORSPreflight: m.GetBypassCorsPreflight(), StripFailure: m.GetStripFailureResponse(), Named: map[string]*Requirement{}}
 	b := &builder{c: c, index: map[string]int{}}
 	for _, name := range slices.Sorted(maps.Keys(m.GetProviders())) {

@@ -96,6 +96,7 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 		}
 		c.StatusOnError = s
 	}
+	decode.IgnoreSet(d, m, "retry-after is not sent", "enable_retry_after_header")
 	var err error
 	if c.ResponseHeaders, err = headeredit.DecodeOptions(m.GetResponseHeadersToAdd(), "response_headers_to_add"); err != nil {
 		return nil, err

@@ -42,6 +42,21 @@ func Strict(a filters.Any, m proto.Message) error {
 	return errors.Join(errs...)
 }
 
+// IgnoreSet reports each of the fields of m that is set, with one reason. It
+// panics if m has no field of that name.
+func IgnoreSet(d *filters.Decoding, m proto.Message, reason string, fields ...protoreflect.Name) {
+	r := m.ProtoReflect()
+	for _, name := range fields {
+		f := r.Descriptor().Fields().ByName(name)
+		if f == nil {
+			panic("decode: " + string(r.Descriptor().FullName()) + " has no field " + string(name))
+		}
+		if r.Has(f) {
+			d.Ignore(string(name), reason)
+		}
+	}
+}
+
 func unmarshal(a filters.Any, m proto.Message) error {
 	var err error
 	if a.JSON {

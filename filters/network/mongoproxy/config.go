@@ -27,6 +27,7 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 	if m.GetEmitDynamicMetadata() {
 		return nil, errors.New("emit_dynamic_metadata: is not supported: policies could wait for it")
 	}
+	decode.IgnoreSet(d, m, "MongoDB messages are not looked into", "commands", "max_bson_depth")
 	d.Ignore("stat_prefix", "MongoDB messages are not counted; connections and bytes are")
 	if m.GetAccessLog() != "" {
 		d.Ignore("access_log", "MongoDB messages are not logged; connections are, by tcp_proxy")
