@@ -39,6 +39,8 @@ type Env struct {
 	Shared *Shared
 	// Logs writes log files: decision logs.
 	Logs LogFiles
+	// Modules gets WebAssembly modules from elsewhere.
+	Modules Modules
 }
 
 // LogFiles are the log files of the process: whoever names the same path
