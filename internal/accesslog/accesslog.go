@@ -108,6 +108,9 @@ func (l *Logger) Log(c *format.Context) {
 		l.write(c)
 		return
 	}
+	if l.sink.render(l.file, c) {
+		return
+	}
 	b := lines.Get()
 	b.p = l.file.Append(b.p[:0], c)
 	l.sink.write(b.p)

@@ -201,11 +201,11 @@ func TestFullBuffersAreWrittenAtOnce(t *testing.T) {
 		sinks := accesslog.NewSinks(nil)
 		line := strings.Repeat("x", 1023) + "\n"
 		l := must(sinks.Logger(must(accesslog.NewText(path, line)), nil))
-		for range 64 {
+		for range 256 {
 			l.Log(request(200, 0))
 		}
 		synctest.Wait()
-		if n := len(read(t, path)); n != 64<<10 {
+		if n := len(read(t, path)); n != 256<<10 {
 			t.Errorf("%d bytes were written", n)
 		}
 		if err := sinks.Close(); err != nil {
@@ -276,6 +276,30 @@ func TestConcurrentLinesStayWhole(t *testing.T) {
 	}
 	if n != 4000 {
 		t.Errorf("%d lines", n)
+	}
+}
+
+// TestAPanicLeavesNoHalfLine: it costs its line, and no other.
+func TestAPanicLeavesNoHalfLine(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	sinks := accesslog.NewSinks(nil)
+	l := must(sinks.Logger(must(accesslog.NewText(path, "half %RESPONSE_CODE%\n")), nil))
+	for range 2 {
+		l.Log(request(200, 0))
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Error("nothing panicked")
+				}
+			}()
+			l.Log(nil)
+		}()
+	}
+	if err := sinks.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, path); got != "half 200\nhalf 200\n" {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -8,12 +8,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 )
 
 const (
 	// flushBytes and flushInterval bound how long a line waits for company.
-	flushBytes    = 64 << 10
+	flushBytes    = 256 << 10
 	flushInterval = time.Second
 	// maxPending bounds what a stalled file or pipe holds back; further lines
 	// are dropped.
@@ -185,17 +186,46 @@ func (k *sink) replace(w io.Writer, c io.Closer) error {
 	return nil
 }
 
+// render appends the line of f where it is to be written from, which saves a
+// copy. It returns false, and has done nothing, if another line is on its way
+// there: nobody waits for the rendering of others.
+func (k *sink) render(f *File, c *format.Context) bool {
+	if !k.mu.TryLock() {
+		return false
+	}
+	n, whole := len(k.buf), false
+	defer func() {
+		if !whole { // a panic, which is the stream's: half a line is nobody's
+			k.buf = k.buf[:n]
+			k.mu.Unlock()
+		}
+	}()
+	k.buf = f.Append(k.buf, c)
+	whole = true
+	k.appended(n)
+	return true
+}
+
 // write appends p to the buffer and reports whether it did. It never blocks on
 // I/O.
 func (k *sink) write(p []byte) bool {
 	k.mu.Lock()
-	if k.closed || len(k.buf)+len(p) > maxPending {
+	n := len(k.buf)
+	k.buf = append(k.buf, p...)
+	return k.appended(n)
+}
+
+// appended ends what render and write did: it takes back a line that is too
+// much, which begins at n, or sees to it that it will be written. It is called
+// with mu held, and unlocks it.
+func (k *sink) appended(n int) bool {
+	if k.closed || len(k.buf) > maxPending {
+		k.buf = k.buf[:n]
 		k.mu.Unlock()
 		k.set.dropped.Inc()
 		return false
 	}
-	first := len(k.buf) == 0
-	k.buf = append(k.buf, p...)
+	first := n == 0
 	full := len(k.buf) >= flushBytes
 	if first && !full {
 		if k.timer == nil {

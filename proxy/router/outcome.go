@@ -156,7 +156,7 @@ func (rq *request) failed(err error) (*filters.Response, bool, error) {
 	rq.mu.Lock()
 	st := rq.cur
 	rq.mu.Unlock()
-	stale := st != nil && st.Reused() && st.BytesIn() == 0
+	stale := rq.stale(st, err)
 	rq.endFailed(cause, try, err)
 	rq.drop(false)
 	var be *bodyError
@@ -197,7 +197,7 @@ func (rq *request) failed(err error) (*filters.Response, bool, error) {
 			return resp, again, err
 		}
 	}
-	if stale && reason == transport.ConnectionTermination && try == nil && rq.freeRetry() {
+	if stale && try == nil && rq.freeRetry() {
 		return nil, true, nil
 	}
 	rq.retry.settle(rq.c, rq.high, false)
@@ -249,24 +249,6 @@ func (rq *request) retryReset() (again bool, resp *filters.Response, err error) 
 	case noRetry:
 	}
 	return false, nil, nil
-}
-
-// freeRetry allows one further attempt, whatever the retry policy, when a reused
-// connection ended before it brought a byte: the peer closed it while the
-// request was on its way (RFC 9112 section 9.3.1). Only safe methods (RFC 9110
-// section 9.2.1) without a moving body are repeated, for they may have been
-// executed. Envoy has no such attempt.
-func (rq *request) freeRetry() bool {
-	if rq.freeTried || rq.kind != noTunnel || rq.body.kind == streaming {
-		return false
-	}
-	switch rq.s.Request.Get(message.Method) {
-	case "GET", "HEAD", "OPTIONS", "TRACE":
-		rq.freeTried = true
-		rq.attempts--
-		return true
-	}
-	return false
 }
 
 // note records why the transport failed.

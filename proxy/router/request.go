@@ -121,6 +121,9 @@ func (rq *request) begin(s *filters.Stream, r *routing.Route, c *upstream.Cluste
 	}
 	if rq.body.kind != streaming && rq.kind == noTunnel {
 		rq.requestComplete()
+		if rq.repeatable() {
+			rq.opts.RepeatableAt = rq.completed
+		}
 	}
 	return nil
 }
@@ -394,37 +397,6 @@ func (rq *request) touchIdle() {
 	if rq.t.perTryIdle > 0 {
 		rq.arm(&rq.idleTimer, rq.t.perTryIdle, rq.onIdle)
 	}
-}
-
-// blocking runs f with a context that ends with the request.
-func (rq *request) blocking(f func(ctx context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	rq.mu.Lock()
-	rq.cancel = cancel
-	if rq.cause != nil {
-		cancel(rq.cause)
-	}
-	rq.mu.Unlock()
-	err := f(ctx)
-	rq.mu.Lock()
-	rq.cancel = nil
-	rq.mu.Unlock()
-	cancel(nil)
-	return err
-}
-
-// sleep waits for d, or until the request is interrupted.
-func (rq *request) sleep(d time.Duration) error {
-	return rq.blocking(func(ctx context.Context) error {
-		t := time.NewTimer(d)
-		defer t.Stop()
-		select {
-		case <-t.C:
-			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	})
 }
 
 // drop ends the attempt in flight; complete says that both directions ended in

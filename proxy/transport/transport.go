@@ -262,6 +262,14 @@ type ClientConn interface {
 	Done() <-chan struct{}
 }
 
+// Resumer is a ClientConn that can start an exchange without a look at whether
+// the peer has ended the connection meanwhile: a system call less. It is for
+// requests that may be sent again, on connections that were in use just now.
+type Resumer interface {
+	// Resume is NewStream without that look.
+	Resume() (ClientStream, error)
+}
+
 // ClientConfig bounds an upstream connection.
 type ClientConfig struct {
 	// MaxHeaderBytes bounds a response head, 60 KiB; MaxHeaders the number of

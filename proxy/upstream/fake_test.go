@@ -83,6 +83,7 @@ type fakeConn struct {
 	active int
 	closed bool
 	drain  bool
+	blind  int // streams begun by Resume
 }
 
 func (o *origin) client(limit int) func(c netio.Conn, cfg *transport.ClientConfig) *fakeConn {
@@ -106,6 +107,14 @@ func (c *fakeConn) NewStream() (transport.ClientStream, error) {
 	}
 	c.active++
 	return &fakeStream{c: c, stop: make(chan struct{})}, nil
+}
+
+func (c *fakeConn) Resume() (transport.ClientStream, error) {
+	s, err := c.NewStream()
+	c.mu.Lock()
+	c.blind++
+	c.mu.Unlock()
+	return s, err
 }
 
 func (c *fakeConn) Available() int {

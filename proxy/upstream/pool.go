@@ -56,6 +56,7 @@ type pool struct {
 	all        map[*pooledConn]struct{}
 	connecting int
 	waiters    waiterList
+	trust      int // see trustAfter
 	draining   bool
 	sweeping   bool
 	sweep      timer.Timer
@@ -65,6 +66,7 @@ type pool struct {
 // pooledConn is one upstream HTTP connection.
 type pooledConn struct {
 	transport.ClientConn
+	resumer   transport.Resumer // nil if it has none
 	p         *pool
 	multiplex bool
 	inReady   bool // guarded by pool.mu
@@ -177,7 +179,7 @@ var (
 // nil without an error if there is none: NewStream then waits for one. It
 // does not block.
 func (c *Cluster) TryStream(h *Host, o *ConnectOptions) (*Stream, error) {
-	return c.poolFor(h, o).try()
+	return c.poolFor(h, o).try(o.RepeatableAt)
 }
 
 // NewStream starts an HTTP exchange with h on a pooled connection, waiting for
@@ -185,14 +187,14 @@ func (c *Cluster) TryStream(h *Host, o *ConnectOptions) (*Stream, error) {
 // *transport.ResetError; the end of ctx is its cause.
 func (c *Cluster) NewStream(ctx context.Context, h *Host, o *ConnectOptions) (*Stream, error) {
 	p := c.poolFor(h, o)
-	if s, err := p.try(); s != nil || err != nil {
+	if s, err := p.try(o.RepeatableAt); s != nil || err != nil {
 		return s, err
 	}
 	return p.wait(ctx, h, o)
 }
 
-// try takes a stream on a ready connection.
-func (p *pool) try() (*Stream, error) {
+// try takes a stream on a ready connection. at is ConnectOptions.RepeatableAt.
+func (p *pool) try(at time.Time) (*Stream, error) {
 	for {
 		p.mu.Lock()
 		n := len(p.ready)
@@ -204,6 +206,7 @@ func (p *pool) try() (*Stream, error) {
 		if !pc.multiplex {
 			p.removeReady(pc)
 		}
+		blind := p.trusts(pc, at)
 		p.mu.Unlock()
 		if !p.b.requests.take() {
 			if !pc.multiplex {
@@ -213,7 +216,7 @@ func (p *pool) try() (*Stream, error) {
 			s.rqActiveOverflow.Inc()
 			return nil, errMaxRequests
 		}
-		if s := pc.begin(); s != nil {
+		if s := pc.begin(blind); s != nil {
 			return s, nil
 		}
 		p.b.requests.give()
@@ -221,13 +224,19 @@ func (p *pool) try() (*Stream, error) {
 }
 
 // begin starts a stream on pc; the caller has taken a request from the
-// breaker. nil means that pc can't take it and is out of ready.
-func (pc *pooledConn) begin() *Stream {
+// breaker. nil means that pc can't take it and is out of ready. blind leaves out
+// the look whether the peer has ended pc.
+func (pc *pooledConn) begin(blind bool) *Stream {
 	p := pc.p
-	cs, err := pc.NewStream()
+	start := pc.NewStream
+	if blind && pc.resumer != nil {
+		start = pc.resumer.Resume
+	}
+	cs, err := start()
 	if err != nil {
 		full := pc.multiplex && transport.ReasonOf(err) == transport.Overflow
 		p.mu.Lock()
+		p.trust = trustLost
 		p.removeReady(pc)
 		pc.retired = pc.retired || !full
 		p.mu.Unlock()
@@ -463,6 +472,7 @@ func (p *pool) dialed(conn *connection) (*pooledConn, error) {
 	pc.markIdle(pc.start)
 	if !pc.multiplex {
 		pc.ClientConn = p.c.m.opt.HTTP1(conn.Conn, &cfg)
+		pc.resumer, _ = pc.ClientConn.(transport.Resumer)
 	} else {
 		cc, err := p.c.m.opt.HTTP2(conn.Conn, &cfg)
 		if err != nil {

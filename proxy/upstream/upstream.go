@@ -11,6 +11,7 @@ import (
 	"errors"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
@@ -95,6 +96,10 @@ type ConnectOptions struct {
 	// HTTP2 forces HTTP/2 whatever the cluster's protocol options say.
 	HTTP2 bool
 	High  bool
+	// RepeatableAt is when the request came, if it does no harm to send it again
+	// after a connection turned out to have ended. Zero: it does harm, and a
+	// connection is looked at before it is used again.
+	RepeatableAt time.Time
 	// Source binds the local end of the connection (transparent proxying).
 	Source netip.AddrPort
 }

@@ -125,7 +125,7 @@ func (p *pool) attach(pc *pooledConn) (*Stream, error) {
 		p.offer(pc)
 		return nil, errMaxRequests
 	}
-	s := pc.begin()
+	s := pc.begin(false)
 	if s == nil {
 		p.b.requests.give()
 		return nil, nil

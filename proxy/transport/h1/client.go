@@ -61,7 +61,12 @@ func (c *Client) maxHeaderBytes() int {
 // NewStream implements transport.ClientConn. A connection whose peer has ended
 // it, or has sent something unasked, is closed and refused here, before
 // anything was sent.
-func (c *Client) NewStream() (transport.ClientStream, error) {
+func (c *Client) NewStream() (transport.ClientStream, error) { return c.newStream(true) }
+
+// Resume implements transport.Resumer.
+func (c *Client) Resume() (transport.ClientStream, error) { return c.newStream(false) }
+
+func (c *Client) newStream(look bool) (transport.ClientStream, error) {
 	c.mu.Lock()
 	switch {
 	case c.closed || c.draining && !c.active:
@@ -73,7 +78,7 @@ func (c *Client) NewStream() (transport.ClientStream, error) {
 	}
 	c.active = true
 	c.mu.Unlock()
-	if c.uses.Add(1) > 1 && c.stale() {
+	if c.uses.Add(1) > 1 && look && c.stale() {
 		err := &transport.ResetError{Reason: transport.ConnectionTermination, Detail: "the peer closed the idle connection"}
 		c.Close(err)
 		return nil, err
