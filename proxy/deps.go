@@ -16,7 +16,7 @@ import (
 // newClusters makes the cluster manager of s.
 func newClusters(s *Server) *upstream.Manager {
 	m := upstream.NewManager(upstream.Options{
-		Stats: s.stats, Logger: s.log, Offline: s.opt.Offline,
+		Stats: s.stats, Logger: s.log, Offline: s.opt.Offline, DNS: s.opt.DNS, Names: s.opt.Names,
 		TLS: func(spec *xdsresource.UpstreamTLS) (upstream.ClientTLS, error) {
 			return tlscontext.NewClient(spec, s.secrets)
 		},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/admin"
+	"github.com/fairlead-mesh/fairlead/internal/dns"
 	"github.com/fairlead-mesh/fairlead/internal/identity"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/internal/workload"
@@ -27,6 +28,9 @@ import (
 type ProcessOptions struct {
 	Registry *filters.Registry
 	Logger   *slog.Logger
+	// Names is where the system's way to resolve names is found, the zero value
+	// for its files.
+	Names dns.Environment
 	// Events is that of Options.
 	Events *slog.Logger
 	// Level, if not nil, is what /logging changes.
@@ -110,7 +114,7 @@ func FromBootstrap(doc []byte, o ProcessOptions) (*Process, error) {
 		return nil, err
 	}
 	if p.server, err = New(Options{
-		Registry: o.Registry, Node: cfg.Node, Static: staticResources(cfg), Identity: o.Identity, Logger: p.log, Events: o.Events, Stats: p.registry, RemovalGrace: holdNew, AwaitClusters: true,
+		Registry: o.Registry, Node: cfg.Node, Static: staticResources(cfg), Identity: o.Identity, Logger: p.log, Events: o.Events, Stats: p.registry, DNS: cfg.DNS, Names: o.Names, RemovalGrace: holdNew, AwaitClusters: true,
 	}); err != nil {
 		return nil, err
 	}
@@ -150,7 +154,7 @@ func FromAgent(cfg *agent.Config, o ProcessOptions) (*Process, error) {
 	p.node = *cfg.FilterNode()
 	p.table = &workload.Table{}
 	if p.server, err = New(Options{
-		Registry: o.Registry, Node: p.node, Identity: p.source, Workloads: p.table, Logger: p.log, Events: o.Events, Stats: p.registry, DrainTime: cfg.Drain.Duration, RemovalGrace: holdNew, AwaitClusters: true,
+		Registry: o.Registry, Node: p.node, Identity: p.source, Workloads: p.table, Logger: p.log, Events: o.Events, Stats: p.registry, Names: o.Names, DrainTime: cfg.Drain.Duration, RemovalGrace: holdNew, AwaitClusters: true,
 	}); err != nil {
 		return nil, err
 	}

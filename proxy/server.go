@@ -17,6 +17,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/accesslog"
+	"github.com/fairlead-mesh/fairlead/internal/dns"
 	"github.com/fairlead-mesh/fairlead/internal/identity"
 	"github.com/fairlead-mesh/fairlead/internal/overload"
 	"github.com/fairlead-mesh/fairlead/internal/refusal"
@@ -46,6 +47,10 @@ type Options struct {
 	// Overload refuses connections and requests while memory is short; nil makes
 	// one that keeps to GOMEMLIMIT, if that is set.
 	Overload *overload.Monitor
+	// DNS is how clusters that don't say resolve names, nil for the system's way.
+	// Names is where that is found.
+	DNS   *dns.Config
+	Names dns.Environment
 	// Offline is set for a Server that is given its configuration by Compile, to
 	// be checked or asked by Explain: it resolves no names and calls nobody.
 	Offline bool

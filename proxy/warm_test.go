@@ -16,15 +16,18 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/fairlead-mesh/fairlead/filters/builtin"
+	"github.com/fairlead-mesh/fairlead/internal/dns"
 	"github.com/fairlead-mesh/fairlead/internal/xdstest"
 	"github.com/fairlead-mesh/fairlead/proxy"
 )
+
+// testNames is what slowNames has set.
+var testNames dns.Environment
 
 // slowNames resolves every name to 127.0.0.1, after a while; names that begin
 // with "never" are not answered.
 func slowNames(t *testing.T, d time.Duration) {
 	t.Helper()
-	old := net.DefaultResolver
 	end := make(chan struct{})
 	var mu sync.Mutex // a lookup that was given up may still begin to ask
 	var wg sync.WaitGroup
@@ -35,9 +38,9 @@ func slowNames(t *testing.T, d time.Duration) {
 		close(end)
 		mu.Unlock()
 		wg.Wait()
-		net.DefaultResolver = old
+		testNames = dns.Environment{}
 	})
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+	testNames = dns.Environment{Dial: func(context.Context, string, string) (net.Conn, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if ended {
@@ -139,7 +142,7 @@ func TestAProcessThatWaitsForNamesEndsAtOnce(t *testing.T) {
 	cp := xdstest.New(t, xdstest.Options{})
 	w := &pushed{t: t, cp: cp, vars: map[string]string{"PORT": fmt.Sprint(freePort(t)), "TYPE": "STRICT_DNS", "NAME": "never.example", "ORIGIN": "9"}}
 	w.set(dnsWorld)
-	p, err := proxy.FromBootstrap(fmt.Appendf(nil, adsBootstrap, portOf(cp)), proxy.ProcessOptions{Registry: builtin.Registry(), DrainTime: 10 * time.Millisecond})
+	p, err := proxy.FromBootstrap(fmt.Appendf(nil, adsBootstrap, portOf(cp)), proxy.ProcessOptions{Registry: builtin.Registry(), Names: testNames, DrainTime: 10 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -128,7 +128,7 @@ func freePort(t *testing.T) int { return freePorts(t, 1)[0] }
 func startProxy(t *testing.T, doc string, id identity.Source) *proxy.Process {
 	t.Helper()
 	ready := make(chan struct{})
-	p, err := proxy.FromBootstrap([]byte(doc), proxy.ProcessOptions{Registry: builtin.Registry(), Identity: id, DrainTime: 100 * time.Millisecond, OnReady: func() { close(ready) }})
+	p, err := proxy.FromBootstrap([]byte(doc), proxy.ProcessOptions{Registry: builtin.Registry(), Identity: id, Names: testNames, DrainTime: 100 * time.Millisecond, OnReady: func() { close(ready) }})
 	if err != nil {
 		t.Fatal(err)
 	}

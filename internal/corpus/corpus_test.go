@@ -118,7 +118,7 @@ func (w *world) run(doc string, src identity.Source) {
 	}
 	var err error
 	w.proxy, err = proxy.FromBootstrap([]byte(doc), proxy.ProcessOptions{
-		Registry: builtin.Registry(), Identity: src, DrainTime: 10 * time.Millisecond, OnReady: func() { close(ready) },
+		Registry: builtin.Registry(), Identity: src, Names: names, DrainTime: 10 * time.Millisecond, OnReady: func() { close(ready) },
 		Logger: slog.New(slog.NewTextHandler(logger{w.t}, &slog.HandlerOptions{Level: level})),
 	})
 	if err != nil {

@@ -11,16 +11,19 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/fairlead-mesh/fairlead/internal/dns"
 )
 
-// TestMain resolves names inside the process: one that begins with
-// "h-127-1-2-3." has the address 127.1.2.3, no other has any.
+// names resolves inside the process: a name that begins with "h-127-1-2-3." has
+// the address 127.1.2.3, no other has any.
+var names = dns.Environment{Dial: func(context.Context, string, string) (net.Conn, error) {
+	ours, theirs := net.Pipe()
+	go answerDNS(ours)
+	return theirs, nil
+}}
+
 func TestMain(m *testing.M) {
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
-		ours, theirs := net.Pipe()
-		go answerDNS(ours)
-		return theirs, nil
-	}}
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start"))
 }
 

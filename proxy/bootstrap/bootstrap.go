@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/dns"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
@@ -33,6 +34,10 @@ type Config struct {
 	// else ADS or Path is set.
 	ADS      *ADS
 	LDS, CDS *xdsresource.ConfigSource
+
+	// DNS is how names are resolved for clusters that don't say; nil is the
+	// system's way.
+	DNS *dns.Config
 
 	// Admin is where the admin interface listens; both are zero if nowhere.
 	Admin Admin
@@ -114,6 +119,7 @@ func Parse(doc []byte, dec *xdsresource.Decoder) (*Config, error) {
 	ignored, err := xdsresource.Classify(&m)
 	p.fail("", err)
 	p.cfg.Ignored = ignored
+	p.resolver(&m)
 	p.node(m.GetNode())
 	p.static(m.GetStaticResources())
 	p.admin(m.GetAdmin())
@@ -149,6 +155,12 @@ func (p *parser) reported(pr xdsresource.Problem) bool {
 }
 
 func (p *parser) failf(path, format string, args ...any) { p.fail(path, fmt.Errorf(format, args...)) }
+
+func (p *parser) resolver(m *bootstrapv3pb.Bootstrap) {
+	c, ignored, err := xdsresource.DNSResolver(m.GetTypedDnsResolverConfig(), m.GetDnsResolutionConfig(), m.GetUseTcpForDnsLookups())
+	p.fail("", err)
+	p.cfg.DNS, p.cfg.Ignored = c, append(p.cfg.Ignored, ignored...)
+}
 
 func (p *parser) node(n *corev3pb.Node) {
 	md := n.GetMetadata().AsMap()

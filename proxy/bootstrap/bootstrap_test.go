@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -220,4 +221,29 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%v became %v, %v", m, m2, err)
 		}
 	})
+}
+
+func TestTheResolverOfTheBootstrap(t *testing.T) {
+	for doc, want := range map[string]string{
+		``:                              "",
+		`use_tcp_for_dns_lookups: true`: "{[] false true false 0s 0 false 0 false}",
+		`dns_resolution_config: {resolvers: [{socket_address: {address: 10.0.0.53, port_value: 53}}]}`:                                                                             "{[10.0.0.53:53] false false false 0s 0 false 0 false}",
+		`typed_dns_resolver_config: {name: r, typed_config: {"@type": type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig, query_tries: 7}}`: "{[] false false false 0s 7 false 0 false}",
+	} {
+		c, err := Parse([]byte(minimal+doc+"\n"), decoder())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		if c.DNS != nil {
+			got = fmt.Sprint(*c.DNS)
+		}
+		if got != want {
+			t.Errorf("%s: %s, want %s", doc, got, want)
+		}
+	}
+	c, err := Parse([]byte(minimal+`typed_dns_resolver_config: {name: r, typed_config: {"@type": type.googleapis.com/acme.Resolver}}`), decoder())
+	if err != nil || c.DNS != nil || len(c.Ignored) != 1 || c.Ignored[0].Path != "typed_dns_resolver_config.typed_config" {
+		t.Errorf("%+v, %v", c.Ignored, err)
+	}
 }

@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -22,9 +21,10 @@ type dynamicHosts struct {
 
 	mu     sync.RWMutex
 	byAddr map[dynamicKey]*Host
-	names  map[string]*dynamicName
 	timer  *time.Timer
 	closed bool
+	// names is nil for ORIGINAL_DST.
+	names *nameCache
 }
 
 // dynamicKey tells hosts apart; name is set for dynamic_forward_proxy only.
@@ -33,16 +33,11 @@ type dynamicKey struct {
 	name string
 }
 
-// dynamicName is a name that is or was resolved.
-type dynamicName struct {
-	done  chan struct{}
-	addrs []netip.Addr
-	err   error
-	until time.Time
-}
-
 func newDynamicHosts(c *Cluster) *dynamicHosts {
-	d := &dynamicHosts{c: c, byAddr: map[dynamicKey]*Host{}, names: map[string]*dynamicName{}}
+	d := &dynamicHosts{c: c, byAddr: map[dynamicKey]*Host{}}
+	if c.spec.Discovery == xdsresource.DiscoveryDynamicForwardProxy {
+		d.names = newNameCache(c)
+	}
 	d.timer = time.AfterFunc(d.interval(), d.sweep)
 	return d
 }
@@ -195,15 +190,6 @@ func (d *dynamicHosts) sweep() {
 			gone = append(gone, h)
 		}
 	}
-	for name, n := range d.names {
-		select {
-		case <-n.done:
-			if now.After(n.until.Add(d.interval())) {
-				delete(d.names, name)
-			}
-		default:
-		}
-	}
 	d.timer.Reset(d.interval())
 	d.mu.Unlock()
 	for _, h := range gone {
@@ -219,14 +205,13 @@ func (d *dynamicHosts) close() {
 	d.closed = true
 	d.timer.Stop()
 	d.mu.Unlock()
+	if d.names != nil {
+		d.names.close()
+	}
 	for _, h := range d.hosts() {
 		h.st.drain()
 	}
 }
-
-// maxNames bounds how many names a dynamic_forward_proxy cluster keeps
-// (max_hosts of Envoy's DNS cache).
-const maxNames = 1024
 
 // ErrDNS is why a name of a dynamic_forward_proxy cluster has no address: flag
 // DF.
@@ -263,60 +248,9 @@ func (d *dynamicHosts) pickName(p *PickContext) (*Host, error) {
 	if host == "" || port == 0 {
 		return nil, ErrNoHealthyHost
 	}
-	addrs, err := d.resolve(ctx, strings.ToLower(host))
+	addr, err := d.names.resolve(ctx, strings.ToLower(host))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrDNS, host, err)
 	}
-	return d.host(netip.AddrPortFrom(addrs[0], port), host)
-}
-
-// resolve answers from the cache while it is fresh, and asks once for all who
-// want to know otherwise. A failure keeps the last good answer.
-func (d *dynamicHosts) resolve(ctx context.Context, host string) ([]netip.Addr, error) {
-	d.mu.Lock()
-	n := d.names[host]
-	fresh := false
-	if n != nil {
-		select {
-		case <-n.done:
-			fresh = time.Now().Before(n.until)
-		default:
-			fresh = true // under way
-		}
-	}
-	if !fresh {
-		if n == nil && len(d.names) >= maxNames {
-			d.mu.Unlock()
-			return nil, errors.New("dns cache overflow")
-		}
-		old := n
-		n = &dynamicName{done: make(chan struct{})}
-		host = strings.Clone(host)
-		d.names[host] = n
-		go d.ask(host, n, old)
-	}
-	d.mu.Unlock()
-	select {
-	case <-n.done:
-		return n.addrs, n.err
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-}
-
-func (d *dynamicHosts) ask(host string, n, old *dynamicName) {
-	defer close(n.done)
-	rate := d.c.spec.DNS.RefreshRate
-	if rate <= 0 {
-		rate = time.Minute
-	}
-	n.addrs, n.err = d.c.m.lookup(d.c.ctx, host, d.c.spec.DNS.Family)
-	if n.err == nil {
-		n.until = time.Now().Add(rate)
-		return
-	}
-	n.until = time.Now().Add(min(rate, 5*time.Second))
-	if old != nil && old.err == nil {
-		n.addrs, n.err = old.addrs, nil
-	}
+	return d.host(netip.AddrPortFrom(addr, port), host)
 }

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fairlead-mesh/fairlead/internal/dns"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/proxy/tlscontext"
@@ -26,10 +27,10 @@ type ClientTLS interface {
 	Config(o tlscontext.Options) *tls.Config
 }
 
-// Resolver resolves names. *net.Resolver implements it.
+// Resolver resolves names. *dns.Resolver implements it.
 type Resolver interface {
-	// LookupNetIP returns the addresses of host; network is "ip4" or "ip6".
-	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+	// Lookup returns the addresses of one type that name has, which may be none.
+	Lookup(ctx context.Context, name string, t dns.Type) (dns.Answer, error)
 }
 
 // Options are what a Manager needs; every field may be zero.
@@ -41,8 +42,12 @@ type Options struct {
 	// Internal connects to internal listeners; nil: such endpoints can't be
 	// reached. SetInternal may set it later.
 	Internal InternalDialer
-	// Resolver is net.DefaultResolver if nil.
+	// Resolver replaces what clusters and DNS say, if not nil.
 	Resolver Resolver
+	// DNS resolves the names of clusters that say nothing else; nil is the system's
+	// way. Names is where that is found.
+	DNS   *dns.Config
+	Names dns.Environment
 	// Offline clusters are only asked about: they serve at once, resolve no
 	// names and wait for no endpoints.
 	Offline bool
@@ -73,8 +78,9 @@ type Manager struct {
 	assignments map[string]*xdsresource.ClusterLoadAssignment // by EDS name
 	closed      bool
 
-	callouts sync.Map // *calloutGuard by cluster
-	st       managerStats
+	callouts  sync.Map // *calloutGuard by cluster
+	resolvers sync.Map // *dns.Resolver by configuration
+	st        managerStats
 }
 
 type slot struct{ atomic.Pointer[Cluster] }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/fairlead-mesh/fairlead/internal/dns"
 	"github.com/fairlead-mesh/fairlead/internal/matcher"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 )
@@ -160,11 +161,40 @@ type OriginalDst struct {
 
 // DNS is how names are resolved.
 type DNS struct {
-	Family      DNSFamily
-	RefreshRate time.Duration // 5 s by default
-	Jitter      time.Duration
+	Family DNSFamily
+	// RefreshRate is after how long a name is resolved again; 5 s by default, and
+	// 60 s for dynamic_forward_proxy.
+	RefreshRate time.Duration
+	// RespectTTL resolves again when the answer's TTL is over, if it has one, but
+	// not before MinRefreshRate.
+	RespectTTL     bool
+	MinRefreshRate time.Duration
+	// FailureBase and FailureMax bound the growing pauses after failures; 0 is
+	// RefreshRate each time.
+	FailureBase, FailureMax time.Duration
+	// Jitter is added to the pause after an answer, a random share of it.
+	Jitter time.Duration
+	// Resolver is the cluster's own, nil for that of the process.
+	Resolver *dns.Config
 	// Port is what dynamic_forward_proxy connects to if the authority has none.
 	Port uint32
+	// Cache is dynamic_forward_proxy's.
+	Cache DNSCache
+}
+
+// DNSCache is dns_cache_config.
+type DNSCache struct {
+	// HostTTL is how long an unused name is kept, 5 min by default; MaxHosts how
+	// many, 1024 by default.
+	HostTTL  time.Duration
+	MaxHosts uint32
+	// QueryTimeout bounds a resolution, 5 s by default; 0 leaves it to the
+	// resolver.
+	QueryTimeout time.Duration
+	// ForgetFailures resolves a name again when it is asked for, if it could not be.
+	ForgetFailures bool
+	// Preresolve are names to resolve at once.
+	Preresolve []string
 }
 
 // DNSFamily is dns_lookup_family.

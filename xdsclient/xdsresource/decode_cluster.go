@@ -7,6 +7,7 @@ import (
 
 	clusterv3pb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3pb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	dnsclusterv3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
 	dfpv3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dynamic_forward_proxy/v3"
 
 	"github.com/fairlead-mesh/fairlead/internal/matcher"
@@ -16,9 +17,6 @@ import (
 const (
 	defaultConnectTimeout  = 5 * time.Second
 	defaultCleanupInterval = 5 * time.Second
-	defaultDNSRefresh      = 5 * time.Second
-	defaultDFPRefresh      = 60 * time.Second
-	defaultDFPPort         = 443
 )
 
 func (s *scope) cluster(m *clusterv3pb.Cluster) *Cluster {
@@ -104,14 +102,26 @@ func (s *scope) discoveryType(c *Cluster, m *clusterv3pb.Cluster) {
 		}
 	case *clusterv3pb.Cluster_ClusterType:
 		s.push("cluster_type.typed_config")
-		var d dfpv3pb.ClusterConfig
-		if s.unpackStruct(t.ClusterType.GetTypedConfig(), &d) {
-			s.classify(&d)
-			c.Discovery = DiscoveryDynamicForwardProxy
-		} else {
-			s.unsupported("", "cluster type %q is not supported", t.ClusterType.GetName())
-		}
+		s.clusterType(c, t.ClusterType)
 		s.pop()
+	}
+}
+
+func (s *scope) clusterType(c *Cluster, t *clusterv3pb.Cluster_CustomClusterType) {
+	var dfp dfpv3pb.ClusterConfig
+	var named dnsclusterv3pb.DnsCluster
+	switch {
+	case s.unpackStruct(t.GetTypedConfig(), &dfp):
+		s.classify(&dfp)
+		c.Discovery = DiscoveryDynamicForwardProxy
+	case s.unpackStruct(t.GetTypedConfig(), &named):
+		s.classify(&named)
+		c.Discovery = DiscoveryStrictDNS
+		if named.GetAllAddressesInSingleEndpoint() {
+			c.Discovery = DiscoveryLogicalDNS
+		}
+	default:
+		s.unsupported("", "cluster type %q is not supported", t.GetName())
 	}
 }
 
@@ -170,30 +180,6 @@ func (s *scope) originalDst(c *Cluster, m *clusterv3pb.Cluster) {
 		var err error
 		c.OriginalDst.MetadataNS, c.OriginalDst.MetadataPath, err = matcher.MetadataKeyFromProto(k)
 		s.matcherErr("metadata_key", err)
-	}
-}
-
-func (s *scope) dns(c *Cluster, m *clusterv3pb.Cluster) {
-	family := m.GetDnsLookupFamily()
-	c.DNS.RefreshRate = s.duration("dns_refresh_rate", m.GetDnsRefreshRate(), defaultDNSRefresh)
-	c.DNS.Jitter = s.duration("dns_jitter", m.GetDnsJitter(), 0)
-	if c.Discovery == DiscoveryDynamicForwardProxy {
-		var d dfpv3pb.ClusterConfig
-		s.unpackStruct(m.GetClusterType().GetTypedConfig(), &d)
-		cache := d.GetDnsCacheConfig()
-		family = cache.GetDnsLookupFamily()
-		c.DNS.RefreshRate = s.duration("cluster_type.typed_config.dns_cache_config.dns_refresh_rate", cache.GetDnsRefreshRate(), defaultDFPRefresh)
-	}
-	switch family {
-	case clusterv3pb.Cluster_AUTO:
-	case clusterv3pb.Cluster_V4_ONLY:
-		c.DNS.Family = DNSV4Only
-	case clusterv3pb.Cluster_V6_ONLY:
-		c.DNS.Family = DNSV6Only
-	case clusterv3pb.Cluster_V4_PREFERRED:
-		c.DNS.Family = DNSV4Preferred
-	case clusterv3pb.Cluster_ALL:
-		c.DNS.Family = DNSAll
 	}
 }
 

@@ -3,7 +3,8 @@ package xdsresource
 var bootstrapTable = []message{
 	{
 		name: "envoy.config.bootstrap.v3.Bootstrap", root: true,
-		supported: `node static_resources dynamic_resources admin bootstrap_extensions`,
+		supported: `node static_resources dynamic_resources admin bootstrap_extensions
+			use_tcp_for_dns_lookups dns_resolution_config typed_dns_resolver_config`,
 		moot: notes{
 			"deferred_stat_options":            "statistics are made when they are first used",
 			"stats_flush_interval":             "statistics are pulled",
@@ -16,7 +17,6 @@ var bootstrapTable = []message{
 			"memory_allocator_manager":         "memory is returned by Go's runtime",
 			"enable_worker_cpu_affinity":       "Go's runtime places its threads",
 			"enable_dispatcher_stats":          "there are no dispatchers",
-			"typed_dns_resolver_config":        goResolver,
 			"perf_tracing_file_path":           "profiles are taken over the admin port",
 			"watchdog":                         "there are no worker threads to watch",
 			"watchdogs":                        "there are no worker threads to watch",
@@ -34,8 +34,6 @@ var bootstrapTable = []message{
 			"layered_runtime":                noRuntime,
 			"overload_manager":               "memory is watched by GOMEMLIMIT: docs/flow-control.md",
 			"stats_server_version_override":  "the version is the binary's",
-			"use_tcp_for_dns_lookups?":       goResolver,
-			"dns_resolution_config":          goResolver,
 			"config_sources":                 "every reference names its own source",
 			"default_config_source":          "every reference names its own source",
 			"default_socket_interface":       "sockets are the system's",

@@ -1,8 +1,7 @@
 package xdsresource
 
 const (
-	goResolver = "names are resolved by the system's resolver configuration"
-	noHealth   = "active health checks are not executed; endpoints count as healthy"
+	noHealth = "active health checks are not executed; endpoints count as healthy"
 )
 
 var clusterTable = []message{
@@ -10,13 +9,13 @@ var clusterTable = []message{
 		name: "envoy.config.cluster.v3.Cluster", root: true,
 		supported: `transport_socket_matches name alt_stat_name type cluster_type eds_cluster_config connect_timeout lb_policy load_assignment max_requests_per_connection circuit_breakers
 			upstream_http_protocol_options common_http_protocol_options http_protocol_options http2_protocol_options
-			typed_extension_protocol_options dns_refresh_rate dns_jitter dns_lookup_family
+			typed_extension_protocol_options dns_refresh_rate dns_failure_refresh_rate respect_dns_ttl dns_jitter dns_lookup_family
+			dns_resolvers use_tcp_for_dns_lookups dns_resolution_config typed_dns_resolver_config
 			outlier_detection cleanup_interval upstream_bind_config ring_hash_lb_config maglev_lb_config
 			original_dst_lb_config least_request_lb_config round_robin_lb_config common_lb_config transport_socket
 			metadata protocol_selection upstream_connection_options filters
 			load_balancing_policy`,
 		moot: notes{
-			"typed_dns_resolver_config":     goResolver,
 			"ignore_health_on_host_removal": "an endpoint that the control plane removes is gone at once",
 			"track_timeout_budgets":         "timeout budgets are not counted",
 			"track_cluster_stats":           "timeout budgets and sizes are not counted",
@@ -26,12 +25,7 @@ var clusterTable = []message{
 			"stats_matcher":                                "statistics can't be selected for a cluster",
 			"per_connection_buffer_limit_bytes":            "buffers of upstream connections have a size of their own; the listener's limit bounds retries",
 			"per_connection_buffer_high_watermark_timeout": "connections with full buffers wait for their peer; idle timeouts apply",
-			"respect_dns_ttl?":                             "names are resolved again at dns_refresh_rate",
 			"health_checks":                                noHealth,
-			"dns_failure_refresh_rate":                     "a failed resolution is retried at dns_refresh_rate",
-			"dns_resolvers":                                goResolver,
-			"use_tcp_for_dns_lookups?":                     goResolver,
-			"dns_resolution_config":                        goResolver,
 			"close_connections_on_host_health_failure?":    "connections to an unhealthy endpoint end with their requests",
 			"lrs_server":                                   "load is not reported",
 			"lrs_report_endpoint_metrics":                  "load is not reported",
@@ -180,26 +174,43 @@ var clusterTable = []message{
 		closed:    notes{"sub_clusters_config": "use dns_cache_config"},
 	},
 	{
-		name:      "envoy.extensions.common.dynamic_forward_proxy.v3.DnsCacheConfig",
-		supported: `dns_lookup_family dns_refresh_rate`,
+		name: "envoy.extensions.common.dynamic_forward_proxy.v3.DnsCacheConfig",
+		supported: `dns_lookup_family dns_refresh_rate dns_min_refresh_rate dns_failure_refresh_rate host_ttl max_hosts
+			disable_dns_refresh_on_failure dns_query_timeout preresolve_hostnames
+			use_tcp_for_dns_lookups dns_resolution_config typed_dns_resolver_config`,
 		moot: notes{
-			"typed_dns_resolver_config": goResolver,
-			"name":                      "each cluster has a cache of its own",
+			"name": "each cluster has a cache of its own",
 		},
 		ignored: notes{
-			"dns_min_refresh_rate":            "names are resolved again at dns_refresh_rate",
-			"host_ttl":                        "unused names are forgotten by default",
-			"max_hosts":                       "the number of names has its default bound",
-			"disable_dns_refresh_on_failure?": "a failed resolution is retried at dns_refresh_rate",
-			"dns_failure_refresh_rate":        "a failed resolution is retried at dns_refresh_rate",
-			"dns_cache_circuit_breaker":       "waiting requests are bounded by the cluster's circuit breaker",
-			"use_tcp_for_dns_lookups?":        goResolver,
-			"dns_resolution_config":           goResolver,
-			"preresolve_hostnames":            "names are resolved when they are needed",
-			"dns_query_timeout":               "the cluster's connect_timeout applies",
-			"key_value_config":                "names are not kept over restarts",
+			"dns_cache_circuit_breaker": "waiting requests are bounded by the cluster's circuit breaker",
+			"key_value_config":          "names are not kept over restarts",
 		},
 		closed: notes{"resolved_address_filter": "addresses are not filtered"},
+	},
+	{
+		name: "envoy.extensions.clusters.dns.v3.DnsCluster", root: true,
+		supported: `dns_refresh_rate dns_failure_refresh_rate respect_dns_ttl dns_jitter typed_dns_resolver_config
+			dns_lookup_family all_addresses_in_single_endpoint dns_min_refresh_rate`,
+	},
+	{name: "envoy.extensions.clusters.dns.v3.DnsCluster.RefreshRate", supported: `base_interval max_interval`},
+	{name: "envoy.config.cluster.v3.Cluster.RefreshRate", supported: `base_interval max_interval`},
+	{name: "envoy.config.core.v3.DnsResolutionConfig", supported: `resolvers dns_resolver_options`},
+	{name: "envoy.config.core.v3.DnsResolverOptions", supported: `use_tcp_for_dns_lookups no_default_search_domain`},
+	{
+		name: "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig", root: true,
+		supported: `resolvers use_resolvers_as_fallback filter_unroutable_families dns_resolver_options query_timeout_seconds
+			query_tries rotate_nameservers edns0_max_payload_size`,
+		moot: notes{
+			"udp_max_queries":           "each question has a socket and port of its own",
+			"max_udp_channel_duration":  "each question has a socket and port of its own",
+			"reinit_channel_on_timeout": "each question has a socket and port of its own",
+		},
+		ignored: notes{"qcache_max_ttl": "answers are kept by the cluster, for their TTL, and not by the resolver"},
+	},
+	{
+		name: "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig", root: true,
+		moot:    notes{"num_resolver_threads": "questions wait for no thread"},
+		ignored: notes{"num_retries": "questions are repeated as resolv.conf says"},
 	},
 	{
 		name: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions", root: true,
