@@ -248,27 +248,64 @@ func (c *Contender) HeapProfile(ctx context.Context, file string) error {
 	return c.pprof(ctx, "heap?gc=1", file)
 }
 
-// Mallocs is how many objects were allocated so far, if Profiles.
-func (c *Contender) Mallocs(ctx context.Context) (uint64, error) {
+// Runtime is what Go's runtime has counted since the start of a process.
+type Runtime struct {
+	Mallocs     uint64        // objects
+	Collections uint64        // of garbage
+	Stopped     time.Duration // everything, for collections
+}
+
+// Runtime returns what was counted so far, if Profiles. To ask costs some
+// allocations.
+func (c *Contender) Runtime(ctx context.Context) (r Runtime, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+local(c.Ports.Admin)+"/debug/pprof/heap?debug=1", http.NoBody)
 	if err != nil {
-		return 0, err
+		return r, err
 	}
 	resp, err := (&http.Client{}).Do(req)
 	if err != nil {
-		return 0, err
+		return r, err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return 0, err
+		return r, err
 	}
-	for line := range bytes.Lines(b) {
-		if n, ok := bytes.CutPrefix(line, []byte("# Mallocs = ")); ok {
-			return strconv.ParseUint(string(bytes.TrimSpace(n)), 10, 64)
+	return parseRuntime(b)
+}
+
+// parseRuntime reads the comments below a heap profile in text. PauseNs are the
+// last 256 pauses, in a ring that ends at NumGC.
+func parseRuntime(profile []byte) (r Runtime, err error) {
+	found := 0
+	for line := range bytes.Lines(profile) {
+		name, value, ok := bytes.Cut(bytes.TrimPrefix(bytes.TrimSpace(line), []byte("# ")), []byte(" = "))
+		if !ok {
+			continue
 		}
+		switch string(name) {
+		case "Mallocs":
+			r.Mallocs, err = strconv.ParseUint(string(value), 10, 64)
+		case "NumGC":
+			r.Collections, err = strconv.ParseUint(string(value), 10, 64)
+		case "PauseNs":
+			for n := range bytes.FieldsSeq(bytes.Trim(value, "[]")) {
+				ns, bad := strconv.ParseUint(string(n), 10, 63)
+				r.Stopped += time.Duration(ns)
+				err = errors.Join(err, bad)
+			}
+		default:
+			continue
+		}
+		if err != nil {
+			return r, fmt.Errorf("heap profile: %s: %w", name, err)
+		}
+		found++
 	}
-	return 0, errors.New("the heap profile has no Mallocs")
+	if found != 3 {
+		return r, errors.New("the heap profile lacks Mallocs, NumGC or PauseNs")
+	}
+	return r, nil
 }
 
 func (c *Contender) pprof(ctx context.Context, what, file string) error {

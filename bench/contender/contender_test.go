@@ -169,3 +169,17 @@ func TestStat(t *testing.T) {
 		}
 	}
 }
+
+func TestParseRuntime(t *testing.T) {
+	const profile = "heap profile: 1: 2 [3: 4] @ heap/1048576\n\n# runtime.MemStats\n# Alloc = 7\n# Mallocs = 1234\n# Frees = 1\n" +
+		"# PauseNs = [1000 0 500]\n# PauseEnd = [1 2 3]\n# NumGC = 2\n# NumForced = 1\n"
+	got, err := parseRuntime([]byte(profile))
+	if want := (Runtime{Mallocs: 1234, Collections: 2, Stopped: 1500}); err != nil || got != want {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, bad := range []string{"", strings.Replace(profile, "NumGC", "Num", 1), strings.Replace(profile, "1234", "x", 1), strings.Replace(profile, "500", "-", 1)} {
+		if r, err := parseRuntime([]byte(bad)); err == nil {
+			t.Errorf("%q: %+v", bad, r)
+		}
+	}
+}

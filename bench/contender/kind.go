@@ -166,6 +166,13 @@ func Supports(name string, shape Shape) bool {
 	return k != nil && slices.Contains(k.shapes, shape)
 }
 
+// SupportsProfiles reports whether the contender called name tells what Go's
+// runtime counts.
+func SupportsProfiles(name string) bool {
+	_, k := kindOf(name)
+	return k != nil && k.profiles
+}
+
 // SupportsRoutes reports whether the contender called name can have many routes.
 func SupportsRoutes(name string) bool {
 	_, k := kindOf(name)

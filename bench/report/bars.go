@@ -134,6 +134,8 @@ const (
 	Cores           = "cores in use, 1 tunnel × 100 streams, regular expressions"
 	AllocsHBONE     = "allocations a request, hbone-plain closed"
 	AllocsH1        = "allocations a request, h1-h1 closed"
+	Collections     = "collections of garbage in 10 s at 20k/s"
+	Stopped         = "stopped by collections in 10 s at 20k/s"
 	RoutePush       = "route push to first request"
 	RoutePush1000   = "route push to first request, 1,000 routes"
 	unitKiB         = "KiB"
@@ -149,6 +151,7 @@ var Units = map[string]string{
 	ReadyTime: unitSeconds, Routes1000Time: unitSeconds, Routes5000Time: unitSeconds, ClustersTime: unitSeconds,
 	ReadyRSS: unitMB, Routes1000RSS: unitMB, Routes5000RSS: unitMB, ClustersRSS: unitMB,
 	ADSTime: unitSeconds, Cores: "cores", AllocsHBONE: "objects", AllocsH1: "objects",
+	Collections: "", Stopped: "µs",
 	RoutePush: unitMilliSecond, RoutePush1000: unitMilliSecond,
 }
 
@@ -184,6 +187,7 @@ func Bars() []Bar {
 		{Workload: Cores, Min: 1.6, Unit: "cores"},
 		{Workload: AllocsHBONE, Max: 0.5, Unit: "objects"},
 		{Workload: AllocsH1, Max: 0.5, Unit: "objects"},
+		{Workload: Stopped, Max: 1000, Unit: "µs"}, // 0.01 %: not to be seen
 		{Workload: IdleStreamUsed, Max: 2, Unit: unitKiB},
 		{Workload: IdleH1Used, Max: 8, Unit: unitKiB},
 		{Workload: IdleTunnel, Max: 43.9, Unit: unitKiB}, // 45 KB

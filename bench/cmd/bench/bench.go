@@ -262,15 +262,15 @@ func (b *bench) mallocs(ctx context.Context, w *workload, c *contender.Contender
 	if name == "" || round == 0 || !c.Profiles() {
 		return func(uint64) {}
 	}
-	first, err1 := c.Mallocs(ctx)
-	before, err2 := c.Mallocs(ctx) // to ask costs some, too
+	first, err1 := c.Runtime(ctx)
+	before, err2 := c.Runtime(ctx) // to ask costs some, too
 	return func(requests uint64) {
-		after, err3 := c.Mallocs(ctx)
+		after, err3 := c.Runtime(ctx)
 		if err := errors.Join(err1, err2, err3); err != nil {
 			b.report.Skipped[name+" of "+c.Name] = err.Error()
 			return
 		}
-		b.figure(name, c, round, max(0, float64(after-before)-float64(before-first))/float64(max(requests, 1)))
+		b.figure(name, c, round, max(0, float64(after.Mallocs-before.Mallocs)-float64(before.Mallocs-first.Mallocs))/float64(max(requests, 1)))
 	}
 }
 

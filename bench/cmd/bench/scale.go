@@ -48,6 +48,7 @@ func (b *bench) scale(ctx context.Context) error {
 			{"idle h1 connections", !yardstick && contender.Supports(name, contender.H1H1), b.idleH1},
 			{"handshakes", !yardstick && tlsShape(name) != "", b.handshakes},
 			{"cores", contender.SupportsADS(name), b.cores},
+			{"collections", contender.SupportsProfiles(name), b.collections},
 			{"start by ADS", contender.SupportsADS(name), b.startByADS},
 			{"clusters by ADS", contender.SupportsADS(name), b.clusters},
 			{"route push", contender.SupportsADS(name), b.routePushes},
