@@ -75,6 +75,15 @@ type TerminalFilter interface {
 	Serve(c *Connection, done func())
 }
 
+// ConnTerminal is implemented by terminal filters that keep records of their own,
+// and need no Connection: if no other filter does, there is none while such a
+// filter serves, which spares idle connections its memory.
+type ConnTerminal interface {
+	TerminalFilter
+	// ServeConn is Serve for c, which info describes.
+	ServeConn(c netio.Conn, info *streaminfo.Conn, done func())
+}
+
 // Opener is implemented by terminal filters that can give their upstream byte
 // stream away instead of copying to it. An internal listener that is dialled
 // then costs no copy and no goroutine.

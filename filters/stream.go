@@ -23,6 +23,14 @@ type Tunnel interface {
 	Abandon()
 }
 
+// DepartingTunnel is implemented by tunnels that, once TakeOver has returned, use
+// nothing of the stream but done: not its record, its message, nor its Guard. Of
+// such a stream only what is told in the end is kept.
+type DepartingTunnel interface {
+	Tunnel
+	Departs()
+}
+
 // Trace is the trace that a stream takes part in.
 type Trace interface {
 	// StartAttempt begins attempt n, from 1, at s.Info.Upstream and gives
@@ -252,6 +260,14 @@ func (s *Stream) Unguard(i Interrupter) {
 			return
 		}
 	}
+}
+
+// Unwatched reports whether nobody waits for the end of the stream or for an
+// interruption but own, and there was none.
+func (s *Stream) Unwatched(own Interrupter) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cause == nil && s.ctx == nil && s.Trace == nil && (len(s.guards) == 0 || len(s.guards) == 1 && s.guards[0] == own)
 }
 
 // Interrupt ends whatever the stream is blocked on: the client went away, a

@@ -6,6 +6,7 @@ package streaminfo
 
 import (
 	"net/netip"
+	"reflect"
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/message"
@@ -145,6 +146,19 @@ type Info struct {
 	TraceID, SpanID string
 	// RequestID is the effective x-request-id.
 	RequestID string
+}
+
+// Blank reports whether i says no more than its connection and Start: a record
+// that can be made anew.
+func (i *Info) Blank() bool {
+	if len(i.FilterState.entries) > 0 || len(i.Metadata.m) > 0 || len(i.Hidden) > 0 {
+		return false
+	}
+	conn, start, fs, md := i.Conn, i.Start, i.FilterState, i.Metadata
+	i.Conn, i.Start, i.FilterState, i.Metadata, i.Hidden = nil, time.Time{}, FilterState{}, Metadata{}, nil
+	blank := reflect.ValueOf(i).Elem().IsZero()
+	i.Conn, i.Start, i.FilterState, i.Metadata = conn, start, fs, md
+	return blank
 }
 
 // Decision is a filter's refusal of a request or connection, for the event and

@@ -84,8 +84,7 @@ func TestArmAndStopDoNotAllocate(t *testing.T) {
 // tick after the boundary.
 func TestTheWheelIsNeverEarlyAndAtMostTwoTicksLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var w wheel
-		w.init(time.Now())
+		w := wheel{base: time.Now()}
 		r := rand.New(rand.NewPCG(1, 2))
 		const n = 3000
 		var fired, stopped atomic.Int32

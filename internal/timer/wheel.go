@@ -17,19 +17,24 @@ const (
 	shards    = 8
 )
 
-// state is the intrusive list element of a Timer.
+// state is the intrusive list element of a Timer. Each idle connection has some:
+// its size matters.
 type state struct {
-	w          atomic.Pointer[wheel] // set by the first Arm, never changed
-	live       atomic.Bool           // armed, here or in a bubble: spares Stop the locks
-	once       sync.Mutex            // guards bubble
 	next, prev *state
-	expiry     int64 // tick
+	f          func()
+	expiry     int64         // tick
+	live       atomic.Uint32 // where it is armed: spares Stop the locks
 	level      int8
 	slot       uint8
 	armed      bool
-	f          func()
-	bubble     *time.Timer // in a synctest bubble only
 }
+
+// Values of state.live.
+const (
+	stopped uint32 = iota
+	onWheel
+	inBubbles
+)
 
 // wheel is a hierarchical timer wheel without a ticking goroutine: a runtime
 // timer is set to the boundary at which the next slot must be looked at, and
@@ -48,8 +53,22 @@ type wheel struct {
 
 var (
 	origin = time.Now()
-	global [shards]wheel
+	global = newWheels(origin)
+	// bubbles are the timers that were armed in synctest bubbles, which tests have
+	// only.
+	bubbles = struct {
+		mu sync.Mutex
+		m  map[*state]*time.Timer
+	}{m: map[*state]*time.Timer{}}
 )
+
+func newWheels(base time.Time) *[shards]wheel {
+	g := &[shards]wheel{}
+	for i := range g {
+		g[i].base = base
+	}
+	return g
+}
 
 // inBubble reports whether the caller runs in a testing/synctest bubble. Its
 // fake clock counts from the year 2000 where a real monotonic clock counts
@@ -76,39 +95,36 @@ func (s *state) arm(now, d time.Duration, f func()) {
 
 // wheelOf returns the shard of s, by its address.
 func (s *state) wheelOf() *wheel {
-	if w := s.w.Load(); w != nil {
-		return w
-	}
 	p := uint64(uintptr(unsafe.Pointer(s)))
-	w := &global[p*0x9e3779b97f4a7c15>>(64-3)]
-	w.init(origin)
-	s.w.Store(w)
-	return w
+	return &global[p*0x9e3779b97f4a7c15>>(64-3)]
 }
 
 func (s *state) stop() bool {
-	if !s.live.Load() {
+	switch s.live.Load() {
+	case stopped:
 		return false
+	case onWheel:
+		return s.wheelOf().stop(s)
 	}
-	if w := s.w.Load(); w != nil {
-		return w.stop(s)
-	}
-	s.once.Lock()
-	b := s.bubble
-	s.bubble = nil
-	s.live.Store(false)
-	s.once.Unlock()
+	bubbles.mu.Lock()
+	defer bubbles.mu.Unlock()
+	return s.stopBubble()
+}
+
+// stopBubble is called with bubbles.mu held.
+func (s *state) stopBubble() bool {
+	b := bubbles.m[s]
+	delete(bubbles.m, s)
+	s.live.Store(stopped)
 	return b != nil && b.Stop()
 }
 
 func (s *state) armBubble(d time.Duration, f func()) {
-	s.once.Lock()
-	defer s.once.Unlock()
-	if s.bubble != nil {
-		s.bubble.Stop()
-	}
-	s.bubble = time.AfterFunc(ceilTick(d), f)
-	s.live.Store(true)
+	bubbles.mu.Lock()
+	defer bubbles.mu.Unlock()
+	s.stopBubble()
+	bubbles.m[s] = time.AfterFunc(ceilTick(d), f)
+	s.live.Store(inBubbles)
 }
 
 func ceilTick(d time.Duration) time.Duration {
@@ -116,14 +132,6 @@ func ceilTick(d time.Duration) time.Duration {
 		d = maxTicks * tick
 	}
 	return (d + tick - 1) / tick * tick
-}
-
-func (w *wheel) init(base time.Time) {
-	w.mu.Lock()
-	if w.base.IsZero() {
-		w.base = base
-	}
-	w.mu.Unlock()
 }
 
 // arm schedules s; now counts from the wheel's base.
@@ -140,7 +148,7 @@ func (w *wheel) arm(s *state, now, d time.Duration, f func()) {
 	s.f = f
 	s.expiry = max(int64((now+d+tick-1)/tick), w.elapsed+1)
 	s.armed = true
-	s.live.Store(true)
+	s.live.Store(onWheel)
 	w.count++
 	w.link(s)
 	w.schedule(w.deadline(int(s.level), int(s.slot)), now)
@@ -153,7 +161,7 @@ func (w *wheel) stop(s *state) bool {
 	if was {
 		w.unlink(s)
 		s.armed, s.f = false, nil
-		s.live.Store(false)
+		s.live.Store(stopped)
 	}
 	w.mu.Unlock()
 	return was
@@ -263,7 +271,7 @@ func (w *wheel) fire() {
 			if s.expiry <= w.elapsed {
 				due = append(due, s.f)
 				s.armed, s.f = false, nil
-				s.live.Store(false)
+				s.live.Store(stopped)
 				w.count--
 			} else {
 				w.link(s)

@@ -7,7 +7,6 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
-	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/routing"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
@@ -79,7 +78,7 @@ func (st *stream) normalizeHost() *filters.Response {
 	if spec.StripAnyPort {
 		out = stripPort(out, 0)
 	} else if spec.StripMatchingPort {
-		if p := st.cn.c.Info.Conn.Local.Port(); p != 0 {
+		if p := st.cn.info.Local.Port(); p != 0 {
 			out = stripPort(out, p)
 		}
 	}
@@ -218,7 +217,7 @@ var edgeOnly = [...]string{
 // forwarded decides who the client is (x-forwarded-for), whether the request is
 // internal, and which x-envoy-* headers it may carry.
 func (st *stream) forwarded() {
-	s, spec, ci := &st.s, st.m.spec, st.cn.c.Info.Conn
+	s, spec, ci := &st.s, st.m.spec, st.cn.info
 	h := &s.Request
 	remote := ci.Remote.Addr().Unmap()
 	var final netip.Addr
@@ -267,10 +266,10 @@ func (st *stream) forwarded() {
 // setRemote makes the client address of this stream differ from the
 // connection's: RBAC's remote_ip and the access log read it.
 func (st *stream) setRemote(a netip.Addr) {
-	ci := *st.cn.c.Info.Conn
+	ci := *st.cn.info
 	ci.Remote = netip.AddrPortFrom(a, 0)
 	st.s.Info.Conn = &ci
-	st.s.Info.FilterState.Reset(&st.cn.c.Info.Conn.FilterState)
+	st.s.Info.FilterState.Reset(&st.cn.info.FilterState)
 }
 
 // dropLookalikes removes fields that origins which take "_" for "-" (CGI and its
@@ -421,5 +420,3 @@ func (st *stream) checkUpgrade() *filters.Response {
 	}
 	return s.LocalReply(403, "", "upgrade_failed", 0)
 }
-
-var _ netio.Conn = (*tunnelConn)(nil)

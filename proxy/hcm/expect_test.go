@@ -88,7 +88,7 @@ func TestInterimResponsesPassOnlyWithProxy100Continue(t *testing.T) {
 			if c.field != "" {
 				f.fields = []string{c.field}
 			}
-			cn := &conn{m: m, c: &filters.Connection{Info: &streaminfo.Info{Conn: &streaminfo.Conn{}}}}
+			cn := &conn{m: m, info: &streaminfo.Conn{}}
 			cn.ServeStream(f)
 			if got := strings.Join(f.wrote, " "); got != c.wrote || asked != c.asked {
 				t.Errorf("wrote %q, expect %q", got, asked)

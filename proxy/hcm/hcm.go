@@ -98,6 +98,7 @@ type Manager struct {
 	mu       sync.Mutex
 	conns    map[*conn]struct{}
 	pool     sync.Pool
+	places   streaminfo.Places // of tunnels
 }
 
 // managerStats are the handles of envoy_http_downstream_*.
@@ -157,8 +158,11 @@ func New(cfg Config) (*Manager, error) {
 func (m *Manager) Spec() *xdsresource.HTTPConnectionManager { return m.spec }
 
 // Serve implements filters.TerminalFilter.
-func (m *Manager) Serve(c *filters.Connection, done func()) {
-	cn := &conn{m: m, c: c, done: done}
+func (m *Manager) Serve(c *filters.Connection, done func()) { m.ServeConn(c.Conn, c.Info.Conn, done) }
+
+// ServeConn implements filters.ConnTerminal.
+func (m *Manager) ServeConn(c netio.Conn, info *streaminfo.Conn, done func()) {
+	cn := &conn{m: m, c: c, info: info, done: done}
 	m.st.cxTotal.Inc()
 	m.st.cxActive.Add(1)
 	cn.start()
@@ -205,7 +209,8 @@ func (m *Manager) Memory() transport.Memory {
 // conn is one downstream connection.
 type conn struct {
 	m      *Manager
-	c      *filters.Connection
+	c      netio.Conn
+	info   *streaminfo.Conn
 	server transport.ServerConn
 	done   func()
 	// drainLate: the first stream drains the connection.
@@ -218,22 +223,23 @@ type conn struct {
 
 // start decides the codec. It blocks on sockets and parks where it can.
 func (cn *conn) start() {
-	cn.secure = cn.c.Info.Conn.TLS != nil
+	cn.secure = cn.info.TLS != nil
 	switch cn.m.spec.Codec {
 	case xdsresource.CodecHTTP1:
-		cn.serve(cn.c.Conn, false)
+		cn.serve(nil, false)
 	case xdsresource.CodecHTTP2:
-		cn.serve(cn.c.Conn, true)
+		cn.serve(nil, true)
 	case xdsresource.CodecAuto:
-		if t := cn.c.Info.Conn.TLS; t != nil && t.ALPN != "" {
-			cn.serve(cn.c.Conn, t.ALPN == "h2")
+		if t := cn.info.TLS; t != nil && t.ALPN != "" {
+			cn.serve(nil, t.ALPN == "h2")
 			return
 		}
-		sniff(cn.c.Conn, cn.serve, func() { cn.end(nil) })
+		sniff(cn.c, cn.serve, cn.end)
 	}
 }
 
-func (cn *conn) serve(c netio.Conn, http2 bool) {
+// serve runs the codec on the connection, whose first bytes have been read.
+func (cn *conn) serve(first []byte, http2 bool) {
 	cfg := &cn.m.spec.Server
 	type runner interface {
 		transport.ServerConn
@@ -242,10 +248,12 @@ func (cn *conn) serve(c netio.Conn, http2 bool) {
 	var r runner
 	if http2 {
 		cn.m.st.cxHTTP2.Inc()
-		r = h2.NewServer(c, cfg, cn)
+		r = h2.NewServer(netio.WithPrefix(cn.c, first), cfg, cn)
 	} else {
 		cn.m.st.cxHTTP1.Inc()
-		r = h1.NewServer(c, cfg, cn)
+		s := h1.NewServer(cn.c, cfg, cn)
+		s.Unread(first)
+		r = s
 	}
 	cn.server = r
 	cn.m.mu.Lock()
@@ -258,11 +266,12 @@ func (cn *conn) serve(c netio.Conn, http2 bool) {
 			r.Drain()
 		}
 	}
-	r.Serve(func() { cn.end(r) })
+	r.Serve(cn.end)
 }
 
-func (cn *conn) end(r transport.ServerConn) {
-	if r == nil {
+// end closes the books.
+func (cn *conn) end() {
+	if cn.server == nil { // else the codec has closed it
 		_ = cn.c.Close()
 	}
 	cn.m.mu.Lock()

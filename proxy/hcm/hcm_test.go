@@ -210,7 +210,7 @@ func TestTheCodecIsFoundFromTheFirstBytes(t *testing.T) {
 			h2 bool
 		}
 		got := make(chan found, 1)
-		sniff(far, func(c netio.Conn, h2 bool) { got <- found{c, h2} }, func() { t.Error("failed") })
+		sniff(far, func(first []byte, h2 bool) { got <- found{netio.WithPrefix(far, first), h2} }, func() { t.Error("failed") })
 		for i := range len(in) {
 			if _, err := near.Write([]byte{in[i]}); err != nil {
 				t.Fatal(err)

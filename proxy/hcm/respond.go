@@ -10,7 +10,6 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/message"
-	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/refusal"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
@@ -42,7 +41,7 @@ func (st *stream) respond(r *filters.Response) {
 	s.Info.FirstDownstreamTx = st.beginsAt(r)
 	st.finalizeHeaders(r)
 	if r.Tunnel != nil {
-		st.tunnel(r)
+		st.becomeTunnel(r)
 		return
 	}
 	head := s.Request.Get(message.Method) == "HEAD"
@@ -168,152 +167,6 @@ func (st *stream) writeFailed(err error) {
 		err = cause
 	}
 	st.downstreamReset(err)
-}
-
-// tunnel writes the head of an accepted CONNECT or upgrade and gives the bytes
-// to r.Tunnel. The stream's record ends when the tunnel does.
-func (st *stream) tunnel(r *filters.Response) {
-	st.headersSent = true
-	if err := st.ss.WriteHeaders(&r.Header, false); err != nil {
-		r.Tunnel.Abandon()
-		st.writeFailed(err)
-		return
-	}
-	if err := st.ss.Flush(); err != nil {
-		r.Tunnel.Abandon()
-		st.writeFailed(err)
-		return
-	}
-	st.request.Stop()
-	st.idle.Stop()
-	st.idleTimeout = 0
-	st.tunnelled = true
-	// They wait for the access log, for hours maybe.
-	id := &st.s.Info.RequestID
-	isField := *id != "" && *id == st.s.Request.Get("x-request-id")
-	st.s.Request.Compact()
-	if isField {
-		*id = st.s.Request.Get("x-request-id") // else it keeps the old memory
-	}
-	r.Header.Compact()
-	st.parties.Store(2)
-	st.m.st.upgradesTotal.Inc()
-	st.m.st.upgradesActive.Add(1)
-	t := r.Tunnel
-	c := &tunnelConn{Conn: st.ss.Tunnel()}
-	var once atomic.Bool
-	done := func() {
-		if !once.CompareAndSwap(false, true) {
-			return
-		}
-		st.s.Info.BytesReceived += c.in.Load()
-		st.s.Info.BytesSent += c.out.Load()
-		st.upgradeEnded(c)
-		st.m.st.upgradesActive.Add(-1)
-		st.leave()
-	}
-	defer func() {
-		if p := recover(); p != nil {
-			st.reportPanic("panic while taking over a tunnel", p)
-			c.Reset()
-			st.abandon(t)
-			done()
-		}
-	}()
-	t.TakeOver(c, done)
-}
-
-func (st *stream) abandon(t filters.Tunnel) {
-	defer st.contain()
-	t.Abandon()
-}
-
-// tunnelConn counts bytes for the record of the stream.
-type tunnelConn struct {
-	netio.Conn
-	in, out atomic.Uint64
-	// first is which side ended first, a nearEnd or farEnd.
-	first atomic.Int32
-}
-
-const (
-	nearEnd = iota + 1
-	farEnd
-)
-
-// CloseWrite implements netio.Conn.
-func (c *tunnelConn) CloseWrite() error {
-	c.first.CompareAndSwap(0, farEnd)
-	return c.Conn.CloseWrite()
-}
-
-// Reset implements netio.Conn.
-func (c *tunnelConn) Reset() {
-	c.first.CompareAndSwap(0, farEnd)
-	c.Conn.Reset()
-}
-
-// ended notes that the client has sent all that it will.
-func (c *tunnelConn) ended(err error) {
-	if err != nil && !errors.Is(err, netio.ErrWouldBlock) {
-		c.first.CompareAndSwap(0, nearEnd)
-	}
-}
-
-// upgradeEnded records how an upgraded stream of HTTP/1 ended: there the end of
-// the connection is the only end, and Envoy's record says whose it was.
-func (st *stream) upgradeEnded(c *tunnelConn) {
-	info := &st.s.Info
-	if info.ResponseCode != http.StatusSwitchingProtocols {
-		return
-	}
-	switch first := c.first.Load(); {
-	case first == farEnd && info.Upstream.Protocol == message.HTTP11:
-		info.Cut = true
-		info.Flags = info.Flags.With(streaminfo.UpstreamConnectionTermination)
-		setDetails(info, "upstream_reset_after_response_started{connection_termination}")
-	case first == nearEnd && info.Protocol != message.HTTP2:
-		info.Cut = true
-		info.Flags = info.Flags.With(streaminfo.DownstreamConnectionTermination)
-		setDetails(info, "downstream_remote_disconnect")
-	}
-}
-
-// WriteParts implements netio.PartsWriter.
-func (c *tunnelConn) WriteParts(a, b, d []byte) error {
-	c.out.Add(uint64(len(a) + len(b) + len(d)))
-	return netio.WriteParts(c.Conn, a, b, d)
-}
-
-// Probe implements netio.Prober.
-func (c *tunnelConn) Probe() (readable, ended bool) {
-	if p, ok := c.Conn.(netio.Prober); ok {
-		return p.Probe()
-	}
-	return false, false
-}
-
-// InterruptRead implements netio.ReadInterrupter.
-func (c *tunnelConn) InterruptRead(cause error) { netio.InterruptRead(c.Conn, cause) }
-
-func (c *tunnelConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	c.in.Add(uint64(n))
-	c.ended(err)
-	return n, err
-}
-
-func (c *tunnelConn) TryRead(p []byte) (int, error) {
-	n, err := c.Conn.TryRead(p)
-	c.in.Add(uint64(n))
-	c.ended(err)
-	return n, err
-}
-
-func (c *tunnelConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	c.out.Add(uint64(n))
-	return n, err
 }
 
 // finalizeHeaders adds what every response of this manager carries.
@@ -457,7 +310,7 @@ func (cn *conn) ProtocolError(status int, details string) {
 	if len(m.cfg.AccessLogs) == 0 && (m.cfg.Refusals == nil || status == 0) {
 		return
 	}
-	info := streaminfo.Info{Conn: cn.c.Info.Conn, Start: now(), ResponseCode: status, Details: details, Flags: streaminfo.DownstreamProtocolError}
+	info := streaminfo.Info{Conn: cn.info, Start: now(), ResponseCode: status, Details: details, Flags: streaminfo.DownstreamProtocolError}
 	if details == "request_header_timeout" {
 		info.Flags = 0
 	}

@@ -11,14 +11,14 @@ const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 // sniff looks for the HTTP/2 preface (codec AUTO without ALPN) and calls serve,
 // or fail if the connection ends first. Nothing is held while it waits on a
 // connection that can park.
-func sniff(c netio.Conn, serve func(c netio.Conn, http2 bool), fail func()) {
+func sniff(c netio.Conn, serve func(first []byte, http2 bool), fail func()) {
 	(&sniffer{c: c, serve: serve, fail: fail}).run(false)
 }
 
 // sniffer is the search for the preface on one connection.
 type sniffer struct {
 	c     netio.Conn
-	serve func(c netio.Conn, http2 bool)
+	serve func(first []byte, http2 bool)
 	fail  func()
 	n     int
 	buf   [len(preface)]byte
@@ -42,11 +42,11 @@ func (s *sniffer) run(ready bool) {
 		s.n += n
 		got := s.buf[:s.n]
 		if string(got) != preface[:s.n] {
-			s.serve(netio.WithPrefix(s.c, got), false)
+			s.serve(got, false)
 			return
 		}
 		if s.n == len(preface) {
-			s.serve(netio.WithPrefix(s.c, got), true)
+			s.serve(got, true)
 			return
 		}
 	}

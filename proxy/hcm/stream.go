@@ -8,7 +8,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
@@ -50,12 +49,11 @@ type stream struct {
 	onIdle, onRequestTimeout, onDurationReached func()
 	reselect                                    func(*filters.Stream)
 	informational                               func(*message.Header) error
-	headersSent, tunnelled                      bool
+	headersSent                                 bool
 	// responding: the response is respond's to release.
 	responding bool
-	// parties counts who still uses a tunnelled stream: its handler, which may
-	// be in TakeOver when the tunnel is over already, and the tunnel.
-	parties atomic.Int32
+	// tunnel is what the stream has become, nil if none.
+	tunnel *tunnel
 }
 
 // Causes that the manager interrupts a stream with.
@@ -129,7 +127,7 @@ func (st *stream) begin(cn *conn, ss transport.ServerStream) {
 func (st *stream) describe(cn *conn, v message.Version, random uint64) {
 	s := &st.s
 	info := &s.Info
-	info.Conn = cn.c.Info.Conn
+	info.Conn = cn.info
 	info.FilterState.Reset(&info.Conn.FilterState)
 	info.Start = now()
 	info.Protocol = v
@@ -389,18 +387,11 @@ func (st *stream) writeInformational(h *message.Header) error {
 
 // handlerDone ends the stream, unless it has become a tunnel that goes on.
 func (st *stream) handlerDone() {
-	if st.tunnelled {
-		st.leave()
+	if t := st.tunnel; t != nil {
+		t.handlerDone()
 		return
 	}
 	st.finish()
-}
-
-// leave ends a tunnelled stream with the second of its two parties.
-func (st *stream) leave() {
-	if st.parties.Add(-1) == 0 {
-		st.finish()
-	}
 }
 
 // finish closes the books: timers, StreamEnders, access log, statistics.
@@ -413,14 +404,14 @@ func (st *stream) finish() {
 	info := &s.Info
 	info.End = info.Now()
 	info.WireBytesReceived, info.WireBytesSent = st.ss.BytesIn(), st.ss.BytesOut()
-	if st.tunnelled && info.Protocol != message.HTTP2 { // whose codec no longer counts
+	if st.tunnel != nil && info.Protocol != message.HTTP2 { // whose codec no longer counts
 		info.WireBytesSent += info.BytesSent
 	}
 	st.nameCluster()
 	if len(info.Hidden) > 0 {
 		st.hide()
 	}
-	if local := s.Response != nil && s.Response.Local; local || info.Decision != nil || !st.tunnelled && info.Details != "via_upstream" {
+	if local := s.Response != nil && s.Response.Local; local || info.Decision != nil || st.tunnel == nil && info.Details != "via_upstream" {
 		st.refused(local)
 	}
 	st.endFilters()
@@ -441,7 +432,7 @@ func (st *stream) finish() {
 // be running their callback is left to the collector.
 func (st *stream) release() {
 	st.cn, st.ss, st.table = nil, nil, nil
-	st.headersSent, st.tunnelled, st.responding = false, false, false
+	st.tunnel, st.headersSent, st.responding = nil, false, false
 	st.traced, st.decorated = false, ""
 	st.idleTimeout = 0
 	st.s.Reset() // before st.in: a late interruption must not meet it

@@ -62,7 +62,7 @@ func TestTrailersOfARequestHoldNothingThatAProxyWrites(t *testing.T) {
 			for _, n := range c.in {
 				s.body.h.Add(n, "forged")
 			}
-			cn := &conn{m: m, c: &filters.Connection{Info: &streaminfo.Info{Conn: &streaminfo.Conn{}}}}
+			cn := &conn{m: m, info: &streaminfo.Conn{}}
 			cn.ServeStream(s)
 			if !slices.Equal(got, c.want) || !slices.Equal(s.wrote, []string{"204"}) {
 				t.Errorf("%v %v: got %v, want %v; answered %v", v, c.in, got, c.want, s.wrote)

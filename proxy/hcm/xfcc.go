@@ -15,7 +15,7 @@ const xfccHeader = "x-forwarded-client-cert"
 // xfcc applies forward_client_cert_details (Envoy's mutateXfccRequestHeader).
 func (st *stream) xfcc() {
 	spec, h := st.m.spec, &st.s.Request
-	ci := st.cn.c.Info.Conn
+	ci := st.cn.info
 	mode := spec.ForwardClientCert
 	if mode == xdsresource.XFCCAlwaysForwardOnly {
 		return

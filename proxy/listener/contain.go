@@ -37,12 +37,13 @@ func (cn *connection) admit(cur *compiled, f filters.NetworkFilter) (err error) 
 			err = errPanic
 		}
 	}()
-	before := cn.fc.Conn
-	if err := f.OnNewConnection(&cn.fc); err != nil {
+	fc := &cn.rec.fc
+	before := fc.Conn
+	if err := f.OnNewConnection(fc); err != nil {
 		return err
 	}
-	if cn.fc.Conn != before {
-		cn.fc.Conn = &guarded{cn.fc.Conn, cn}
+	if fc.Conn != before {
+		fc.Conn = &guarded{fc.Conn, cn}
 	}
 	return nil
 }
@@ -77,7 +78,7 @@ func (cn *connection) open(cur *compiled, h *hop) (c netio.Conn) {
 		}
 	}()
 	o, _ := cn.chain.Terminal.(filters.Opener)
-	return o.Open(&cn.fc, cn.end)
+	return o.Open(&cn.rec.fc, cn.end)
 }
 
 // serve runs the terminal filter; a panic before it has gone on by itself ends
@@ -90,7 +91,12 @@ func (cn *connection) serve(cur *compiled) {
 			cn.end()
 		}
 	}()
-	cn.chain.Terminal.Serve(&cn.fc, cn.end)
+	if t, ok := cn.chain.Terminal.(filters.ConnTerminal); ok && cn.recordIsBlank() {
+		cn.dropRecord()
+		t.ServeConn(cn.conn, cn.info, cn.end)
+		return
+	}
+	cn.chain.Terminal.Serve(&cn.rec.fc, cn.end)
 }
 
 // endFilter contains a panic, so that the filters before it and the books are
@@ -101,5 +107,5 @@ func (cn *connection) endFilter(e filters.ConnectionEnder) {
 			cn.l.current.Load().reportPanic("a network filter at the end of a connection", p)
 		}
 	}()
-	e.OnConnectionEnd(&cn.fc)
+	e.OnConnectionEnd(&cn.rec.fc)
 }

@@ -293,23 +293,6 @@ func (l *Listener) Serve(c netio.Conn, info *streaminfo.Conn, done func()) {
 	l.serve(cur, c, info, done)
 }
 
-// connection is a connection in a chain.
-type connection struct {
-	fc filters.Connection
-	// raw is the connection as it came, which may be cut at any time.
-	raw   netio.Conn
-	info  streaminfo.Info
-	chain *Chain
-	l     *Listener
-	done  func()
-	ended atomic.Bool
-	logs  []AccessLogger
-	// refusals may be nil.
-	refusals *refusal.Recorder
-	// passed is how many network filters saw the connection.
-	passed int
-}
-
 func (l *Listener) serve(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done func()) {
 	if cn := l.enter(cur, c, ci, done); cn != nil {
 		cn.serve(cur)
@@ -325,11 +308,8 @@ func (l *Listener) enter(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done 
 	l.active.Add(1)
 	l.st.cxTotal.Inc()
 	l.st.cxActive.Add(1)
-	cn := &connection{l: l, done: done, raw: c, logs: cur.cfg.AccessLogs, refusals: cur.cfg.Refusals}
-	cn.info.Conn = ci
-	cn.info.Start = ci.Start
-	cn.info.FilterState.Reset(&ci.FilterState)
-	cn.fc = filters.Connection{Conn: c, Info: &cn.info}
+	cn := &connection{l: l, done: done, raw: c, conn: c, info: ci, logs: cur.cfg.AccessLogs, refusals: cur.cfg.Refusals}
+	cn.rec = newRecord(cn)
 	if !cn.enter(cur) {
 		return nil
 	}
@@ -340,8 +320,10 @@ func (l *Listener) enter(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done 
 // connection has arrived at its terminal filter.
 func (cn *connection) enter(cur *compiled) (entered bool) {
 	defer cn.cutByPanic(cur, &entered)
-	l, ci := cn.l, cn.info.Conn
-	if err := l.runListenerFilters(cur, &cn.fc); err != nil {
+	l, ci, fc := cn.l, cn.info, &cn.rec.fc
+	err := l.runListenerFilters(cur, fc)
+	cn.conn = fc.Conn
+	if err != nil {
 		cn.refuse(cur, err)
 		return false
 	}
@@ -353,7 +335,9 @@ func (cn *connection) enter(cur *compiled) (entered bool) {
 	}
 	ci.FilterChainName, ci.FilterChainMetadata = chain.Name, chain.Metadata
 	chain.add(cn)
-	if err := chain.handshake(&cn.fc, ci); err != nil {
+	err = chain.handshake(fc, ci)
+	cn.conn = fc.Conn
+	if err != nil {
 		l.st.sslError.Inc()
 		ci.TransportFailureReason = err.Error()
 		cur.debug("tls handshake failed", "listener", l.name, "chain", chain.Name, "remote", ci.Remote, "error", err)
@@ -362,7 +346,9 @@ func (cn *connection) enter(cur *compiled) (entered bool) {
 	}
 	for _, f := range chain.Network {
 		cn.passed++
-		if err := cn.admit(cur, f); err != nil {
+		err := cn.admit(cur, f)
+		cn.conn = fc.Conn
+		if err != nil {
 			cn.deny(cur, err)
 			return false
 		}
@@ -391,6 +377,10 @@ func (cn *connection) end() {
 		return
 	}
 	cn.close()
+	small := cn.rec == nil
+	if small {
+		cn.rec = newRecord(cn)
+	}
 	if ch := cn.chain; ch != nil {
 		for i := cn.passed - 1; i >= 0; i-- {
 			if e, ok := ch.Network[i].(filters.ConnectionEnder); ok {
@@ -401,6 +391,9 @@ func (cn *connection) end() {
 	}
 	cn.record()
 	cn.log()
+	if small {
+		cn.dropRecord()
+	}
 	cn.l.active.Add(-1)
 	cn.l.st.cxActive.Add(-1)
 	cn.l.st.cxDestroy.Inc()
@@ -409,52 +402,54 @@ func (cn *connection) end() {
 
 func (cn *connection) close() {
 	defer cn.contain("closing a connection")
-	_ = cn.fc.Close()
+	_ = cn.conn.Close()
 }
 
 // record tells of a connection that was turned away.
 func (cn *connection) record() {
 	defer cn.contain("recording a refused connection")
-	cn.refusals.Connection(&cn.info)
+	cn.refusals.Connection(&cn.rec.info)
 }
 
 // deny ends a connection that a network filter refused.
 func (cn *connection) deny(cur *compiled, err error) {
+	info := &cn.rec.info
 	if d, ok := errors.AsType[*filters.Denied](err); ok {
-		cn.info.Conn.TerminationDetails = d.Details
-		cn.info.Flags = cn.info.Flags.With(d.Flag)
-		cn.info.Decision = d.Decision
+		cn.info.TerminationDetails = d.Details
+		info.Flags = info.Flags.With(d.Flag)
+		info.Decision = d.Decision
 	} else {
-		cn.info.Conn.TerminationDetails = "network_filter_error"
+		cn.info.TerminationDetails = "network_filter_error"
 	}
-	cur.debug("connection refused", "listener", cn.l.name, "chain", cn.chain.Name, "remote", cn.info.Conn.Remote, "reason", err)
-	cn.info.End = time.Now()
+	cur.debug("connection refused", "listener", cn.l.name, "chain", cn.chain.Name, "remote", cn.info.Remote, "reason", err)
+	info.End = time.Now()
 	if lg, ok := cn.chain.Terminal.(interface{ LogRefused(c *filters.Connection) }); ok {
-		lg.LogRefused(&cn.fc)
+		lg.LogRefused(&cn.rec.fc)
 	}
-	cn.fc.Reset()
+	cn.conn.Reset()
 	cn.end()
 }
 
 func (cn *connection) refuse(cur *compiled, err error) {
 	cn.l.st.filterError.Inc()
-	cur.debug("connection closed before a filter chain was chosen", "listener", cn.l.name, "remote", cn.info.Conn.Remote, "error", err)
+	cur.debug("connection closed before a filter chain was chosen", "listener", cn.l.name, "remote", cn.info.Remote, "error", err)
 	cn.end()
 }
 
 // noChain closes a connection that no chain takes, and says so in the log.
 func (cn *connection) noChain(cur *compiled, broken *Chain) {
 	cn.l.st.noChain.Inc()
-	cn.info.Flags = cn.info.Flags.With(streaminfo.NoRouteFound)
-	cn.info.Details, cn.info.Cut = "filter_chain_not_found", true
+	info := &cn.rec.info
+	info.Flags = info.Flags.With(streaminfo.NoRouteFound)
+	info.Details, info.Cut = "filter_chain_not_found", true
 	if broken != nil {
-		cn.info.Conn.FilterChainName, cn.info.Conn.FilterChainMetadata = broken.Name, broken.Metadata
-		cn.info.Details = "filter_chain_not_executable"
+		cn.info.FilterChainName, cn.info.FilterChainMetadata = broken.Name, broken.Metadata
+		info.Details = "filter_chain_not_executable"
 		if cur.cfg.Logger != nil {
 			cur.cfg.Logger.Warn("connection closed: its filter chain can't be executed", "listener", cn.l.name, "chain", broken.Name, "reason", broken.Broken)
 		}
 	}
-	cn.fc.Reset()
+	cn.conn.Reset()
 	cn.end()
 }
 
@@ -464,10 +459,11 @@ func (cn *connection) log() {
 		return
 	}
 	defer cn.contain("a listener's access log")
-	if cn.info.End.IsZero() {
-		cn.info.End = time.Now()
+	info := &cn.rec.info
+	if info.End.IsZero() {
+		info.End = time.Now()
 	}
-	ctx := format.Context{Info: &cn.info}
+	ctx := format.Context{Info: info}
 	for _, lg := range cn.logs {
 		lg.Log(&ctx)
 	}

@@ -186,6 +186,9 @@ func (t *handover) TakeOver(c netio.Conn, done func()) {
 	}
 }
 
+// Departs implements filters.DepartingTunnel.
+func (t *handover) Departs() {}
+
 // Abandon implements filters.Tunnel.
 func (t *handover) Abandon() {
 	if !t.taken {

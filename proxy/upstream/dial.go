@@ -322,19 +322,24 @@ func (c *Cluster) TakeOver(h *Host, conn netio.Conn, o *ConnectOptions, done fun
 	h.st.cxTotal.Add(1)
 	s.cxActive.Add(1)
 	h.st.cxActive.Add(1)
-	end := func() {
-		b.connections.give()
-		s.cxActive.Add(-1)
-		h.st.cxActive.Add(-1)
-		s.cxDestroy.Inc()
-	}
-	err := d.TakeOver(h.Endpoint.InternalListener, h, conn, c.hop(h, o), func() { end(); done() })
+	err := d.TakeOver(h.Endpoint.InternalListener, h, conn, c.hop(h, o), func() {
+		leftHop(b, s, h)
+		done()
+	})
 	if err != nil {
-		end()
+		leftHop(b, s, h)
 		s.cxConnectFail.Inc()
 		h.st.cxFail.Add(1)
 	}
 	return err
+}
+
+// leftHop closes the books of a stream that was taken over.
+func leftHop(b *breaker, s *clusterStats, h *Host) {
+	b.connections.give()
+	s.cxActive.Add(-1)
+	h.st.cxActive.Add(-1)
+	s.cxDestroy.Inc()
 }
 
 // CanTakeOver reports whether a byte stream to h can be handed over without a

@@ -6,6 +6,7 @@ package h1
 import (
 	"errors"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,42 +31,64 @@ var (
 	errClosed = errors.New("http/1.1: idle connection is closed")
 )
 
-// Server is one downstream connection; it implements transport.ServerConn.
+// Server is one downstream connection; it implements transport.ServerConn. There
+// are as many as clients keep connections, or streams of tunnels: what only a
+// request in flight needs is in transaction and watcher.
 type Server struct {
-	rd     reader
-	cfg    *transport.ServerConfig
-	h      transport.Handler
-	done   func()
-	looper netio.Looper
-	// loopWriter is the connection, if it is one; inLoop is loopWriter while the
-	// loop's goroutine is inside the loop.
-	loopWriter, inLoop netio.LoopWriter
-	// Method values, made once.
+	rd   reader
+	cfg  *transport.ServerConfig
+	h    transport.Handler
+	done func()
+	// Method values, made once: step if the connection is a netio.Looper, else
+	// resume.
 	resume func()
 	step   func() bool
-	onIdle func()
-	onHead func()
 
-	x         *transaction // nil while idle
-	w         watcher
-	next      action // after the loop
+	x *transaction // nil while idle
+
+	// mu guards what follows, and transaction.st.abandoned.
+	mu      sync.Mutex
+	watch   *watcher // nil while idle, soon
+	onReset func(error)
+	gone    error // the client is
+
 	scanned   int    // bytes of the buffer without a head's end
+	next      action // after the loop
+	inLoop    bool   // the loop's goroutine is inside the loop
 	rechecked bool   // whether an end hid behind the first request
 	requests  atomic.Int32
-
-	state    atomic.Int32
-	draining atomic.Bool
-	deadline timer.Timer
-	age      timer.Timer
+	seq       atomic.Uint32 // odd: a request is in flight
+	state     atomic.Int32
+	draining  atomic.Bool
 
 	// The idle timer stays armed through requests; idleSince, nanoseconds since
-	// start, is when the last one ended, idling whether the timer is armed.
+	// epoch, is when the last one ended, idling whether the timer is armed.
 	// heading: part of a head is here, and the headers timer runs.
-	idle            timer.Timer
-	start           time.Time
-	idleSince       atomic.Int64
 	idling, heading atomic.Bool
+	idleSince       atomic.Int64
+	idle            timer.Timer
+	rare            *rareTimers // nil before one of them is needed
 }
+
+// rareTimers are what most connections have no use for.
+type rareTimers struct{ deadline, age timer.Timer }
+
+// timers returns the rare ones. Only the connection's goroutine may call it.
+func (s *Server) timers() *rareTimers {
+	if s.rare == nil {
+		s.rare = &rareTimers{}
+	}
+	return s.rare
+}
+
+func (s *Server) stopDeadline() {
+	if s.rare != nil {
+		s.rare.deadline.Stop()
+	}
+}
+
+// epoch is what times in a Server count from.
+var epoch = time.Now()
 
 // States of a Server.
 const (
@@ -89,18 +112,24 @@ const (
 
 // NewServer prepares c; cfg is shared and read-only.
 func NewServer(c netio.Conn, cfg *transport.ServerConfig, h transport.Handler) *Server {
-	s := &Server{cfg: cfg, h: h, start: time.Now()}
+	s := &Server{cfg: cfg, h: h}
 	s.rd.c = c
-	s.looper, _ = c.(netio.Looper)
-	s.loopWriter, _ = c.(netio.LoopWriter)
-	s.onIdle, s.onHead = s.idleExpired, s.headExpired
-	if s.looper != nil {
+	if _, ok := c.(netio.Looper); ok {
 		s.step = s.loopStep
 	} else {
 		s.resume = s.run
 	}
-	s.w.c = c
 	return s
+}
+
+// Unread gives s a copy of the first bytes of the connection, which somebody has
+// read. It is called before Serve.
+func (s *Server) Unread(first []byte) {
+	if len(first) == 0 {
+		return
+	}
+	s.rd.room(max(len(first), netio.SmallBuffer))
+	_ = s.rd.filled(copy((*s.rd.buf)[s.rd.w:], first), nil)
 }
 
 // Serve drives the connection. On a connection that can park it returns at
@@ -109,9 +138,9 @@ func NewServer(c netio.Conn, cfg *transport.ServerConfig, h transport.Handler) *
 func (s *Server) Serve(done func()) {
 	s.done = done
 	if d := s.cfg.MaxConnectionDuration; d > 0 {
-		s.age.Arm(d, s.tooOld)
+		s.timers().age.Arm(d, s.tooOld)
 	}
-	s.armIdle(s.start)
+	s.armIdle(time.Now())
 	s.run()
 }
 
@@ -124,10 +153,11 @@ func (s *Server) maxHeaderBytes() int {
 
 // run serves requests until the connection is idle and parked, or has ended.
 func (s *Server) run() {
+	looper, _ := s.rd.c.(netio.Looper)
 	for {
 		var a action
-		if s.looper != nil {
-			if err := s.looper.Loop(s.step); err != nil {
+		if looper != nil {
+			if err := looper.Loop(s.step); err != nil {
 				a = s.unreadable(err)
 			} else {
 				a = s.next
@@ -155,9 +185,9 @@ func (s *Server) run() {
 // loopStep is a step of the poller's loop: it serves what can be served without
 // waiting for further bytes; s.next says why it ended.
 func (s *Server) loopStep() (wait bool) {
-	s.inLoop = s.loopWriter
+	s.inLoop = true
 	wait = s.steps()
-	s.inLoop = nil
+	s.inLoop = false
 	return wait
 }
 
@@ -201,7 +231,7 @@ func (s *Server) pump() action {
 			s.leave()
 			if d := s.cfg.HeadersTimeout; d > 0 && s.rd.buf != nil && !s.heading.Load() {
 				s.heading.Store(true)
-				s.deadline.Arm(d, s.onHead)
+				s.timers().deadline.Arm(d, s.headExpired)
 			}
 			return actWait
 		default:
@@ -277,7 +307,7 @@ func (s *Server) parse(n int) action {
 	s.scanned = 0
 	if s.heading.Load() {
 		s.heading.Store(false)
-		s.deadline.Stop()
+		s.stopDeadline()
 	}
 	x := s.take()
 	st := &x.st
@@ -335,9 +365,9 @@ func (s *Server) armIdle(now time.Time) {
 	if d <= 0 {
 		return
 	}
-	s.idleSince.Store(int64(now.Sub(s.start)))
+	s.idleSince.Store(int64(now.Sub(epoch)))
 	if !s.idling.Swap(true) {
-		s.idle.ArmAt(now, d, s.onIdle)
+		s.idle.ArmAt(now, d, s.idleExpired)
 	}
 }
 
@@ -348,9 +378,9 @@ func (s *Server) idleExpired() {
 		return
 	}
 	since, d := s.idleSince.Load(), s.idleTimeout()
-	if rest := d - (time.Since(s.start) - time.Duration(since)); rest > 0 {
+	if rest := d - (time.Since(epoch) - time.Duration(since)); rest > 0 {
 		if !s.idling.Swap(true) {
-			s.idle.Arm(rest, s.onIdle)
+			s.idle.Arm(rest, s.idleExpired)
 		}
 		return
 	}
@@ -395,7 +425,7 @@ func (s *Server) finish(a action) {
 		return
 	}
 	s.state.Store(stateClosing)
-	s.deadline.Stop()
+	s.stopDeadline()
 	s.idle.Stop()
 	s.rd.drop()
 	s.leave()
@@ -413,10 +443,12 @@ func (s *Server) finish(a action) {
 
 // end tells the owner.
 func (s *Server) end() {
-	s.deadline.Stop()
 	s.idle.Stop()
-	s.age.Stop()
-	s.w.tm.Stop()
+	if s.rare != nil {
+		s.rare.deadline.Stop()
+		s.rare.age.Stop()
+	}
+	s.stopWatching()
 	s.done()
 }
 
@@ -426,7 +458,7 @@ func (s *Server) linger() {
 	if s.rd.c.CloseWrite() != nil {
 		return
 	}
-	s.deadline.Arm(lingerTime, func() { netio.InterruptRead(s.rd.c, errIdle) })
+	s.timers().deadline.Arm(lingerTime, func() { netio.InterruptRead(s.rd.c, errIdle) })
 	before := s.rd.in.Load()
 	for s.rd.in.Load()-before < lingerBytes {
 		s.rd.r = s.rd.w
@@ -434,7 +466,7 @@ func (s *Server) linger() {
 			break
 		}
 	}
-	s.deadline.Stop()
+	s.stopDeadline()
 	s.rd.drop()
 }
 
@@ -461,7 +493,7 @@ func (s *Server) Close(cause error) {
 		return
 	}
 	s.rd.c.Interrupt(cause)
-	s.w.lost(cause)
+	s.lost(cause)
 }
 
 // Active implements transport.ServerConn.

@@ -8,14 +8,14 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
-	"github.com/fairlead-mesh/fairlead/internal/timer"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 )
 
 // serverStream is the request in flight on a Server, reused for the next one.
 type serverStream struct {
 	s      *Server
-	header *message.Header // pooled; between parse and ReadHeaders
+	loop   netio.LoopWriter // the connection, if it is one
+	header *message.Header  // pooled; between parse and ReadHeaders
 	hd     head
 	body   body
 	whole  bool // the request is in the buffer
@@ -51,6 +51,7 @@ func (s *Server) take() *transaction {
 	x.p.keepCase = s.cfg.Case == transport.KeepCase
 	st := &x.st
 	st.s = s
+	st.loop, _ = s.rd.c.(netio.LoopWriter)
 	b := &st.body
 	b.rd, b.trailers, b.maxBytes, b.maxCount = &s.rd, s.cfg.EnableTrailers, s.maxHeaderBytes(), s.cfg.MaxHeaders
 	s.x = x
@@ -67,31 +68,10 @@ func (s *Server) leave() {
 	s.x = nil
 	st := &x.st
 	st.dropHeader()
-	st.s, st.body.rd, st.body.next = nil, nil, nil
+	st.s, st.loop, st.body.rd, st.body.next = nil, nil, nil, nil
 	x.p.f, st.body.p.f = fieldSection{}, fieldSection{} // they point into buffers
 	transactions.Put(x)
 }
-
-// watcher looks whether the client still is there: while a request is in flight
-// nobody reads the connection.
-type watcher struct {
-	c     netio.Conn
-	seq   atomic.Uint32 // odd: in flight
-	armed atomic.Bool
-	tm    timer.Timer
-	fn    func() // check, made when first needed
-	seen  uint32
-	wait  time.Duration
-
-	mu      sync.Mutex
-	onReset func(error)
-	gone    error
-}
-
-const (
-	watchMin = 50 * time.Millisecond
-	watchMax = time.Second
-)
 
 var (
 	errNoHead  = errors.New("http/1.1: body or trailers before the response head, or after the response's end")
@@ -126,73 +106,7 @@ func (st *serverStream) prepare(hd head) {
 	b.begin(hd.framing, hd.length)
 	st.whole = !hd.connect && !hd.upgrade && (hd.framing == framingNone || b.whole())
 	st.closeAfter = hd.close
-	st.s.w.seq.Add(1)
-}
-
-// check runs on the timer's goroutine.
-func (w *watcher) check() {
-	seq := w.seq.Load()
-	same := seq == w.seen
-	w.seen = seq
-	switch {
-	case seq&1 == 0 && same: // idle: the next request arms it
-		w.armed.Store(false)
-		if w.seq.Load() == seq || w.armed.Swap(true) {
-			return
-		}
-		w.wait = watchMin
-	case !same:
-		w.wait = watchMin
-	case seq&1 == 1:
-		p, ok := w.c.(netio.Prober)
-		if !ok {
-			return
-		}
-		if _, ended := p.Probe(); ended && w.seq.Load() == seq {
-			w.lost(&transport.ResetError{Reason: transport.ConnectionTermination, Detail: "the client closed the connection"})
-			return
-		}
-		w.wait = min(2*w.wait, watchMax)
-	}
-	w.tm.Arm(w.wait, w.fn)
-}
-
-// lost tells the stream's owner that the client is gone.
-func (w *watcher) lost(cause error) {
-	w.mu.Lock()
-	if w.gone != nil {
-		w.mu.Unlock()
-		return
-	}
-	w.gone = cause
-	f := w.onReset
-	w.onReset = nil
-	w.mu.Unlock()
-	if f != nil {
-		f(cause)
-	}
-}
-
-// OnReset implements transport.ServerStream.
-func (st *serverStream) OnReset(f func(cause error)) {
-	w := &st.s.w
-	w.mu.Lock()
-	gone := w.gone
-	if gone == nil {
-		w.onReset = f
-	}
-	w.mu.Unlock()
-	if gone != nil {
-		f(gone)
-		return
-	}
-	if !w.armed.Swap(true) {
-		if w.fn == nil {
-			w.fn = w.check
-		}
-		w.wait = watchMin
-		w.tm.Arm(watchMin, w.fn)
-	}
+	st.s.seq.Add(1)
 }
 
 var continueLine = []byte("HTTP/1.1 100 Continue\r\n\r\n")
@@ -308,7 +222,11 @@ func (st *serverStream) write(p, tail []byte) error {
 	if st.failed {
 		return &transport.ResetError{Reason: transport.LocalReset}
 	}
-	n, err := st.out.send(st.s.rd.c, st.s.inLoop, p, tail)
+	var loop netio.LoopWriter
+	if st.s.inLoop {
+		loop = st.loop
+	}
+	n, err := st.out.send(st.s.rd.c, loop, p, tail)
 	st.sent.Add(uint64(n))
 	if err != nil {
 		st.failed = true
@@ -358,9 +276,9 @@ func (st *serverStream) Tunnel() netio.Conn {
 
 // Reset implements transport.ServerStream.
 func (st *serverStream) Reset(transport.ResetReason) {
-	st.s.w.mu.Lock()
+	st.s.mu.Lock()
 	st.abandoned = true
-	st.s.w.mu.Unlock()
+	st.s.mu.Unlock()
 	st.s.rd.c.Reset()
 }
 
@@ -384,15 +302,15 @@ func (st *serverStream) CloseAfter() { st.closeAfter = true }
 
 // afterServe cleans up behind the handler and says how the connection goes on.
 func (st *serverStream) afterServe() action {
-	w := &st.s.w
-	w.seq.Add(1)
-	w.mu.Lock()
-	w.onReset = nil
-	gone, abandoned := w.gone != nil, st.abandoned
-	w.mu.Unlock()
+	s := st.s
+	s.seq.Add(1)
+	s.mu.Lock()
+	s.onReset = nil
+	gone, abandoned := s.gone != nil, st.abandoned
+	s.mu.Unlock()
 	st.dropHeader()
 	if st.tunnel {
-		w.tm.Stop()
+		s.stopWatching()
 		return actDetached
 	}
 	if !st.failed && st.started && !abandoned {

@@ -56,10 +56,10 @@ func (b *body) Trailers() *message.Header {
 	s := (*stream)(b)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.eof || !s.gotTrail {
+	if !s.eof || !s.gotTrail || s.x == nil {
 		return nil
 	}
-	return &s.trailers
+	return &s.x.trailers
 }
 
 func (b *body) Close() {

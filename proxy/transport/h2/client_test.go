@@ -92,7 +92,7 @@ func request(cc transport.ClientConn, ws []string) string {
 			s := (*stream)(cs.(*clientStream))
 			s.mu.Lock()
 			for s.rerr == nil {
-				s.rwake.Wait()
+				s.waitRead()
 			}
 			err = s.rerr
 			s.mu.Unlock()

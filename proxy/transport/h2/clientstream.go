@@ -22,7 +22,7 @@ func (v *clientStream) WriteHeaders(h *message.Header, end bool) error {
 	s.headReq, s.connect = method == "HEAD", method == "CONNECT"
 	if !s.connect {
 		if up := h.Get("upgrade"); up != "" {
-			s.connect, s.protocol = true, up
+			s.connect, s.x.protocol = true, up
 		}
 	}
 	c.mu.Lock()
@@ -54,11 +54,11 @@ func (c *conn) admit(s *stream) error {
 		case len(c.out) >= batchMax:
 			c.waitRoom(s)
 			continue
-		case s.protocol != "" && !c.peer.received:
+		case s.protocol() != "" && !c.peer.received:
 			c.kick()
 			c.ready.Wait()
 			continue
-		case s.protocol != "" && !c.peer.connect:
+		case s.protocol() != "" && !c.peer.connect:
 			return resetError(transport.LocalReset, "peer does not allow extended CONNECT")
 		}
 		return nil
@@ -105,21 +105,22 @@ func (v *clientStream) ReadHeaders(h *message.Header) (status int, end bool, err
 	s.c.flush(s)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(s.heads) == 0 && !s.gotHead && s.rerr == nil {
-		s.rwake.Wait()
+	for len(s.x.heads) == 0 && !s.gotHead && s.rerr == nil {
+		s.waitRead()
 	}
+	x := s.x
 	switch {
 	case s.rerr != nil:
 		return 0, false, s.rerr
-	case len(s.heads) > 0:
+	case len(x.heads) > 0:
 		h.Reset()
-		*h, s.heads = *s.heads[0], s.heads[1:]
+		*h, x.heads = *x.heads[0], x.heads[1:]
 		status, _ := parseLength(h.Get(message.Status))
 		return int(status), false, nil
 	}
-	s.head, *h = *h, s.head
-	s.head.Reset()
-	return s.status, s.headEnd, nil
+	x.head, *h = *h, x.head
+	x.head.Reset()
+	return x.status, s.headEnd, nil
 }
 
 func (v *clientStream) Body() message.Body {

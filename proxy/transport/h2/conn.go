@@ -214,7 +214,7 @@ func (c *conn) die(cause error) []streamRef {
 		if s.werr == nil {
 			s.werr = cause
 		}
-		s.wake.Signal()
+		s.wake.wake()
 		if s.tunnelled {
 			c.releaseHold(s)
 		}

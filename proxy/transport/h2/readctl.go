@@ -63,7 +63,7 @@ func (r *reader) rstStream(id uint32, p []byte) *connError {
 	// A server that has answered may say that it wants no more of the request.
 	early := !s.endRecv || !c.client
 	s.werr = cause
-	s.wake.Signal()
+	s.wake.wake()
 	c.room.Broadcast()
 	c.remove(s, closedByPeer)
 	c.mu.Unlock()
@@ -131,7 +131,7 @@ func (r *reader) windowUpdate(id uint32, p []byte) *connError {
 	}
 	s.sendWin += n
 	over := s.sendWin > maxWindow
-	s.wake.Signal()
+	s.wake.wake()
 	c.mu.Unlock()
 	switch {
 	case n == 0:
@@ -198,7 +198,7 @@ func (c *conn) applySetting(id uint16, v uint32) *connError {
 			if s.sendWin += d; s.sendWin > maxWindow {
 				return &connError{codeFlowControl, "http2.protocol_error", "a stream's window overflows"}
 			}
-			s.wake.Signal()
+			s.wake.wake()
 		}
 	case settingMaxFrameSize:
 		if v < minMaxFrameSize || v > maxMaxFrameSize {
@@ -234,7 +234,7 @@ func (r *reader) goAway(id uint32, p []byte) *connError {
 		if sid > last {
 			victims = append(victims, streamRef{s, sid})
 			s.werr = cause
-			s.wake.Signal()
+			s.wake.wake()
 			c.remove(s, closedByPeer)
 		}
 	}

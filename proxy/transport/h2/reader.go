@@ -302,7 +302,7 @@ func (r *reader) streamError(id uint32, code errCode) {
 	r.wantFlush = true
 	if s := c.streams[id]; s != nil {
 		s.werr = resetError(transport.ProtocolError, code.String())
-		s.wake.Signal()
+		s.wake.wake()
 		c.room.Broadcast()
 		c.remove(s, closedByUs)
 	} else {

@@ -152,7 +152,7 @@ func (r *reader) requestBlock(id uint32, p []byte) *connError {
 		s = newStream(c)
 	}
 	r.spare = nil
-	if err := r.decode(p, &s.head, sectionRequest); err != nil {
+	if err := r.decode(p, &s.x.head, sectionRequest); err != nil {
 		r.spare = s
 		return err
 	}
@@ -185,7 +185,7 @@ func (r *reader) requestBlock(id uint32, p []byte) *connError {
 // open puts the request into the table and hands it to a worker.
 func (r *reader) open(s *stream, id uint32, wire int) {
 	c, b := r.c, &r.head
-	s.connect, s.headReq, s.protocol = b.connect, b.headReq, b.protocol
+	s.connect, s.headReq, s.x.protocol = b.connect, b.headReq, b.protocol
 	s.mu.Lock()
 	s.id = id
 	s.bytesIn = uint64(wire)
@@ -304,24 +304,24 @@ func (s *stream) respond(c *conn, id uint32, r *reader, wire int) bool {
 	b := &r.head
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.c != c || s.id != id || s.rerr != nil {
+	if s.c != c || s.id != id || s.rerr != nil || s.x == nil {
 		return true
 	}
 	s.bytesIn += uint64(wire)
 	if b.status < 200 {
-		if len(s.heads) < maxInformational {
+		if x := s.x; len(x.heads) < maxInformational {
 			h := new(message.Header)
 			*h, r.scratch = r.scratch, *h
-			s.heads = append(s.heads, h)
+			x.heads = append(x.heads, h)
 			s.signal()
 		}
 		return true
 	}
 	tunnel := s.connect && b.status < 300
-	if s.protocol != "" && b.status == 200 {
+	if s.x.protocol != "" && b.status == 200 {
 		// Envoy's transformUpgradeResponseFromH2toH1.
 		r.scratch.Set(message.Status, "101")
-		r.scratch.Add("upgrade", s.protocol)
+		r.scratch.Add("upgrade", s.x.protocol)
 		r.scratch.Add("connection", "upgrade")
 		b.status = 101
 	}
@@ -335,8 +335,8 @@ func (s *stream) respond(c *conn, id uint32, r *reader, wire int) bool {
 	default:
 		s.left = b.length
 	}
-	s.head, r.scratch = r.scratch, s.head
-	s.gotHead, s.status = true, b.status
+	s.x.head, r.scratch = r.scratch, s.x.head
+	s.gotHead, s.x.status = true, b.status
 	s.headEnd, s.eof = r.blockEnd, r.blockEnd
 	s.signal()
 	return true

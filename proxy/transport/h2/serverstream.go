@@ -16,8 +16,8 @@ func (v *serverStream) Version() message.Version { return message.HTTP2 }
 
 func (v *serverStream) ReadHeaders(h *message.Header) {
 	// The contents are swapped: h's old memory serves a later request.
-	v.head, *h = *h, v.head
-	v.head.Reset()
+	v.x.head, *h = *h, v.x.head
+	v.x.head.Reset()
 }
 
 func (v *serverStream) Body() message.Body {

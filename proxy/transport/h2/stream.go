@@ -12,16 +12,18 @@ import (
 
 // stream is one exchange, either side. serverStream, clientStream, body and
 // tunnel are views of it. Streams are pooled; those that became tunnels are
-// not, because a netio.Conn may be closed at any later time.
+// not, because a netio.Conn may be closed at any later time. A tunnel may be idle
+// for hours: what it has no use for is in exchange.
 type stream struct {
-	c  *conn
-	id uint32 // 0: not yet sent (client) or not in use
+	c *conn
+	x *exchange // nil in a tunnel
 
 	// Guarded by c.mu.
-	wake      sync.Cond // the writer waits here for its window
+	wake      waiter // the writer waits here for its window
 	sendWin   int64
 	bytesOut  uint64
-	werr      error // why writing fails
+	werr      error  // why writing fails
+	id        uint32 // 0: not yet sent (client) or not in use
 	inMap     bool
 	held      bool // client: counts against the limit of streams
 	headSent  bool
@@ -30,16 +32,20 @@ type stream struct {
 	tunnelled bool
 
 	// Set before the stream is shared.
-	connect  bool   // CONNECT, extended or not
-	protocol string // extended CONNECT, both sides
-	headReq  bool   // HEAD
+	connect bool // CONNECT, extended or not
+	headReq bool // HEAD
 
-	mu sync.Mutex // guards what follows, and changes of c and id
+	calling  bool // onReset is running
+	eof      bool
+	gotHead  bool // client: the final response head has come
+	headEnd  bool // the head ended the message
+	gotTrail bool
 
-	rwake    sync.Cond // the reader of body or tunnel waits here
+	mu sync.Mutex // guards what follows, what is between it and headReq, and changes of c, x and id
+
+	rwake    waiter // the reader of body or tunnel waits here
 	q        queue
 	cur      *chunk // lent to the caller of body.Next
-	eof      bool
 	rerr     error
 	recvWin  int64 // what the peer may still send
 	unacked  int64 // taken, not yet granted again
@@ -47,25 +53,30 @@ type stream struct {
 	bytesIn  uint64
 	resume   func() // tunnel parked
 	onReset  func(error)
-	calling  bool // onReset is running
 	resetWhy error
-	heads    []*message.Header // 1xx heads, client
-	head     message.Header
-	gotHead  bool // client: head holds the final response head
-	headEnd  bool // the head ended the message
-	status   int
-	trailers message.Header
-	gotTrail bool
 }
 
-var streams = sync.Pool{New: func() any { return new(stream) }}
+// exchange is the part of a stream that only messages need. stream.mu guards it.
+type exchange struct {
+	protocol       string            // extended CONNECT, both sides; set before the stream is shared
+	heads          []*message.Header // 1xx heads, client
+	head, trailers message.Header
+	status         int
+}
+
+var (
+	streams   = sync.Pool{New: func() any { return new(stream) }}
+	exchanges = sync.Pool{New: func() any { return new(exchange) }}
+)
 
 // newStream returns a stream of c that is not yet in the table.
 func newStream(c *conn) *stream {
 	s := streams.Get().(*stream) //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	s.mu.Lock()
 	s.c = c
-	s.wake.L, s.rwake.L = &c.mu, &s.mu
+	if s.x == nil {
+		s.x = exchanges.Get().(*exchange) //nolint:errcheck,forcetypeassert // likewise
+	}
 	s.recvWin = c.lim.streamWindow
 	s.left = -1
 	s.mu.Unlock()
@@ -81,18 +92,18 @@ func (s *stream) recycle() {
 	if s.cur != nil {
 		s.cur.free()
 	}
-	head, trailers := s.head, s.trailers
-	head.Reset()
-	trailers.Reset()
+	x := s.x
+	x.head.Reset()
+	x.trailers.Reset()
+	x.protocol, x.heads, x.status = "", nil, 0
 	s.c, s.id = nil, 0
 	s.sendWin, s.bytesOut, s.werr = 0, 0, nil
 	s.inMap, s.held, s.headSent, s.endSent, s.endRecv = false, false, false, false, false
-	s.connect, s.protocol, s.headReq = false, "", false
+	s.connect, s.headReq = false, false
 	s.cur, s.eof, s.rerr = nil, false, nil
 	s.unacked, s.bytesIn = 0, 0
-	s.resume, s.onReset, s.resetWhy, s.heads = nil, nil, nil, nil
-	s.head, s.gotHead, s.headEnd, s.status = head, false, false, 0
-	s.trailers, s.gotTrail = trailers, false
+	s.resume, s.onReset, s.resetWhy = nil, nil, nil
+	s.gotHead, s.headEnd, s.gotTrail = false, false, false
 	s.mu.Unlock()
 	c.consumed(n)
 	streams.Put(s)
@@ -163,7 +174,7 @@ func (s *stream) reset(code errCode, cause error) {
 		c.remove(s, closedByUs)
 	}
 	c.watchWriter(s)
-	s.wake.Signal()
+	s.wake.wake()
 	c.room.Broadcast()
 	c.kick()
 	c.mu.Unlock()
@@ -201,14 +212,14 @@ func (s *stream) abort(c *conn, id uint32, cause error) {
 	f(cause)
 	s.mu.Lock()
 	s.calling = false
-	s.rwake.Broadcast()
+	s.rwake.wake()
 	s.mu.Unlock()
 }
 
 // awaitCallback returns when onReset is not running. s.mu is held.
 func (s *stream) awaitCallback() {
 	for s.calling {
-		s.rwake.Wait()
+		s.waitRead()
 	}
 }
 
@@ -218,7 +229,7 @@ func (s *stream) interrupt(cause error) {
 	c.mu.Lock()
 	s.werr = cause
 	c.watchWriter(s)
-	s.wake.Signal()
+	s.wake.wake()
 	c.room.Broadcast()
 	c.ready.Broadcast()
 	c.mu.Unlock()
@@ -232,7 +243,7 @@ func (s *stream) interrupt(cause error) {
 
 // signal wakes whoever waits for input. s.mu is held.
 func (s *stream) signal() {
-	s.rwake.Broadcast()
+	s.rwake.wake()
 	if f := s.resume; f != nil {
 		s.resume = nil
 		s.c.pool.run(task{fn: f})
@@ -304,8 +315,8 @@ func (s *stream) finish(c *conn, id uint32, h *message.Header, wire int) bool {
 		return false
 	}
 	s.bytesIn += uint64(wire)
-	if h != nil {
-		s.trailers, *h = *h, s.trailers
+	if h != nil && s.x != nil {
+		s.x.trailers, *h = *h, s.x.trailers
 		s.gotTrail = true
 	}
 	s.eof = true
@@ -371,7 +382,7 @@ func (c *conn) granted(s *stream, id uint32, n int, inc int64) {
 // waitInput blocks until there is payload, the end or an error. s.mu is held.
 func (s *stream) waitInput() error {
 	for s.q.first == nil && !s.eof && s.rerr == nil {
-		s.rwake.Wait()
+		s.waitRead()
 	}
 	if s.rerr != nil {
 		return s.rerr

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/netip"
 
-	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 )
@@ -33,10 +32,28 @@ func (s *stream) tunnel() netio.Conn {
 		c.releaseHold(s)
 	}
 	c.flush(s)
-	s.mu.Lock()
-	s.head, s.trailers, s.heads = message.Header{}, message.Header{}, nil
-	s.mu.Unlock()
+	s.becomeSmall()
 	return (*tunnel)(s)
+}
+
+// becomeSmall gives back what a tunnel has no use for.
+func (s *stream) becomeSmall() {
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wake.drop()
+	s.rwake.drop()
+	x := s.x
+	if x == nil {
+		return
+	}
+	s.x = nil
+	x.head.Reset()
+	x.trailers.Reset()
+	x.protocol, x.heads, x.status = "", nil, 0
+	exchanges.Put(x)
 }
 
 // resetByPeer is the cause of a tunnel that the peer reset.
@@ -216,7 +233,7 @@ func (s *stream) end(cause error) {
 	c := s.c
 	s.werr = cause
 	c.watchWriter(s)
-	s.wake.Signal()
+	s.wake.wake()
 	c.room.Broadcast()
 	c.kick()
 	c.mu.Unlock()

@@ -223,7 +223,7 @@ func (c *conn) waitWindow(s *stream) {
 	if c.sendWin <= 0 {
 		c.winWait = append(c.winWait, s)
 	}
-	s.wake.Wait()
+	s.wake.wait(&c.mu, s.tunnelled)
 }
 
 // grow adds to the connection's send window and wakes who waits for it.
@@ -233,7 +233,7 @@ func (c *conn) grow(n int64) bool {
 	}
 	if c.sendWin > 0 {
 		for i, s := range c.winWait {
-			s.wake.Signal()
+			s.wake.wake()
 			c.winWait[i] = nil
 		}
 		c.winWait = c.winWait[:0]
@@ -393,7 +393,7 @@ func (c *conn) encodeFields(s *stream, h *message.Header, rules headRules) error
 		switch k := classify(f.Name); {
 		case skipField(k, &f, rules),
 			tunnel && k == kindContentLength,
-			s.connect && s.protocol == "" && (k == kindScheme || k == kindPath):
+			s.connect && s.protocol() == "" && (k == kindScheme || k == kindPath):
 			continue
 		case k == kindStatus && f.Value == "101":
 			f.Value = "200" // an upgrade is an extended CONNECT here
@@ -413,14 +413,15 @@ func (c *conn) encodeFields(s *stream, h *message.Header, rules headRules) error
 // encodeMethod adds what belongs to a request line besides: the protocol of an
 // extended CONNECT, and the authority if there is only a host field.
 func (c *conn) encodeMethod(s *stream, method string, h *message.Header) error {
-	if s.protocol != "" {
+	protocol := s.protocol()
+	if protocol != "" {
 		method = "CONNECT"
 	}
 	if err := c.encodeField(&message.Field{Name: message.Method, Value: method}); err != nil {
 		return err
 	}
-	if s.protocol != "" {
-		if err := c.encodeField(&message.Field{Name: message.Protocol, Value: s.protocol}); err != nil {
+	if protocol != "" {
+		if err := c.encodeField(&message.Field{Name: message.Protocol, Value: protocol}); err != nil {
 			return err
 		}
 	}

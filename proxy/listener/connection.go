@@ -1,0 +1,71 @@
+package listener
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/refusal"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+)
+
+// connection is a connection in a chain. There may be many idle ones: streams of
+// tunnels are connections of an internal listener.
+type connection struct {
+	// raw is the connection as it came, which may be cut at any time; conn is what
+	// transport socket and network filters made of it.
+	raw, conn netio.Conn
+	info      *streaminfo.Conn
+	// rec is nil while a filters.ConnTerminal has the connection.
+	rec   *record
+	chain *Chain
+	l     *Listener
+	done  func()
+	logs  []AccessLogger
+	// refusals may be nil.
+	refusals *refusal.Recorder
+	// passed is how many network filters saw the connection.
+	passed int32
+	ended  atomic.Bool
+}
+
+// record is what filters know of a connection.
+type record struct {
+	fc   filters.Connection
+	info streaminfo.Info
+}
+
+var records = sync.Pool{New: func() any { return new(record) }}
+
+// newRecord begins the record of cn.
+func newRecord(cn *connection) *record {
+	r := records.Get().(*record) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	r.info.Conn, r.info.Start = cn.info, cn.info.Start
+	r.info.FilterState.Reset(&cn.info.FilterState)
+	r.fc = filters.Connection{Conn: cn.conn, Info: &r.info}
+	return r
+}
+
+// recordIsBlank reports whether the record can be made again from what the
+// connection keeps, and nobody else has it.
+func (cn *connection) recordIsBlank() bool {
+	for _, f := range cn.chain.Network {
+		if _, ok := f.(filters.Detached); !ok {
+			return false
+		}
+		if _, ok := f.(filters.ConnectionEnder); ok {
+			return false
+		}
+	}
+	return !cn.rec.fc.Observed() && cn.rec.info.Blank()
+}
+
+// dropRecord gives the record back.
+func (cn *connection) dropRecord() {
+	r := cn.rec
+	cn.rec = nil
+	r.fc = filters.Connection{}
+	r.info = streaminfo.Info{}
+	records.Put(r)
+}
