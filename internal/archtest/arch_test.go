@@ -19,7 +19,7 @@ var layers = [][]string{
 	{"internal/netio", "internal/overload", "internal/streaminfo", "internal/workload/authzpb"},
 	{"internal/matcher", "internal/format", "internal/identity", "internal/workload", "xdsclient"},
 	{"internal/accesslog", "internal/admin", "internal/ratelimit", "internal/refusal", "filters", "proxy/transport"},
-	{"filters/internal/*", "filters/http/*/*pb", "internal/explain", "internal/otlp", "proxy/transport/*", "proxy/upstream/lb"},
+	{"filters/internal/*", "filters/http/*/*pb", "internal/explain", "internal/otlp", "internal/wasmmodule", "proxy/transport/*", "proxy/upstream/lb"},
 	{"filters/internal/istio/*", "internal/tracing"},
 	{"filters/http/*", "filters/network/*", "filters/listener/*", "xdsclient/xdsresource"},
 	{"filters/builtin", "xdsclient/configdump", "xdsclient/filesource", "routing", "proxy/hbone", "proxy/secret"},

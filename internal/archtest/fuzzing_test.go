@@ -34,6 +34,7 @@ var parsers = map[string][]string{
 	"internal/format":                        {"FuzzCompile"},
 	"internal/identity":                      {"FuzzParseID"},
 	"internal/matcher":                       {"FuzzRegexShortcuts", "FuzzURITemplateAgreesWithEnvoysRegex"},
+	"internal/wasmmodule":                    {"FuzzUnpack", "FuzzPullSecret"},
 	"internal/workload":                      {"FuzzDecode"},
 	"filters/internal/peers":                 {"FuzzBaggage", "FuzzExchange"},
 	"filters/internal/authz":                 {"FuzzDecodeRules", "FuzzEngineAgreesWithTheNaiveEvaluator"},
