@@ -8,6 +8,7 @@ import (
 
 	adminv3pb "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
 	bootstrapv3pb "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	corev3pb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3pb "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	hcmv3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -84,6 +85,15 @@ func TestSecretsAreRedacted(t *testing.T) {
 	rs, _ := sections["RoutesConfigDump"].(*adminv3pb.RoutesConfigDump)
 	if len(rs.GetStaticRouteConfigs()) != 1 {
 		t.Errorf("static routes: %v", rs)
+	}
+}
+
+func TestThePullSecretOfAWasmPluginIsRedacted(t *testing.T) {
+	plugin := raw(t, &corev3pb.TypedExtensionConfig{}, `{"name": "p", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+	  "config": {"vm_config": {"environment_variables": {"key_values": {"A": "PUBLIC", "ISTIO_META_WASM_IMAGE_PULL_SECRET": "HUSH"}}}}}}`)
+	text, _ := dump(t, &Config{Dynamic: map[string][]Resource{xdsresource.ExtensionConfigType: {{Name: "p", Raw: plugin}}}}, Options{})
+	if strings.Contains(text, "HUSH") || !strings.Contains(text, "PUBLIC") {
+		t.Error(text)
 	}
 }
 

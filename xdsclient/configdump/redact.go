@@ -24,8 +24,12 @@ const Redacted = "[redacted]"
 // are Fairlead's own or come as a TypedStruct.
 var secretNames = map[string]bool{
 	"hash_key": true, "hashKey": true, "private_key": true, "privateKey": true, "password": true, "token": true, "secret": true,
-	"hmac_key": true, "hmacKey": true, "client_secret": true, "clientSecret": true,
+	"hmac_key": true, "hmacKey": true, "client_secret": true, "clientSecret": true, pullSecret: true,
 }
+
+// pullSecret is the variable in which istiod gives a Wasm plugin's
+// imagePullSecret to whoever fetches the module.
+const pullSecret = "ISTIO_META_WASM_IMAGE_PULL_SECRET"
 
 // redact replaces secrets in m, and messages in it whose type is unknown by
 // something that can be rendered. all makes every value a secret.
@@ -45,7 +49,7 @@ func redact(m protoreflect.Message, all bool) {
 			v.Map().Range(func(k protoreflect.MapKey, e protoreflect.Value) bool {
 				if f.MapValue().Message() != nil {
 					redact(e.Message(), secret)
-				} else if secret {
+				} else if secret || k.String() == pullSecret {
 					v.Map().Set(k, hidden(f.MapValue()))
 				}
 				return true
