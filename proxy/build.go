@@ -230,46 +230,6 @@ func (b *builder) chain(bl *builtListener, old map[chainKey]*builtChain, fc *xds
 	return c
 }
 
-// ecdsDigests stands for what network filters get by discovery.
-func (b *builder) ecdsDigests(fc *xdsresource.FilterChain) string {
-	var out strings.Builder
-	for i := range fc.Filters {
-		if f := &fc.Filters[i]; f.ConfigDiscovery != nil {
-			out.WriteString(discovered(b.res, &f.TypedConfig, f.ConfigDiscovery))
-		}
-	}
-	return out.String()
-}
-
-// httpDigests is ecdsDigests for HTTP filters.
-func (b *builder) httpDigests(specs []xdsresource.HTTPFilter) string {
-	var out strings.Builder
-	for i := range specs {
-		if f := &specs[i]; f.ConfigDiscovery != nil {
-			out.WriteString(discovered(b.res, &f.TypedConfig, f.ConfigDiscovery))
-		}
-	}
-	return out.String()
-}
-
-// listenerECDS is ecdsDigests for listener filters.
-func (b *builder) listenerECDS(l *xdsresource.Listener) string {
-	var out strings.Builder
-	for i := range l.ListenerFilters {
-		if f := &l.ListenerFilters[i]; f.ConfigDiscovery != nil {
-			out.WriteString(discovered(b.res, &f.TypedConfig, f.ConfigDiscovery))
-		}
-	}
-	return out.String()
-}
-
-func discovered(res *Resources, own *xdsresource.TypedConfig, d *xdsresource.ExtensionConfigSource) string {
-	if tc := resolveDiscovery(res, own, d, asHTTP); tc != nil { // any form has the digest
-		return fmt.Sprintf("%x;", tc.Digest)
-	}
-	return "-;"
-}
-
 func (b *builder) compileChain(bl *builtListener, fc *xdsresource.FilterChain) *builtChain {
 	where := "listener " + bl.spec.Name + ": filter chain " + fc.Name
 	lc := &listener.Chain{Name: fc.Name, Metadata: &fc.Metadata, Digest: fc.Digest, Match: fc.Match, HandshakeTimeout: fc.TransportSocketTimeout, Broken: fc.Broken}

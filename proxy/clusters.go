@@ -14,7 +14,8 @@ const (
 	// lingerTime is how long a removed cluster stays for requests that were
 	// routed before, if no filter chain drains.
 	lingerTime = 5 * time.Second
-	// warmTimeout bounds the wait of the first configuration for its clusters.
+	// warmTimeout bounds the wait of the first configuration for its clusters and
+	// modules.
 	warmTimeout = 15 * time.Second
 )
 
@@ -72,8 +73,9 @@ func (s *Server) handClusters(res *Resources, more map[string]*xdsresource.Clust
 
 // warm waits, before the first configuration serves, until the names of its
 // clusters are resolved or have failed to: what is routed to one before is
-// answered as if it did not exist. It is bounded by warmTimeout. For endpoints
-// of EDS the control plane's client has waited.
+// answered as if it did not exist; and until its WebAssembly modules are here. It
+// is bounded by warmTimeout. For endpoints of EDS the control plane's client has
+// waited.
 func (s *Server) warm(dynamic *Resources) error {
 	s.mu.Lock()
 	if s.closed {
@@ -91,6 +93,7 @@ func (s *Server) warm(dynamic *Resources) error {
 	for {
 		names := s.clusters.Resolving()
 		if len(names) == 0 {
+			s.awaitModules(res, look.C, end.C)
 			return nil
 		}
 		select {

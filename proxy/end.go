@@ -82,6 +82,7 @@ func (s *Server) Close() {
 	ls := slices.AppendSeq(s.retired, maps.Values(s.listeners))
 	s.mu.Unlock()
 	s.StartServing() // no Apply waits any more
+	s.modules.Close()
 	for _, l := range ls {
 		l.Close()
 	}

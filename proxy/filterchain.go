@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -249,6 +250,10 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) filters.HTTPFilte
 	})
 	if err != nil && tc.FailOpen && override == nil {
 		return cb.leaveOut(spec.Name, err.Error())
+	}
+	if errors.Is(err, filters.ErrModulePending) {
+		cb.b.diagLate(cb.where, "http_filters["+spec.Name+"]", "error", "not executable, requests are answered 403: "+err.Error())
+		return refuse{spec.Name}
 	}
 	if err != nil {
 		cb.b.diag(cb.where, "http_filters["+spec.Name+"]", "error", "not executable, requests are answered 403: "+err.Error())

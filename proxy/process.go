@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/dns"
 	"github.com/fairlead-mesh/fairlead/internal/identity"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/internal/wasmmodule"
 	"github.com/fairlead-mesh/fairlead/internal/workload"
 	"github.com/fairlead-mesh/fairlead/proxy/agent"
 	"github.com/fairlead-mesh/fairlead/proxy/bootstrap"
@@ -43,6 +44,9 @@ type ProcessOptions struct {
 	DrainTime time.Duration
 	// Agent serves the ports of Istio's agent; zero ports are off.
 	Ports agent.Ports
+	// Modules says how WebAssembly modules are fetched for a bootstrap file;
+	// agent mode has its own.
+	Modules wasmmodule.Options
 	// OnReady, if not nil, is called once when the process serves.
 	OnReady func()
 }
@@ -114,7 +118,7 @@ func FromBootstrap(doc []byte, o ProcessOptions) (*Process, error) {
 		return nil, err
 	}
 	if p.server, err = New(Options{
-		Registry: o.Registry, Node: cfg.Node, Static: staticResources(cfg), Identity: o.Identity, Logger: p.log, Events: o.Events, Stats: p.registry, DNS: cfg.DNS, Names: o.Names, RemovalGrace: holdNew, AwaitClusters: true,
+		Registry: o.Registry, Node: cfg.Node, Static: staticResources(cfg), Identity: o.Identity, Logger: p.log, Events: o.Events, Stats: p.registry, DNS: cfg.DNS, Names: o.Names, RemovalGrace: holdNew, AwaitClusters: true, Modules: o.Modules,
 	}); err != nil {
 		return nil, err
 	}
@@ -154,7 +158,7 @@ func FromAgent(cfg *agent.Config, o ProcessOptions) (*Process, error) {
 	p.node = *cfg.FilterNode()
 	p.table = &workload.Table{}
 	if p.server, err = New(Options{
-		Registry: o.Registry, Node: p.node, Identity: p.source, Workloads: p.table, Logger: p.log, Events: o.Events, Stats: p.registry, Names: o.Names, DrainTime: cfg.Drain.Duration, RemovalGrace: holdNew, AwaitClusters: true,
+		Registry: o.Registry, Node: p.node, Identity: p.source, Workloads: p.table, Logger: p.log, Events: o.Events, Stats: p.registry, Names: o.Names, DrainTime: cfg.Drain.Duration, RemovalGrace: holdNew, AwaitClusters: true, Modules: cfg.Modules,
 	}); err != nil {
 		return nil, err
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/overload"
 	"github.com/fairlead-mesh/fairlead/internal/refusal"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/internal/wasmmodule"
 	"github.com/fairlead-mesh/fairlead/proxy/listener"
 	"github.com/fairlead-mesh/fairlead/proxy/secret"
 	"github.com/fairlead-mesh/fairlead/proxy/upstream"
@@ -64,6 +65,9 @@ type Options struct {
 	// AwaitClusters makes Apply wait for the names of the clusters that it is
 	// given, up to 15 s, until StartServing is called.
 	AwaitClusters bool
+	// Modules says how WebAssembly modules of filters are fetched and kept; the
+	// Server sets the rest of it.
+	Modules wasmmodule.Options
 }
 
 // Server is a running proxy. Apply may be called by one goroutine at a time;
@@ -78,6 +82,7 @@ type Server struct {
 	node     filters.Node
 	logs     *accesslog.Sinks
 	refusals *refusal.Recorder
+	modules  moduleSource
 	// overload is nil if memory is not limited; calm ends its Run.
 	overload *overload.Monitor
 	calm     func()
@@ -88,6 +93,7 @@ type Server struct {
 	retired   []*listener.Listener   // removed ones that may have connections
 	pending   map[*time.Timer]func() // releases to come
 	linger    lingering
+	dynamic   *Resources // of the last Apply
 	closed    bool
 
 	// byName is the current set of listeners, for internal hops.
@@ -133,6 +139,7 @@ func New(o Options) (*Server, error) {
 	s.logs = accesslog.NewSinks(s.stats.Scope("fairlead_access_log_"))
 	s.secrets = secret.NewStore(secret.Config{Identity: o.Identity, Logger: o.Logger})
 	s.clusters = newClusters(s)
+	s.modules = newModules(s)
 	s.refusals = refusal.New(refusal.Options{Logger: o.Events, Stats: s.stats, Workloads: o.Workloads, Clusters: s.clusters})
 	sc := s.stats.Scope("fairlead_config_")
 	s.st = serverStats{
@@ -189,6 +196,7 @@ func (s *Server) Apply(dynamic *Resources) error {
 	return s.apply(dynamic)
 }
 
+// apply puts dynamic in force, or the last one again if it is nil.
 func (s *Server) apply(dynamic *Resources) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -196,13 +204,17 @@ func (s *Server) apply(dynamic *Resources) (err error) {
 	if s.closed {
 		return errors.New("proxy: closed")
 	}
-	res := merge(s.opt.Static, dynamic)
-	s.secrets.SetADS(res.Secrets)
+	if dynamic == nil {
+		dynamic = s.dynamic
+	}
+	s.dynamic = dynamic
 	prev := s.snapshot.Load()
+	res, notes := s.withModules(prev, merge(s.opt.Static, dynamic))
+	s.secrets.SetADS(res.Secrets)
 	if prev == nil || !sameMap(prev.Resources.Clusters, res.Clusters) {
 		s.applyClusters(prev, res)
 	}
-	b := &builder{s: s, res: res, prev: prev}
+	b := &builder{s: s, res: res, prev: prev, diags: notes}
 	snap := b.build()
 	b.refreshRoutes(snap)
 	s.st.snapshots.Inc()
@@ -443,7 +455,7 @@ func (s *Server) UpdateEndpoints(name string, cla *xdsresource.ClusterLoadAssign
 func (s *Server) env(name, direction string) *filters.Env {
 	return &filters.Env{
 		Name: name, Direction: direction, Stats: s.stats, Logger: s.log.With("filter", name), Events: s.opt.Events.With("filter", name), Upstreams: s.clusters,
-		Workloads: s.opt.Workloads, Node: &s.node, Shared: &s.shared, Logs: s.logs,
+		Workloads: s.opt.Workloads, Node: &s.node, Shared: &s.shared, Logs: s.logs, Modules: s.modules,
 	}
 }
 

@@ -50,7 +50,13 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	s, err := proxy.New(proxy.Options{Registry: builtin.Registry(), DrainTime: 50 * time.Millisecond})
+	return newWorldWith(t, proxy.Options{Registry: builtin.Registry()})
+}
+
+func newWorldWith(t *testing.T, o proxy.Options) *world {
+	t.Helper()
+	o.DrainTime = 50 * time.Millisecond
+	s, err := proxy.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}

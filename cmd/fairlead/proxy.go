@@ -126,7 +126,14 @@ func runBootstrap(cmd *cobra.Command, args []string) error {
 	}
 	level := &slog.LevelVar{}
 	level.Set(f.level)
-	p, err := proxy.FromBootstrap(doc, proxy.ProcessOptions{Registry: builtin.Registry(), Logger: logger(level, f.json), Level: level, Version: version, DrainTime: f.drain, OnReady: releaseSoon})
+	log := logger(level, f.json)
+	modules, warnings := agent.Modules(os.Environ())
+	for _, w := range warnings {
+		log.Warn("environment", "note", w)
+	}
+	p, err := proxy.FromBootstrap(doc, proxy.ProcessOptions{
+		Registry: builtin.Registry(), Logger: log, Level: level, Version: version, DrainTime: f.drain, OnReady: releaseSoon, Modules: modules,
+	})
 	if err != nil {
 		return inFile(f.file, err)
 	}

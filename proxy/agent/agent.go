@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/identity"
+	"github.com/fairlead-mesh/fairlead/internal/wasmmodule"
 	"github.com/fairlead-mesh/fairlead/xdsclient"
 )
 
@@ -71,6 +72,8 @@ type Config struct {
 	Log     Log
 	// Concurrency is the number of processors to use, 0 for all.
 	Concurrency int
+	// Modules says how WebAssembly modules are fetched and kept.
+	Modules wasmmodule.Options
 	// ProxyConfig is the effective ProxyConfig as JSON values.
 	ProxyConfig map[string]any
 	// Warnings list what was given and has no effect here, for the log.
@@ -222,6 +225,8 @@ func (p *parser) settings(c *Config) error {
 	if c.Drain.Termination, err = duration(pc, "terminationDrainDuration"); err != nil {
 		return err
 	}
+	c.Modules = modules(e)
+	c.Modules.Dir = modulesDir
 	c.Concurrency = p.flags.concurrency
 	if c.Concurrency == 0 {
 		c.Concurrency = number(pc, "concurrency")

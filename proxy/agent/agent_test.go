@@ -15,9 +15,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 
 	"github.com/fairlead-mesh/fairlead/internal/identity"
+	"github.com/fairlead-mesh/fairlead/internal/wasmmodule"
 	"github.com/fairlead-mesh/fairlead/internal/workload"
 	"github.com/fairlead-mesh/fairlead/internal/workload/workloadpb"
 	"github.com/fairlead-mesh/fairlead/internal/xdstest"
@@ -207,6 +209,12 @@ func TestVariations(t *testing.T) {
 		"canonical cluster": {env: []string{`PROXY_CONFIG={"tracingServiceName":"CANONICAL_NAME_AND_NAMESPACE"}`}, check: func(c *Config) bool { return c.Node.Cluster == "waypoint.app" }},
 		"further roots": {env: []string{"ISTIO_MULTIROOT_MESH=true"}, check: func(c *Config) bool {
 			return len(c.Warnings) == 1 && strings.Contains(c.Warnings[0], "PCDS")
+		}},
+		"WebAssembly modules": {env: []string{"WASM_INSECURE_REGISTRIES=a.example, b.example:5000", "WASM_MODULE_EXPIRY=1h", "WASM_PURGE_INTERVAL=1m", "WASM_HTTP_REQUEST_TIMEOUT=2s", "WASM_HTTP_REQUEST_MAX_RETRIES=3", "ISTIO_WASM_MAX_BINARY_SIZE_BYTES=1000"}, check: func(c *Config) bool {
+			return cmp.Equal(c.Modules, wasmmodule.Options{Dir: modulesDir, Insecure: []string{"a.example", "b.example:5000"}, Expiry: time.Hour, PurgeInterval: time.Minute, Timeout: 2 * time.Second, Attempts: 3, MaxModule: 1000}, cmpopts.IgnoreFields(wasmmodule.Options{}, "Upstreams", "Logger", "Stats", "OnChange"))
+		}},
+		"WebAssembly modules, unreadable": {env: []string{"WASM_MODULE_EXPIRY=1d", "ISTIO_WASM_MAX_BINARY_SIZE_BYTES=1MB"}, check: func(c *Config) bool {
+			return len(c.Warnings) == 2 && c.Modules.MaxModule == wasmmodule.DefaultMaxModule && c.Modules.Expiry == wasmmodule.DefaultExpiry
 		}},
 		"DNS": {env: []string{"ISTIO_META_DNS_CAPTURE=true"}, check: func(c *Config) bool { return len(c.Warnings) == 1 }},
 	} {
