@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/identity"
 	"github.com/fairlead-mesh/fairlead/proxy/hbone"
@@ -79,15 +80,8 @@ func verify(cs *tls.ConnectionState, roots *x509.CertPool, usage x509.ExtKeyUsag
 	if roots == nil {
 		return identity.ID{}, errNoCertificate
 	}
-	if err := identity.CheckChain(cs.PeerCertificates); err != nil {
-		return identity.ID{}, err
-	}
 	leaf := cs.PeerCertificates[0]
-	between := x509.NewCertPool()
-	for _, c := range cs.PeerCertificates[1:] {
-		between.AddCert(c)
-	}
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
+	if err := identity.VerifyChain(cs.PeerCertificates, &identity.Verification{Roots: roots, Usage: usage, Now: time.Now()}); err != nil {
 		return identity.ID{}, err
 	}
 	if err := identity.CheckSVID(leaf); err != nil {

@@ -23,14 +23,14 @@ import (
 type verifier struct {
 	spec  *xdsresource.Validation
 	trust *secret.Trust // nil: no CA
-	usage []x509.ExtKeyUsage
+	usage x509.ExtKeyUsage
 	pins  pins
 }
 
 func newVerifier(v *xdsresource.Validation, store *secret.Store, server bool) (*verifier, error) {
-	ver := &verifier{spec: v, usage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	ver := &verifier{spec: v, usage: x509.ExtKeyUsageServerAuth}
 	if server {
-		ver.usage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		ver.usage = x509.ExtKeyUsageClientAuth
 	}
 	var err error
 	if ver.trust, err = store.Trust(v); err != nil {
@@ -110,41 +110,22 @@ func (v *verifier) chain(certs []*x509.Certificate, a *secret.Anchors) error {
 	if err := identity.CheckChain(certs); err != nil {
 		return err
 	}
-	o := x509.VerifyOptions{Roots: a.Roots, KeyUsages: v.usage, CurrentTime: now}
+	if err := v.purpose(leaf); err != nil { // cheaper than a signature
+		return err
+	}
+	o := identity.Verification{Roots: a.Roots, Usage: v.usage, Now: now}
 	if expired {
-		o.CurrentTime = leaf.NotAfter
+		o.Now = leaf.NotAfter
 	}
-	if len(certs) > 1 {
-		o.Intermediates = x509.NewCertPool()
-		for _, c := range certs[1:] {
-			o.Intermediates.AddCert(c)
+	if depth := int(v.spec.MaxVerifyDepth); depth > 0 || a.CRLs != nil {
+		o.Accept = func(c []*x509.Certificate) error {
+			if depth > 0 && len(c)-2 > depth {
+				return fmt.Errorf("its chain has more than %d intermediate CAs", depth)
+			}
+			return a.CRLs.Check(c, now)
 		}
 	}
-	chains, err := leaf.Verify(o)
-	if err != nil {
-		return err
-	}
-	if err := v.purpose(leaf); err != nil {
-		return err
-	}
-	depth := v.spec.MaxVerifyDepth
-	if a.CRLs == nil && depth == 0 {
-		return nil
-	}
-	for _, c := range chains {
-		switch {
-		case depth > 0 && len(c)-2 > int(depth):
-			err = fmt.Errorf("its chain has more than %d intermediate CAs", depth)
-		case a.CRLs != nil:
-			err = a.CRLs.Check(c, now)
-		default:
-			err = nil
-		}
-		if err == nil {
-			return nil
-		}
-	}
-	return err
+	return identity.VerifyChain(certs, &o)
 }
 
 // purpose checks that leaf is for authenticating with, as BoringSSL does: "any"
@@ -153,7 +134,7 @@ func (v *verifier) purpose(leaf *x509.Certificate) error {
 	if leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
 		return errors.New("its key usage has no digital signature")
 	}
-	if len(leaf.ExtKeyUsage)+len(leaf.UnknownExtKeyUsage) > 0 && !slices.Contains(leaf.ExtKeyUsage, v.usage[0]) {
+	if len(leaf.ExtKeyUsage)+len(leaf.UnknownExtKeyUsage) > 0 && !slices.Contains(leaf.ExtKeyUsage, v.usage) {
 		return errors.New("its extended key usage is for something else")
 	}
 	return identity.CheckSVID(leaf)

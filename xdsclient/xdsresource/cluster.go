@@ -1,6 +1,7 @@
 package xdsresource
 
 import (
+	"crypto/tls"
 	"net/netip"
 	"time"
 
@@ -297,6 +298,9 @@ type Endpoint struct {
 type TLSParams struct {
 	MinVersion, MaxVersion uint16
 	CipherSuites           []uint16
+	// Curves are the key exchanges that are offered and taken; empty: Envoy's
+	// default.
+	Curves []tls.CurveID
 }
 
 // Validation is how a peer's certificate is checked.

@@ -171,12 +171,12 @@ func socket(t *testing.T, ctx string) xdsresource.TransportSocket {
 }
 
 func TestUpstreamSockets(t *testing.T) {
-	s := socket(t, `sni: x, common_tls_context: {alpn_protocols: [h2], tls_params: {tls_minimum_protocol_version: TLSv1_3, cipher_suites: ["[ECDHE-RSA-AES128-GCM-SHA256|AES128-SHA]", NOPE]},
+	s := socket(t, `sni: x, common_tls_context: {alpn_protocols: [h2], tls_params: {tls_minimum_protocol_version: TLSv1_3, cipher_suites: ["[ECDHE-RSA-AES128-GCM-SHA256|AES128-SHA]", NOPE], ecdh_curves: [X25519MLKEM768, MLKEM1024, P-256]},
 tls_certificate_sds_secret_configs: [{name: default, sds_config: {api_config_source: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: sds-grpc}}]}}}],
 combined_validation_context: {default_validation_context: {match_typed_subject_alt_names: [{san_type: URI, matcher: {prefix: "spiffe://td/"}}]},
 validation_context_sds_secret_config: {name: ROOTCA, sds_config: {ads: {}}}}}`)
 	v := s.TLS.Validation
-	if s.TLS.SNI != "x" || s.TLS.Params.MinVersion != tls.VersionTLS13 || len(s.TLS.Params.CipherSuites) != 2 || s.TLS.MaxSessionKeys != 1 ||
+	if s.TLS.SNI != "x" || s.TLS.Params.MinVersion != tls.VersionTLS13 || len(s.TLS.Params.CipherSuites) != 2 || !slices.Equal(s.TLS.Params.Curves, []tls.CurveID{tls.X25519MLKEM768, tls.CurveP256}) || s.TLS.MaxSessionKeys != 1 ||
 		s.TLS.Certificates[0].SDSName != "default" || s.TLS.Certificates[0].SDSSource.Cluster != "sds-grpc" ||
 		v.SDSName != "ROOTCA" || !v.SDSSource.ADS || len(v.SANs) != 1 || v.SANs[0].Type != xdsresource.SANURI || !v.SANs[0].Matcher.Match("spiffe://td/ns") {
 		t.Errorf("tls %+v, validation %+v", s.TLS, v)
@@ -197,6 +197,7 @@ func TestTLSThatCannotBeExecutedFailsHandshakes(t *testing.T) {
 		{"handshaker", `common_tls_context: {custom_handshaker: {name: x, typed_config: {"@type": type.googleapis.com/google.protobuf.Empty}}}`, "custom_handshaker"},
 		{"other names", `common_tls_context: {validation_context: {trusted_ca: {filename: /ca.pem}, match_typed_subject_alt_names: [{san_type: OTHER_NAME, oid: "1.2.3", matcher: {exact: a}}]}}`, "OTHER_NAME"},
 		{"no cipher", `common_tls_context: {tls_params: {cipher_suites: [NOPE]}}`, "none of the suites"},
+		{"no curve", `common_tls_context: {tls_params: {ecdh_curves: [MLKEM1024]}}`, "none of the curves"},
 		{"versions", `common_tls_context: {tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_2}}`, "is greater than"},
 		{"FIPS", `common_tls_context: {tls_params: {compliance_policies: [FIPS_202205]}}`, "compliance_policies"},
 		{"SCT", `common_tls_context: {validation_context: {require_signed_certificate_timestamp: true}}`, "require_signed_certificate_timestamp"},
@@ -222,6 +223,7 @@ func TestInvalidTLSIsRejected(t *testing.T) {
 		{"names without a CA", `common_tls_context: {validation_context: {match_typed_subject_alt_names: [{san_type: DNS, matcher: {exact: a}}]}}`, "without trusted CA is insecure"},
 		{"missing file", `common_tls_context: {validation_context: {trusted_ca: {filename: /nope}}}`, "trusted_ca.filename: no such file"},
 		{"no private key", `common_tls_context: {tls_certificates: [{certificate_chain: {inline_string: x}}]}`, "private_key: is missing"},
+		{"curve", `common_tls_context: {tls_params: {ecdh_curves: [X25519, P-224]}}`, `"P-224" is no curve`},
 		{"hash", `common_tls_context: {validation_context: {verify_certificate_hash: ["` + strings.Repeat("zz", 32) + `"]}}`, "is no SHA-256"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -228,6 +228,15 @@ var cipherSuites = map[string]uint16{
 	"AES256-SHA":                    tls.TLS_RSA_WITH_AES_256_CBC_SHA,
 }
 
+// curves are BoringSSL's names of key exchanges; 0 is one that crypto/tls has not.
+var curves = map[string]tls.CurveID{
+	"X25519": tls.X25519, "x25519": tls.X25519,
+	"P-256": tls.CurveP256, "prime256v1": tls.CurveP256,
+	"P-384": tls.CurveP384, "secp384r1": tls.CurveP384,
+	"P-521": tls.CurveP521, "secp521r1": tls.CurveP521,
+	"X25519MLKEM768": tls.X25519MLKEM768, "MLKEM1024": 0,
+}
+
 func (s *scope) tlsParams(m *tlsv3pb.TlsParameters) TLSParams {
 	p := TLSParams{MinVersion: tlsVersions[m.GetTlsMinimumProtocolVersion()], MaxVersion: tlsVersions[m.GetTlsMaximumProtocolVersion()]}
 	if p.MinVersion != 0 && p.MaxVersion != 0 && p.MinVersion > p.MaxVersion {
@@ -246,6 +255,19 @@ func (s *scope) tlsParams(m *tlsv3pb.TlsParameters) TLSParams {
 	}
 	if len(m.GetCipherSuites()) > 0 && len(p.CipherSuites) == 0 && p.MinVersion < tls.VersionTLS13 {
 		s.unsupported("cipher_suites", "none of the suites is available")
+	}
+	for _, name := range m.GetEcdhCurves() {
+		switch id, ok := curves[name]; {
+		case !ok:
+			s.errorf("ecdh_curves", "%q is no curve", name)
+		case id == 0:
+			s.ignore("ecdh_curves", "curve "+name+" is not available; the others are offered")
+		default:
+			p.Curves = append(p.Curves, id)
+		}
+	}
+	if len(m.GetEcdhCurves()) > 0 && len(p.Curves) == 0 {
+		s.unsupported("ecdh_curves", "none of the curves is available")
 	}
 	return p
 }

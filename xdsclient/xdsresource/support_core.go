@@ -47,12 +47,9 @@ var tlsTable = []message{
 	},
 	{
 		name: "envoy.extensions.transport_sockets.tls.v3.TlsParameters", strict: true,
-		supported: `tls_minimum_protocol_version tls_maximum_protocol_version cipher_suites`,
-		ignored: notes{
-			"ecdh_curves":          "the default curves are offered",
-			"signature_algorithms": "the default algorithms are offered",
-		},
-		closed: notes{"compliance_policies": "are not supported"},
+		supported: `tls_minimum_protocol_version tls_maximum_protocol_version cipher_suites ecdh_curves`,
+		ignored:   notes{"signature_algorithms": "the default algorithms are offered"},
+		closed:    notes{"compliance_policies": "are not supported"},
 	},
 	{
 		name: "envoy.extensions.transport_sockets.tls.v3.TlsCertificate", strict: true,
