@@ -9,6 +9,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/internal/timer"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
@@ -38,6 +39,8 @@ type Chain struct {
 // order.
 type Drainer interface{ Drain() }
 
+var errHandshakeTime = errors.New("listener: the time for the tls handshake is over")
+
 func (c *Chain) handshake(fc *filters.Connection, ci *streaminfo.Conn) error {
 	if c.TLS == nil {
 		return nil
@@ -50,9 +53,13 @@ func (c *Chain) handshake(fc *filters.Connection, ci *streaminfo.Conn) error {
 	if d == 0 {
 		d = 15 * time.Second
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), d)
-	defer cancel()
-	tc, err := netio.ServerTLS(ctx, fc.Conn, cfg)
+	raw, late := fc.Conn, &timer.Timer{}
+	late.Arm(d, func() { raw.Interrupt(errHandshakeTime) })
+	tc, err := netio.ServerTLS(context.Background(), raw, cfg)
+	if !late.Stop() && err == nil {
+		_ = tc.Close()
+		err = errHandshakeTime
+	}
 	if err != nil {
 		return err
 	}
