@@ -121,6 +121,8 @@ const (
 	IdleH1          = "idle h1 connection"
 	IdleH1Used      = "idle h1 connection after a request"
 	Handshake       = "TLS handshake, CPU"
+	HandshakeNew    = "TLS handshake of a client never seen before, CPU"
+	HandshakeHybrid = "TLS handshake by X25519MLKEM768, CPU"
 	HandshakeRate   = "TLS handshakes a second"
 	ReadyTime       = "start to ready"
 	ReadyRSS        = "RSS when ready"
@@ -147,7 +149,7 @@ const (
 // Units of figures.
 var Units = map[string]string{
 	IdleTunnel: unitKiB, IdleStream: unitKiB, IdleStreamUsed: unitKiB, IdleH1: unitKiB, IdleH1Used: unitKiB,
-	Handshake: "µs", HandshakeRate: "1/s",
+	Handshake: "µs", HandshakeNew: "µs", HandshakeHybrid: "µs", HandshakeRate: "1/s",
 	ReadyTime: unitSeconds, Routes1000Time: unitSeconds, Routes5000Time: unitSeconds, ClustersTime: unitSeconds,
 	ReadyRSS: unitMB, Routes1000RSS: unitMB, Routes5000RSS: unitMB, ClustersRSS: unitMB,
 	ADSTime: unitSeconds, Cores: "cores", AllocsHBONE: "objects", AllocsH1: "objects",

@@ -23,6 +23,8 @@ type bench struct {
 	o                   *options
 	dir                 string
 	client              *tls.Config
+	ca                  *identity.DevCA
+	clients             int // so many were given a certificate of their own
 	plain, hbone, calls *origin.Server
 	names               []string
 	running             []*contender.Contender
@@ -53,6 +55,7 @@ func newBench(o *options) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.ca = ca
 	certs := map[string]*tls.Certificate{}
 	for _, sa := range []string{"client", "waypoint", "app"} {
 		if certs[sa], err = ca.Issue(identity.Leaf{URIs: []string{"spiffe://cluster.local/ns/app/sa/" + sa}}); err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -46,7 +47,6 @@ func (b *bench) scale(ctx context.Context) error {
 			{"idle tunnels", !yardstick && tlsShape(name) != "", b.idleTunnels},
 			{"idle CONNECT streams", !yardstick && contender.Supports(name, contender.HBONEPlain), b.idleStreams},
 			{"idle h1 connections", !yardstick && contender.Supports(name, contender.H1H1), b.idleH1},
-			{"handshakes", !yardstick && tlsShape(name) != "", b.handshakes},
 			{"cores", contender.SupportsADS(name), b.cores},
 			{"collections", contender.SupportsProfiles(name), b.collections},
 			{"start by ADS", contender.SupportsADS(name), b.startByADS},
@@ -74,7 +74,19 @@ func (b *bench) scale(ctx context.Context) error {
 			slog.Info("scale", "figure", part.what, "contender", name, "took", time.Since(begin).Round(time.Millisecond))
 		}
 	}
-	return nil
+	if !picked(b.o.figures, handshakes) {
+		return nil
+	}
+	if time.Now().After(deadline) {
+		b.report.Skipped[handshakes] = "no time left"
+		return nil
+	}
+	limited, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	if err := b.handshakes(limited); err != nil {
+		b.report.Skipped[handshakes] = err.Error()
+	}
+	return ctx.Err()
 }
 
 // picked reports whether name contains one of the words of list, or list is
@@ -169,14 +181,14 @@ func (b *bench) idleTunnels(ctx context.Context, name string) error {
 		var first, all tunnels
 		defer first.close()
 		defer all.close()
-		if err := first.open(ctx, warmConnections, address(c, tlsShape(name)), b); err != nil {
+		if err := first.open(ctx, warmConnections, address(c, tlsShape(name)), same(b.client)); err != nil {
 			return err
 		}
 		before, err := settled(ctx, c)
 		if err != nil {
 			return err
 		}
-		if err := all.open(ctx, b.sized(idleTunnels), address(c, tlsShape(name)), b); err != nil {
+		if err := all.open(ctx, b.sized(idleTunnels), address(c, tlsShape(name)), same(b.client)); err != nil {
 			return err
 		}
 		return b.each(ctx, report.IdleTunnel, c, before, len(all.list))
@@ -189,7 +201,8 @@ type tunnels struct {
 	list []*load.Tunnel
 }
 
-func (t *tunnels) open(ctx context.Context, n int, addr string, b *bench) error {
+// Each has the configuration that config gives for its number.
+func (t *tunnels) open(ctx context.Context, n int, addr string, config func(i int) *tls.Config) error {
 	const workers = 4
 	errs := make([]error, workers)
 	var wg sync.WaitGroup
@@ -197,7 +210,7 @@ func (t *tunnels) open(ctx context.Context, n int, addr string, b *bench) error 
 		wg.Go(func() {
 			for k := i; k < n && errs[i] == nil; k += workers {
 				var one *load.Tunnel
-				if one, errs[i] = load.OpenTunnel(ctx, addr, b.client); errs[i] == nil {
+				if one, errs[i] = load.OpenTunnel(ctx, addr, config(k)); errs[i] == nil {
 					t.mu.Lock()
 					t.list = append(t.list, one)
 					t.mu.Unlock()
@@ -224,7 +237,7 @@ func (b *bench) idleStreams(ctx context.Context, name string) error {
 		n := b.sized(idleStreams)
 		var all tunnels
 		defer all.close()
-		if err := all.open(ctx, (n+streamsPerTunnel-1)/streamsPerTunnel, address(c, contender.HBONEPlain), b); err != nil {
+		if err := all.open(ctx, (n+streamsPerTunnel-1)/streamsPerTunnel, address(c, contender.HBONEPlain), same(b.client)); err != nil {
 			return err
 		}
 		request := (&payload{size: origin.Size}).h1()
@@ -347,39 +360,6 @@ func (b *bench) cores(ctx context.Context, name string) error {
 			}
 			if round > 0 {
 				b.figure(report.Cores, c, round, (after.CPU-before.CPU).Seconds()/res.Elapsed.Seconds())
-			}
-		}
-		return nil
-	})
-}
-
-// handshakes counts whole ones, with a client certificate, for a few seconds.
-func (b *bench) handshakes(ctx context.Context, name string) error {
-	return b.fresh(ctx, name, contender.Spec{}, func(c *contender.Contender) error {
-		addr := address(c, tlsShape(name))
-		for round := range startRounds + 1 {
-			before, err := c.Usage()
-			if err != nil {
-				return err
-			}
-			begin, n := time.Now(), 0
-			for time.Since(begin) < time.Duration(float64(1500*time.Millisecond)*min(1, b.o.size)) {
-				var some tunnels
-				err := some.open(ctx, 8, addr, b)
-				some.close()
-				if err != nil {
-					return err
-				}
-				n += len(some.list)
-			}
-			elapsed := time.Since(begin)
-			after, err := c.Usage()
-			if err != nil {
-				return err
-			}
-			if round > 0 { // the first one warms up
-				b.figure(report.Handshake, c, round, (after.CPU-before.CPU).Seconds()*1e6/float64(n))
-				b.figure(report.HandshakeRate, c, round, float64(n)/elapsed.Seconds())
 			}
 		}
 		return nil
