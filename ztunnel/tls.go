@@ -19,26 +19,22 @@ var errNoCertificate = errors.New("there is no certificate yet: check the identi
 // A peer needs a certificate of the own trust domain.
 func serverTLS(src identity.Source, own identity.ID) *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13,
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			cert, roots := src.Certificate(), src.Roots()
-			if cert == nil || roots == nil {
-				return nil, errNoCertificate
+		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}, ClientAuth: tls.RequireAnyClientCert, SessionTicketsDisabled: true,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if c := src.Certificate(); c != nil {
+				return c, nil
 			}
-			return &tls.Config{
-				MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}, Certificates: []tls.Certificate{*cert},
-				ClientAuth: tls.RequireAnyClientCert, SessionTicketsDisabled: true,
-				VerifyConnection: func(cs tls.ConnectionState) error {
-					if cs.NegotiatedProtocol != "h2" {
-						return errors.New("the peer does not offer ALPN h2")
-					}
-					id, err := verify(&cs, roots, x509.ExtKeyUsageClientAuth)
-					if err == nil && id.TrustDomain != own.TrustDomain {
-						err = fmt.Errorf("the peer's trust domain is %q, not %q", id.TrustDomain, own.TrustDomain)
-					}
-					return err
-				},
-			}, nil
+			return nil, errNoCertificate
+		},
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			if cs.NegotiatedProtocol != "h2" {
+				return errors.New("the peer does not offer ALPN h2")
+			}
+			id, err := verify(&cs, src.Roots(), x509.ExtKeyUsageClientAuth)
+			if err == nil && id.TrustDomain != own.TrustDomain {
+				err = fmt.Errorf("the peer's trust domain is %q, not %q", id.TrustDomain, own.TrustDomain)
+			}
+			return err
 		},
 	}
 }
