@@ -83,6 +83,12 @@ var anyMatch xdsresource.FilterChainMatch
 
 // best keeps the candidates with the highest score; a negative score drops one.
 func best(cands []*Chain, score func(m *xdsresource.FilterChainMatch) int) []*Chain {
+	if len(cands) == 1 {
+		if score(match(cands[0])) < 0 {
+			return nil
+		}
+		return cands
+	}
 	top := -1
 	var out []*Chain
 	for _, c := range cands {
