@@ -52,7 +52,7 @@ func (p *Process) checkFiles(cfg *bootstrap.Config) ([]xdsresource.Problem, erro
 	}
 	defer s.Close()
 	src := newSources(s, p.dec, s.stats, s.log)
-	src.start(fromFiles(cfg))
+	src.start(cfg)
 	var out []xdsresource.Problem
 	for _, d := range src.problems() {
 		out = append(out, xdsresource.Problem{Path: d.Path, Message: d.Resource + ": " + d.Message})
@@ -172,6 +172,11 @@ func (c *checker) diagnostic(d Diagnostic) {
 
 // source demands a control plane for what v wants from one.
 func (c *checker) source(path string, v any) {
+	for _, r := range apiReferences(v) {
+		if _, kind, _ := strings.Cut(r.key.TypeURL, "/"); c.cfg.Cluster(r.server.Cluster) == nil && r.key.TypeURL != xdsresource.SecretType {
+			c.problem(path, "it needs the %s %q from %q, which is no static cluster", kind, r.key.Name, r.server.Cluster)
+		}
+	}
 	if c.cfg.ADS != nil {
 		return
 	}
@@ -273,7 +278,7 @@ func (c *checker) missing(path, name string, src *xdsresource.ConfigSource) bool
 func (c *checker) tls(path, resource string, t *xdsresource.CommonTLS) {
 	for i := range t.Certificates {
 		crt := &t.Certificates[i]
-		if crt.SDSSource.ADS || crt.SDSSource.Path != "" || c.missing(path, crt.SDSName, &crt.SDSSource) {
+		if !c.secrets.Own(crt.SDSName, &crt.SDSSource) || c.missing(path, crt.SDSName, &crt.SDSSource) {
 			continue
 		}
 		h, err := c.secrets.Certificate(crt)
@@ -290,7 +295,7 @@ func (c *checker) tls(path, resource string, t *xdsresource.CommonTLS) {
 			c.note(resource, path, "certificate %s expired at %s; it is not presented, and handshakes that need it fail", h.Name(), v.Leaf.NotAfter.Format(time.RFC3339))
 		}
 	}
-	if t.Validation == nil || t.Validation.SDSSource.ADS || t.Validation.SDSSource.Path != "" || c.missing(path, t.Validation.SDSName, &t.Validation.SDSSource) {
+	if t.Validation == nil || !c.secrets.Own(t.Validation.SDSName, &t.Validation.SDSSource) || c.missing(path, t.Validation.SDSName, &t.Validation.SDSSource) {
 		return
 	}
 	h, err := c.secrets.Trust(t.Validation)

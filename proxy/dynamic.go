@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/fairlead-mesh/fairlead/proxy/bootstrap"
 	"github.com/fairlead-mesh/fairlead/proxy/tlscontext"
@@ -24,32 +25,53 @@ func (p *Process) dynamic(cfg *bootstrap.Config) error {
 	if err := missingFiles(cfg); err != nil {
 		return err
 	}
-	p.sources.start(fromFiles(cfg))
+	p.sources.start(cfg)
 	if cfg.ADS == nil {
 		return nil
 	}
-	target, spec, err := adsTarget(cfg)
+	xc, err := p.controlPlane(cfg, "dynamic_resources.ads_config", cfg.ADS)
 	if err != nil {
 		return err
 	}
+	return p.connect(xc, demand{
+		clusters: cfg.CDS != nil && cfg.CDS.ADS, listeners: cfg.LDS != nil && cfg.LDS.ADS, names: staticReferences(cfg),
+	})
+}
+
+// apiServer is how a server of api_config_source is reached.
+func (p *Process) apiServer(cfg *bootstrap.Config, s xdsresource.APIServer) (xdsclient.Config, error) {
+	a := &bootstrap.ADS{Cluster: s.Cluster, StateOfTheWorld: s.StateOfTheWorld}
+	kv := strings.Split(s.Metadata, "\n")
+	for i := 0; i+1 < len(kv); i += 2 {
+		a.Metadata = append(a.Metadata, [2]string{kv[i], kv[i+1]})
+	}
+	return p.controlPlane(cfg, "api_config_source", a)
+}
+
+// controlPlane is how an xDS server is reached; at names the field.
+func (p *Process) controlPlane(cfg *bootstrap.Config, at string, a *bootstrap.ADS) (xdsclient.Config, error) {
+	target, spec, err := grpcTarget(cfg, at, a)
+	if err != nil {
+		return xdsclient.Config{}, err
+	}
 	xc := xdsclient.Config{
 		Target:          target,
-		StateOfTheWorld: cfg.ADS.StateOfTheWorld,
+		StateOfTheWorld: a.StateOfTheWorld,
 		Transport:       xdsclient.Transport{Metadata: map[string]string{}},
 		Node: xdsclient.Node{
 			ID: cfg.Node.ID, Cluster: cfg.Node.Cluster, UserAgent: "fairlead", UserAgentVersion: p.opt.Version, Metadata: cfg.Node.Metadata,
 			Region: cfg.Locality.Region, Zone: cfg.Locality.Zone, SubZone: cfg.Locality.SubZone,
 		},
 	}
-	for _, kv := range cfg.ADS.Metadata {
+	for _, kv := range a.Metadata {
 		xc.Transport.Metadata[kv[0]] = kv[1]
 	}
-	if cfg.ADS.Target != "" && !cfg.ADS.Plaintext {
-		xc.Transport.TLS = &xdsclient.TLS{RootsPEM: cfg.ADS.RootCAs}
-		if cfg.ADS.CertChain != nil {
-			crt, err := tls.X509KeyPair(cfg.ADS.CertChain, cfg.ADS.PrivateKey)
+	if a.Target != "" && !a.Plaintext {
+		xc.Transport.TLS = &xdsclient.TLS{RootsPEM: a.RootCAs}
+		if a.CertChain != nil {
+			crt, err := tls.X509KeyPair(a.CertChain, a.PrivateKey)
 			if err != nil {
-				return fmt.Errorf("dynamic_resources.ads_config: ssl_credentials: cert_chain and private_key: %w", err)
+				return xc, fmt.Errorf("%s: ssl_credentials: cert_chain and private_key: %w", at, err)
 			}
 			xc.Transport.TLS.ClientCertificate = func() *tls.Certificate { return &crt }
 		}
@@ -57,13 +79,11 @@ func (p *Process) dynamic(cfg *bootstrap.Config) error {
 	if spec != nil {
 		client, err := tlscontext.NewClient(spec, p.server.secrets)
 		if err != nil {
-			return fmt.Errorf("dynamic_resources.ads_config: cluster %q: %w", cfg.ADS.Cluster, err)
+			return xc, fmt.Errorf("%s: cluster %q: %w", at, a.Cluster, err)
 		}
 		xc.Transport.TLS = &xdsclient.TLS{ServerName: spec.SNI, Config: func() *tls.Config { return client.Config(tlscontext.Options{ALPN: []string{"h2"}}).Clone() }}
 	}
-	return p.connect(xc, demand{
-		clusters: cfg.CDS != nil && cfg.CDS.ADS, listeners: cfg.LDS != nil && cfg.LDS.ADS, names: staticReferences(cfg),
-	})
+	return xc, nil
 }
 
 // demand is what a process asks of its control plane beside what received
@@ -103,23 +123,23 @@ func (d demand) apply(types []xdsclient.ResourceType) {
 	}
 }
 
-// adsTarget is the gRPC target of ads_config: its own, or the first endpoint of
+// grpcTarget is the gRPC target of an xDS server: its own, or the first endpoint of
 // a static cluster, with the cluster's TLS context.
-func adsTarget(cfg *bootstrap.Config) (string, *xdsresource.UpstreamTLS, error) {
-	if cfg.ADS.Target != "" {
-		return cfg.ADS.Target, nil, nil
+func grpcTarget(cfg *bootstrap.Config, at string, a *bootstrap.ADS) (string, *xdsresource.UpstreamTLS, error) {
+	if a.Target != "" {
+		return a.Target, nil, nil
 	}
-	c := cfg.Cluster(cfg.ADS.Cluster)
+	c := cfg.Cluster(a.Cluster)
 	if c == nil || c.Assignment == nil || len(c.Assignment.Localities) == 0 || len(c.Assignment.Localities[0].Endpoints) == 0 {
-		return "", nil, fmt.Errorf("dynamic_resources.ads_config: cluster %q is missing in static_resources or has no endpoints", cfg.ADS.Cluster)
+		return "", nil, fmt.Errorf("%s: cluster %q is missing in static_resources or has no endpoints", at, a.Cluster)
 	}
 	spec := c.TransportSocket.TLS
 	if spec == nil && (c.TransportSocket.Unknown != "" || len(c.Matches) > 0 || c.TransportSocket.ProxyProtocol != 0) {
-		return "", nil, fmt.Errorf("dynamic_resources.ads_config: cluster %q: only tls and raw_buffer are supported as transport socket of a control plane", cfg.ADS.Cluster)
+		return "", nil, fmt.Errorf("%s: cluster %q: only tls and raw_buffer are supported as transport socket of a control plane", at, a.Cluster)
 	}
 	switch e := c.Assignment.Localities[0].Endpoints[0]; {
 	case e.Pipe != "":
-		return "unix://" + e.Pipe, spec, nil
+		return "unix:" + e.Pipe, spec, nil // also a relative path
 	case e.Address.IsValid():
 		return e.Address.String(), spec, nil
 	default:

@@ -15,8 +15,8 @@ import (
 )
 
 // ExplainBootstrap says what a proxy that runs the bootstrap doc would do with a
-// request. It compiles the static resources as FromBootstrap does and binds
-// nothing. What would keep the proxy from starting is noted in the report; an
+// request. It compiles the static resources, and those of the files that they
+// refer to, as FromBootstrap does, and binds nothing. What would keep the proxy from starting is noted in the report; an
 // error means that there is nothing to ask.
 func ExplainBootstrap(doc []byte, o ProcessOptions, q *explain.Request) (*explain.Report, error) {
 	p := newProcess(o)
@@ -34,8 +34,8 @@ func ExplainBootstrap(doc []byte, o ProcessOptions, q *explain.Request) (*explai
 			notes = append(notes, "a proxy would not start: "+pe.Problems[i].String())
 		}
 	}
-	if cfg.ADS != nil {
-		notes = append(notes, "only the file's static resources are looked at; ask a running proxy for what its control plane sends")
+	if cfg.ADS != nil || len(fromServers(cfg)) > 0 {
+		notes = append(notes, "only the file's static resources and watched files are looked at; ask a running proxy for what its control plane sends")
 	}
 	s, err := New(Options{
 		Offline: true, Registry: o.Registry, Node: cfg.Node, Static: staticResources(cfg), Identity: o.Identity,
@@ -45,7 +45,15 @@ func ExplainBootstrap(doc []byte, o ProcessOptions, q *explain.Request) (*explai
 		return nil, err
 	}
 	defer s.Close()
-	if err := s.Compile(&Resources{}); err != nil {
+	src := newSources(s, p.dec, s.stats, s.log)
+	src.start(cfg)
+	for _, d := range src.problems() {
+		notes = append(notes, fmt.Sprintf("%s: %s: %s", d.Path, d.Resource, d.Message))
+	}
+	src.mu.Lock()
+	res := src.wantLocked(&Resources{})
+	src.mu.Unlock()
+	if err := s.Compile(res); err != nil {
 		return nil, err
 	}
 	r, err := s.Explain(q)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters/builtin"
+	"github.com/fairlead-mesh/fairlead/internal/explain"
 	"github.com/fairlead-mesh/fairlead/internal/identity"
 	"github.com/fairlead-mesh/fairlead/internal/xdstest"
 	"github.com/fairlead-mesh/fairlead/proxy"
@@ -311,4 +312,31 @@ func TestFilesAndTheControlPlaneReferToEachOther(t *testing.T) {
 	}
 	w.set(`- {"@type": type.googleapis.com/envoy.config.route.v3.RouteConfiguration, name: r2, virtual_hosts: [{name: v, domains: ["*"], routes: [{match: {prefix: /}, direct_response: {status: 200, body: {inline_string: r2}}}]}]}`)
 	eventually(t, "the other route of the control plane", func() bool { return w.answers() == "200 r2" })
+}
+
+func TestExplanationsReadWatchedFiles(t *testing.T) {
+	w := newOnFiles(t)
+	doc := []byte(strings.ReplaceAll(filesBootstrap, "${DIR}", w.dir))
+	ask := func() *explain.Report {
+		t.Helper()
+		r, err := proxy.ExplainBootstrap(doc, proxy.ProcessOptions{Registry: builtin.Registry()}, &explain.Request{Host: "edge.example"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	text := func(r *explain.Report) string {
+		var b strings.Builder
+		if err := r.WriteText(&b); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	if got := text(ask()); !strings.Contains(got, "app") || !strings.Contains(got, "127.0.0.1:"+w.vars["ORIGIN"]) {
+		t.Errorf("the route, cluster and endpoints of the files are not told:\n%s", got)
+	}
+	w.write("rds.yaml", "resources: [")
+	if got := text(ask()); !strings.Contains(got, "rds.yaml") || !strings.Contains(got, "the file can't be used") {
+		t.Errorf("a broken file is not told:\n%s", got)
+	}
 }

@@ -119,22 +119,40 @@ func (p *Process) configDump(eds bool) []any {
 			c.Dynamic[t.TypeURL] = rs
 		}
 	}
-	held := p.sources.files.Resources()
-	for t, rs := range held {
-		for _, r := range rs {
-			c.Dynamic[t] = append(c.Dynamic[t], configdump.Resource{Name: r.Name, Version: r.Version, Raw: r.Raw, Updated: r.Updated})
-		}
-	}
-	for _, f := range p.sources.files.Files() {
-		for _, r := range f.Rejected {
-			c.Dynamic[f.TypeURL] = failed(c.Dynamic[f.TypeURL], r)
-		}
-	}
+	p.sources.dump(c.Dynamic)
 	var out []any
 	for _, m := range configdump.Build(&c, configdump.Options{Endpoints: eds}) {
 		out = append(out, m)
 	}
 	return out
+}
+
+// dump adds what servers of api_config_source and files hold.
+func (c *sources) dump(out map[string][]configdump.Resource) {
+	add := func(held map[string]map[string]xdsclient.Resource) {
+		for t, rs := range held {
+			for _, r := range rs {
+				out[t] = append(out[t], configdump.Resource{Name: r.Name, Version: r.Version, Raw: r.Raw, Updated: r.Updated})
+			}
+		}
+	}
+	refused := func(t string, rs []xdsclient.Rejected) {
+		for _, r := range rs {
+			out[t] = failed(out[t], r)
+		}
+	}
+	if c.apis != nil {
+		add(c.apis.resources())
+		for _, st := range c.apis.states() {
+			for _, t := range st.status.Types {
+				refused(t.TypeURL, t.Rejected)
+			}
+		}
+	}
+	add(c.files.Resources())
+	for _, f := range c.files.Files() {
+		refused(f.TypeURL, f.Rejected)
+	}
 }
 
 // failed notes that the newest version of a resource was rejected.

@@ -125,6 +125,7 @@ func FromBootstrap(doc []byte, o ProcessOptions) (*Process, error) {
 	p.registry.RegisterServer(p.server.Draining, p.server.connections)
 	certificateStats(p.registry, p.server.secrets.States)
 	p.sources = newSources(p.server, p.dec, p.registry.Scope("fairlead_xds_file_"), p.log)
+	p.sources.serve(func(s xdsresource.APIServer) (xdsclient.Config, error) { return p.apiServer(cfg, s) }, p.registry)
 	switch {
 	case cfg.Admin.Address.IsValid():
 		p.admins = append(p.admins, cfg.Admin.Address.String())

@@ -103,9 +103,10 @@ type Server struct {
 	// hurry is closed by StartServing.
 	hurry   chan struct{}
 	hurried sync.Once
-	// refersToFiles is set once a received resource names a watched file.
-	refersToFiles atomic.Bool
-	st            serverStats
+	// refersElsewhere is set once a received resource names a watched file, or a
+	// server of api_config_source.
+	refersElsewhere atomic.Bool
+	st              serverStats
 }
 
 type serverStats struct {
@@ -137,7 +138,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{opt: o, log: o.Logger, stats: o.Stats.Scope(""), node: o.Node, listeners: map[string]*listener.Listener{}, pending: map[*time.Timer]func(){}, hurry: make(chan struct{})}
 	s.logs = accesslog.NewSinks(s.stats.Scope("fairlead_access_log_"))
-	s.secrets = secret.NewStore(secret.Config{Identity: o.Identity, Logger: o.Logger})
+	s.secrets = secret.NewStore(secret.Config{Identity: o.Identity, Served: s.isStatic, Logger: o.Logger})
 	s.clusters = newClusters(s)
 	s.modules = newModules(s)
 	s.refusals = refusal.New(refusal.Options{Logger: o.Events, Stats: s.stats, Workloads: o.Workloads, Clusters: s.clusters})

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,9 +31,12 @@ const (
 // both may refer to resources of the other.
 type sources struct {
 	s     *Server
+	types []xdsclient.ResourceType
 	files *filesource.Source
-	// fixed are what the bootstrap wants from files.
-	fixed []filesource.Ref
+	apis  *apis // nil: there are no servers to ask
+	// fixed are what the bootstrap wants from files, fixedAPIs from servers.
+	fixed     []filesource.Ref
+	fixedAPIs []apiRef
 	// applied, if not nil, is told of each configuration that was put in force.
 	applied func(error)
 
@@ -40,19 +45,29 @@ type sources struct {
 	view   *xdsclient.View // nil before the first
 	asked  []xdsclient.Key
 	wanted []filesource.Ref
+	asks   []apiRef // of servers
 	eds    map[string]*xdsresource.ClusterLoadAssignment
-	hold   *time.Timer // runs while files wait for the control plane
+	hold   *time.Timer // runs while files wait for the control plane, or all for a server
 	closed bool
 }
 
 func newSources(s *Server, dec *xdsresource.Decoder, sc *stats.Scope, log *slog.Logger) *sources {
 	c := &sources{s: s, eds: map[string]*xdsresource.ClusterLoadAssignment{}}
 	decoders := map[string]xdsclient.Decoder{}
-	for _, t := range s.XDSTypes(dec) {
+	c.types = s.XDSTypes(dec)
+	for _, t := range c.types {
 		decoders[t.TypeURL] = t.Decode
 	}
 	c.files = filesource.New(filesource.Config{Decode: decoders, OnChange: c.onFiles, Logger: log, Stats: sc})
 	return c
+}
+
+// serve lets servers of api_config_source be asked, which connect reaches.
+func (c *sources) serve(connect func(xdsresource.APIServer) (xdsclient.Config, error), reg *stats.Registry) {
+	c.apis = &apis{types: map[string]xdsclient.ResourceType{}, connect: connect, changed: c.onServers, log: c.s.log, stats: reg, streams: map[apiKey]*apiStream{}}
+	for _, t := range c.types {
+		c.apis.types[t.TypeURL] = t
+	}
 }
 
 // fromFiles lists what a bootstrap wants from files.
@@ -72,6 +87,23 @@ func fromFiles(cfg *bootstrap.Config) []filesource.Ref {
 	return refs
 }
 
+// fromServers lists what a bootstrap wants from servers of api_config_source.
+func fromServers(cfg *bootstrap.Config) []apiRef {
+	var refs []apiRef
+	for typeURL, src := range map[string]*xdsresource.ConfigSource{xdsresource.ListenerType: cfg.LDS, xdsresource.ClusterType: cfg.CDS} {
+		if src != nil && src.Cluster != "" {
+			refs = append(refs, apiRef{xdsclient.Key{TypeURL: typeURL}, src.APIServer})
+		}
+	}
+	for _, c := range cfg.Clusters {
+		refs = append(refs, apiReferences(c)...)
+	}
+	for _, l := range cfg.Listeners {
+		refs = append(refs, apiReferences(l)...)
+	}
+	return refs
+}
+
 // missingFiles refuses files of the bootstrap that aren't there: nothing would
 // ever be served, and whoever wrote it is there to read why.
 func missingFiles(cfg *bootstrap.Config) error {
@@ -87,17 +119,39 @@ func missingFiles(cfg *bootstrap.Config) error {
 	return errors.Join(errs...)
 }
 
-// start reads the files of refs; Run watches them.
-func (c *sources) start(refs []filesource.Ref) {
+// start reads the files that cfg refers to; run watches them, and asks servers.
+func (c *sources) start(cfg *bootstrap.Config) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.fixed = refs
+	c.fixed, c.fixedAPIs = fromFiles(cfg), fromServers(cfg)
 	c.wantLocked(&Resources{})
-	c.asked = c.files.ADS()
+	c.asked = c.adsNames()
 }
 
-// run watches files until ctx ends.
+// adsNames lists what files and servers hold and refers to the control plane.
+func (c *sources) adsNames() []xdsclient.Key {
+	out := c.files.ADS()
+	if c.apis != nil {
+		for _, m := range c.apis.resources() {
+			for _, r := range m {
+				out = append(out, references(r.Value)...)
+			}
+		}
+		slices.SortFunc(out, func(a, b xdsclient.Key) int {
+			return cmp.Or(strings.Compare(a.TypeURL, b.TypeURL), strings.Compare(a.Name, b.Name))
+		})
+		out = slices.Compact(out)
+	}
+	return out
+}
+
+// run watches files and asks servers until ctx ends.
 func (c *sources) run(ctx context.Context) {
+	if c.apis != nil {
+		var wg sync.WaitGroup
+		wg.Go(func() { c.apis.follow(ctx) })
+		defer wg.Wait()
+	}
 	c.files.Run(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -116,7 +170,35 @@ func (c *sources) onView(v *xdsclient.View) {
 		c.hold.Stop()
 		c.hold = nil
 	}
-	c.applyLocked()
+	c.applyLocked(true)
+}
+
+// onServers applies what a server of api_config_source has sent. Secrets are given
+// out at once: the connection to the control plane may need them.
+func (c *sources) onServers() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	res := c.wantLocked(c.fromADS())
+	c.s.secrets.SetADS(res.Secrets)
+	if c.client != nil && c.view == nil {
+		return // the first configuration waits for the control plane, or for its time
+	}
+	if c.hold != nil {
+		if c.apis.awaited(c.limit()) > 0 {
+			return
+		}
+		c.hold.Stop()
+		c.hold = nil
+	}
+	c.applyLocked(true)
+}
+
+// limit is how long something new is waited for.
+func (c *sources) limit() time.Duration {
+	if c.s.Snapshot() == nil || !c.s.serving() {
+		return holdFirst
+	}
+	return holdNew
 }
 
 // onFiles applies a change of files.
@@ -125,9 +207,12 @@ func (c *sources) onFiles() {
 	defer c.mu.Unlock()
 	res := c.wantLocked(c.fromADS())
 	wait := time.Duration(0)
+	if c.apis != nil {
+		wait = c.apis.awaited(c.limit())
+	}
 	if c.client != nil {
 		before := c.asked
-		c.asked = c.files.ADS()
+		c.asked = c.adsNames()
 		if !slices.Equal(before, c.asked) {
 			c.client.SetNames(c.asked)
 		}
@@ -154,7 +239,7 @@ func (c *sources) release() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hold = nil
-	c.applyLocked()
+	c.applyLocked(false)
 }
 
 func (c *sources) fromADS() *Resources {
@@ -164,12 +249,22 @@ func (c *sources) fromADS() *Resources {
 	return resourcesOf(c.view)
 }
 
-func (c *sources) applyLocked() {
+// applyLocked puts in force what there is, unless wait is set and a server is to
+// bring something first.
+func (c *sources) applyLocked(wait bool) {
 	ads := c.fromADS()
 	res := c.wantLocked(ads)
-	if asked := c.files.ADS(); c.client != nil && !slices.Equal(asked, c.asked) {
+	if asked := c.adsNames(); c.client != nil && !slices.Equal(asked, c.asked) {
 		c.asked = asked
 		c.client.SetNames(asked)
+	}
+	if wait && c.apis != nil {
+		if d := c.apis.awaited(c.limit()); d > 0 {
+			if c.hold == nil {
+				c.hold = time.AfterFunc(d, c.release)
+			}
+			return
+		}
 	}
 	c.putLocked(res)
 }
@@ -201,40 +296,65 @@ func (c *sources) putLocked(res *Resources) {
 	}
 }
 
-// wantLocked tells the files what the configuration refers to, which what they
-// hold may extend, and returns ads with what is in the files; a resource of a
-// file wins over one of the same name.
+// wantLocked tells files and servers what the configuration refers to, which what
+// they hold may extend, and returns ads with what they have; a resource of a file
+// wins over one of the same name of a server, and that over one of the control
+// plane.
 func (c *sources) wantLocked(ads *Resources) *Resources {
-	base := slices.Clone(c.fixed)
-	if c.s.refersToFiles.Load() {
+	base := refs{files: slices.Clone(c.fixed), apis: slices.Clone(c.fixedAPIs)}
+	if c.s.refersElsewhere.Load() {
 		for _, x := range ads.Clusters {
-			base = append(base, fileReferences(x)...)
+			base.elsewhere(x)
 		}
 		for _, x := range ads.Listeners {
-			base = append(base, fileReferences(x)...)
+			base.elsewhere(x)
 		}
 	}
-	if len(base) == 0 && len(c.wanted) == 0 {
+	if len(base.files)+len(base.apis)+len(c.wanted)+len(c.asks) == 0 {
 		return ads
 	}
 	for {
 		held := c.files.Resources()
-		refs := slices.Clone(base)
-		for _, t := range []string{xdsresource.ClusterType, xdsresource.ListenerType} {
-			for _, r := range held[t] {
-				refs = append(refs, fileReferences(r.Value)...)
-			}
+		own := resourcesFrom(held)
+		r := refs{files: slices.Clone(base.files), apis: slices.Clone(base.apis)}
+		r.held(held)
+		if c.apis != nil {
+			sent := c.apis.resources()
+			r.held(sent)
+			own = merge(own, resourcesFrom(sent))
 		}
-		slices.SortFunc(refs, filesource.Compare)
-		refs = slices.Compact(refs)
-		if slices.Equal(refs, c.wanted) {
-			own := resourcesFrom(held)
+		r.apis = slices.DeleteFunc(r.apis, func(a apiRef) bool { return c.apis == nil || !c.s.asks(a) })
+		slices.SortFunc(r.files, filesource.Compare)
+		slices.SortFunc(r.apis, compareRefs)
+		r.files, r.apis = slices.Compact(r.files), slices.Compact(r.apis)
+		if slices.Equal(r.files, c.wanted) && slices.Equal(r.apis, c.asks) {
 			out := merge(own, ads)
 			out.fileEndpoints = own.Endpoints
 			return out
 		}
-		c.wanted = refs
-		c.files.Want(refs)
+		if !slices.Equal(r.files, c.wanted) {
+			c.wanted = r.files
+			c.files.Want(r.files)
+		}
+		if !slices.Equal(r.apis, c.asks) {
+			c.asks = r.apis
+			c.apis.want(r.apis)
+		}
+	}
+}
+
+// elsewhere adds what v needs from files and servers.
+func (r *refs) elsewhere(v any) {
+	x := refsOf(v)
+	r.files, r.apis = append(r.files, x.files...), append(r.apis, x.apis...)
+}
+
+// held adds what clusters and listeners of files or servers need from such.
+func (r *refs) held(m map[string]map[string]xdsclient.Resource) {
+	for _, t := range []string{xdsresource.ClusterType, xdsresource.ListenerType} {
+		for _, x := range m[t] {
+			r.elsewhere(x.Value)
+		}
 	}
 }
 
@@ -263,12 +383,15 @@ func values[T any](m map[string]xdsclient.Resource) map[string]T {
 func (c *sources) configured() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.wanted) > 0
+	return len(c.wanted)+len(c.asks) > 0
 }
 
 // problems lists what is wrong with files, for operators.
 func (c *sources) problems() []Diagnostic {
 	var out []Diagnostic
+	if c.apis != nil {
+		out = c.apis.problems()
+	}
 	for _, f := range c.files.Files() {
 		if f.Err != nil {
 			out = append(out, Diagnostic{Resource: f.TypeURL, Path: f.Path, Severity: "error", Message: "the file can't be used: " + f.Err.Error()})

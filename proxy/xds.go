@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 
 	"github.com/fairlead-mesh/fairlead/xdsclient"
 	"github.com/fairlead-mesh/fairlead/xdsclient/filesource"
@@ -21,10 +23,11 @@ func (s *Server) XDSTypes(dec *xdsresource.Decoder) []xdsclient.ResourceType {
 			if err := s.executable(v); err != nil {
 				return nil, nil, err
 			}
-			if len(fileReferences(v)) > 0 {
-				s.refersToFiles.Store(true)
+			r := refsOf(v)
+			if len(r.files) > 0 || len(r.apis) > 0 {
+				s.refersElsewhere.Store(true)
 			}
-			return v, references(v), nil
+			return v, r.keys, nil
 		}
 	}
 	return []xdsclient.ResourceType{
@@ -43,6 +46,9 @@ func (s *Server) XDSTypes(dec *xdsresource.Decoder) []xdsclient.ResourceType {
 // which may be optional. A plugin that fails open is refused only if there is a
 // former one: that is safer than none.
 func (s *Server) executable(v any) error {
+	if err := s.reachable(v); err != nil {
+		return err
+	}
 	e, ok := v.(*xdsresource.ExtensionConfig)
 	if !ok {
 		return nil
@@ -63,6 +69,30 @@ func (s *Server) executable(v any) error {
 	}
 	return errors.New(e.Unknown)
 }
+
+// reachable refuses what a server is to bring that is no static cluster, as Envoy
+// does. Secrets are not looked at: an agent's are made here if there is none, and
+// handshakes fail without others.
+func (s *Server) reachable(v any) error {
+	for _, r := range refsOf(v).apis {
+		if r.key.TypeURL != xdsresource.SecretType && !s.isStatic(r.server.Cluster) {
+			_, kind, _ := strings.Cut(r.key.TypeURL, "/")
+			return fmt.Errorf("the %s %q is to come from %q: api_config_source must name one of the bootstrap's static clusters", kind, r.key.Name, r.server.Cluster)
+		}
+	}
+	return nil
+}
+
+// asks tells whether a server is to be asked for something: not for secrets that
+// are made here.
+func (s *Server) asks(r apiRef) bool {
+	if !s.isStatic(r.server.Cluster) {
+		return false
+	}
+	return r.key.TypeURL != xdsresource.SecretType || !s.secrets.Own(r.key.Name, &xdsresource.ConfigSource{APIServer: r.server})
+}
+
+func (s *Server) isStatic(cluster string) bool { return s.opt.Static.Clusters[cluster] != nil }
 
 // holds tells whether an executable extension configuration is in force.
 func (s *Server) holds(name string) bool {
@@ -133,9 +163,13 @@ func refsOf(v any) *refs {
 	return &r
 }
 
+// apiReferences lists what it needs from servers of api_config_source.
+func apiReferences(v any) []apiRef { return refsOf(v).apis }
+
 type refs struct {
 	keys  []xdsclient.Key
 	files []filesource.Ref
+	apis  []apiRef
 }
 
 func (r *refs) add(src xdsresource.ConfigSource, typeURL, name string) {
@@ -146,6 +180,8 @@ func (r *refs) add(src xdsresource.ConfigSource, typeURL, name string) {
 		r.keys = append(r.keys, k)
 	case src.Path != "":
 		r.files = append(r.files, filesource.Ref{Key: k, Path: src.Path, Watch: src.Watch})
+	case src.Cluster != "":
+		r.apis = append(r.apis, apiRef{k, src.APIServer})
 	}
 }
 

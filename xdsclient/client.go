@@ -99,7 +99,11 @@ type Config struct {
 	Transport Transport
 	// StateOfTheWorld speaks that variant of the protocol instead of delta.
 	StateOfTheWorld bool
-	Node            Node
+	// Method, if not empty, is the gRPC method of a stream for the one type of Types
+	// ("/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets"), which is
+	// opened instead of ADS.
+	Method string
+	Node   Node
 	// Types in the order of subscription, usually CDS, EDS, LDS, RDS, ECDS,
 	// SDS, others.
 	Types []ResourceType

@@ -202,7 +202,7 @@ func (c *Client) dial(ctx context.Context) (stream, func(), error) {
 			return nil, nil, fmt.Errorf("connecting to %s timed out after %v (is a NetworkPolicy or firewall in the way?)", c.cfg.Target, timeout)
 		}
 	}
-	s, err := c.open(ctx, discoveryv3pb.NewAggregatedDiscoveryServiceClient(conn))
+	s, err := c.open(ctx, conn)
 	if err != nil {
 		closer()
 		return nil, nil, err
@@ -213,14 +213,22 @@ func (c *Client) dial(ctx context.Context) (stream, func(), error) {
 	return s, closer, nil
 }
 
-func (c *Client) open(ctx context.Context, ads discoveryv3pb.AggregatedDiscoveryServiceClient) (stream, error) {
-	if !c.cfg.StateOfTheWorld {
-		return ads.DeltaAggregatedResources(ctx)
+func (c *Client) open(ctx context.Context, conn grpc.ClientConnInterface) (stream, error) {
+	method := c.cfg.Method
+	switch {
+	case method == "" && c.cfg.StateOfTheWorld:
+		method = discoveryv3pb.AggregatedDiscoveryService_StreamAggregatedResources_FullMethodName
+	case method == "":
+		method = discoveryv3pb.AggregatedDiscoveryService_DeltaAggregatedResources_FullMethodName
 	}
-	s, err := ads.StreamAggregatedResources(ctx)
+	raw, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method, grpc.StaticMethod())
 	if err != nil {
 		return nil, err
 	}
+	if !c.cfg.StateOfTheWorld {
+		return &grpc.GenericClientStream[discoveryv3pb.DeltaDiscoveryRequest, discoveryv3pb.DeltaDiscoveryResponse]{ClientStream: raw}, nil
+	}
+	s := &grpc.GenericClientStream[discoveryv3pb.DiscoveryRequest, discoveryv3pb.DiscoveryResponse]{ClientStream: raw}
 	return newSotw(s, func(typeURL string) bool { t := c.byURL[typeURL]; return t != nil && t.Wildcard }, &c.accepted), nil
 }
 

@@ -95,21 +95,19 @@ func (p *parser) source(at string, c *corev3pb.ConfigSource) *xdsresource.Config
 	if c == nil {
 		return nil
 	}
-	out := &xdsresource.ConfigSource{}
-	switch s := c.GetConfigSourceSpecifier().(type) {
-	case *corev3pb.ConfigSource_Ads:
-		out.ADS = true
-		if p.cfg.ADS == nil {
-			p.failf(at+".ads", "there is no ads_config")
-		}
-	case *corev3pb.ConfigSource_PathConfigSource:
-		out.Path, out.Watch = s.PathConfigSource.GetPath(), s.PathConfigSource.GetWatchedDirectory().GetPath()
-	case *corev3pb.ConfigSource_Path:
-		out.Path = s.Path
-	default:
-		p.failf(at, "only ads and path_config_source are supported")
+	out, err := xdsresource.SourceOf(c)
+	p.fail(at, err)
+	switch {
+	case c.GetSelf() != nil, c.GetConfigSourceSpecifier() == nil:
+		p.failf(at, "only ads, path_config_source and api_config_source are supported")
+	case out.ADS && p.cfg.ADS == nil:
+		p.failf(at+".ads", "there is no ads_config")
+	case out.Cluster != "" && p.cfg.Cluster(out.Cluster) == nil:
+		p.failf(at+".api_config_source.grpc_services[0].envoy_grpc.cluster_name", "there is no static cluster %q", out.Cluster)
+	case out.Cluster != "" && p.cfg.Node.ID == "":
+		p.failf("node.id", "is empty; a control plane needs it")
 	}
-	return out
+	return &out
 }
 
 // builtInExtensions are bootstrap extensions whose work is always done.

@@ -39,12 +39,16 @@ const inline = "inline"
 type Config struct {
 	// Identity answers "default" and "ROOTCA"; nil: those names are missing.
 	Identity identity.Source
-	Logger   *slog.Logger
+	// Served tells whether a cluster is an SDS server that is asked, nil for none.
+	// Of pilot-agent's only what Identity doesn't answer comes from it.
+	Served func(cluster string) bool
+	Logger *slog.Logger
 }
 
 // Store resolves SDS names. It is safe for concurrent use.
 type Store struct {
 	identity identity.Source
+	served   func(cluster string) bool
 	log      *slog.Logger
 	ctx      context.Context //nolint:containedctx // ends the watches at Close
 	cancel   context.CancelFunc
@@ -80,7 +84,10 @@ func NewStore(c Config) *Store {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{identity: c.Identity, log: c.Logger, slots: map[string]weak.Pointer[slot]{}, files: map[[2]string]*slot{}}
+	if c.Served == nil {
+		c.Served = func(string) bool { return false }
+	}
+	s := &Store{identity: c.Identity, served: c.Served, log: c.Logger, slots: map[string]weak.Pointer[slot]{}, files: map[[2]string]*slot{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -229,10 +236,10 @@ func (s *Store) Certificate(c *xdsresource.Certificate) (*Certificate, error) {
 		}
 		return &Certificate{name: inline, slot: s.addInline(crt)}, nil
 	}
-	if err := resolvable(name, &c.SDSSource); err != nil {
+	if err := s.resolvable(name, &c.SDSSource); err != nil {
 		return nil, err
 	}
-	if !c.SDSSource.ADS && c.SDSSource.Path == "" {
+	if s.Own(name, &c.SDSSource) {
 		if name == workloadCert {
 			return &Certificate{name: name, source: s.identity}, nil
 		}
@@ -244,7 +251,7 @@ func (s *Store) Certificate(c *xdsresource.Certificate) (*Certificate, error) {
 			return &Certificate{name: chain, slot: s.fileCertificate(&xdsresource.Certificate{ChainFile: chain, KeyFile: key})}, nil
 		}
 	}
-	if err := fromControlPlane(name, &c.SDSSource); err != nil {
+	if err := s.fromControlPlane(name, &c.SDSSource); err != nil {
 		return nil, err
 	}
 	return &Certificate{name: name, slot: s.named(name)}, nil
@@ -267,18 +274,29 @@ func (s *Store) addInline(crt *tls.Certificate) *slot {
 // which pilot-agent serves. The ones below are made in this process instead.
 const agentServer = "sds-grpc"
 
-func resolvable(name string, src *xdsresource.ConfigSource) error {
+// Own tells whether a secret is made here: one without a source, or of an agent
+// that there is none of, or whose identity this process has.
+func (s *Store) Own(name string, src *xdsresource.ConfigSource) bool {
+	if src.ADS || src.Path != "" {
+		return false
+	}
+	return !s.served(src.Cluster) || src.Cluster == agentServer && s.identity != nil && (name == workloadCert || name == workloadRoot)
+}
+
+func (s *Store) resolvable(name string, src *xdsresource.ConfigSource) error {
 	switch {
-	case strings.HasPrefix(name, "sds://"), src.Cluster != "" && src.Cluster != agentServer:
-		return fmt.Errorf("secret %q: SDS servers other than the control plane are not supported", name)
+	case strings.HasPrefix(name, "sds://") && src.Cluster == "":
+		return fmt.Errorf("secret %q: the SDS server must be named by api_config_source", name)
+	case src.Cluster != "" && src.Cluster != agentServer && !s.served(src.Cluster):
+		return fmt.Errorf("secret %q is to come from %q, which is no static cluster of the bootstrap", name, src.Cluster)
 	}
 	return nil
 }
 
 // fromControlPlane refuses a secret that nobody would bring: one that an agent
 // would have to serve under another name than those it has.
-func fromControlPlane(name string, src *xdsresource.ConfigSource) error {
-	if src.Cluster != "" {
+func (s *Store) fromControlPlane(name string, src *xdsresource.ConfigSource) error {
+	if src.Cluster != "" && !s.served(src.Cluster) {
 		return fmt.Errorf("secret %q: the cluster %s, an agent's SDS server, has no such secret: name it with ads", name, src.Cluster)
 	}
 	return nil
@@ -293,11 +311,11 @@ func (s *Store) Trust(v *xdsresource.Validation) (*Trust, error) {
 	}
 	t := &Trust{own: own}
 	if v.SDSName != "" {
-		if err := resolvable(v.SDSName, &v.SDSSource); err != nil {
+		if err := s.resolvable(v.SDSName, &v.SDSSource); err != nil {
 			return nil, err
 		}
 	}
-	agent := !v.SDSSource.ADS && v.SDSSource.Path == ""
+	agent := s.Own(v.SDSName, &v.SDSSource)
 	switch name := v.SDSName; {
 	case name == "" && v.TrustedCAFile != "":
 		t.slot = s.fileRoots(v.TrustedCAFile)
@@ -314,7 +332,7 @@ func (s *Store) Trust(v *xdsresource.Validation) (*Trust, error) {
 	case agent && strings.HasPrefix(name, fileRoot):
 		t.slot = s.fileRoots(strings.TrimPrefix(name, fileRoot))
 	default:
-		if err := fromControlPlane(name, &v.SDSSource); err != nil {
+		if err := s.fromControlPlane(name, &v.SDSSource); err != nil {
 			return nil, err
 		}
 		t.slot = s.named(name)

@@ -321,8 +321,8 @@ func TestSaysWhatIsWrongWithInlineMaterial(t *testing.T) {
 		"password":    {Chain: chain, Key: key, Password: "p"},
 		"sds:// name": {SDSName: "sds://x"},
 		"file-cert":   {SDSName: "file-cert:/only"},
-		"SDS server":  {SDSName: "default", SDSSource: xdsresource.ConfigSource{Cluster: "vault"}},
-		"agent's":     {SDSName: "other", SDSSource: xdsresource.ConfigSource{Cluster: "sds-grpc"}},
+		"SDS server":  {SDSName: "default", SDSSource: xdsresource.ConfigSource{APIServer: xdsresource.APIServer{Cluster: "vault"}}},
+		"agent's":     {SDSName: "other", SDSSource: xdsresource.ConfigSource{APIServer: xdsresource.APIServer{Cluster: "sds-grpc"}}},
 	} {
 		if _, err := s.Certificate(c); err == nil {
 			t.Errorf("%s: no error", name)
@@ -331,8 +331,8 @@ func TestSaysWhatIsWrongWithInlineMaterial(t *testing.T) {
 	for name, v := range map[string]*xdsresource.Validation{
 		"broken CA":  {TrustedCA: []byte("x")},
 		"broken CRL": {TrustedCA: ca.RootsPEM(), CRL: []byte("x")},
-		"SDS server": {SDSName: "ROOTCA", SDSSource: xdsresource.ConfigSource{Cluster: "vault"}},
-		"agent's":    {SDSName: "other", SDSSource: xdsresource.ConfigSource{Cluster: "sds-grpc"}},
+		"SDS server": {SDSName: "ROOTCA", SDSSource: xdsresource.ConfigSource{APIServer: xdsresource.APIServer{Cluster: "vault"}}},
+		"agent's":    {SDSName: "other", SDSSource: xdsresource.ConfigSource{APIServer: xdsresource.APIServer{Cluster: "sds-grpc"}}},
 	} {
 		if _, err := s.Trust(v); err == nil {
 			t.Errorf("%s: no error", name)

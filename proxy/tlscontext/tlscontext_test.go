@@ -311,7 +311,7 @@ func TestContextsThatCannotBeExecutedAreRefused(t *testing.T) {
 		"broken CA":                  {CommonTLS: xdsresource.CommonTLS{Certificates: own, Validation: &xdsresource.Validation{TrustedCA: []byte("x")}}},
 		"broken inline certificate":  {CommonTLS: xdsresource.CommonTLS{Certificates: []xdsresource.Certificate{{Chain: []byte("x"), Key: []byte("y")}}}},
 		"broken second certificate":  {CommonTLS: xdsresource.CommonTLS{Certificates: append(slices.Clone(own), xdsresource.Certificate{})}},
-		"secrets from an API server": {CommonTLS: xdsresource.CommonTLS{Certificates: []xdsresource.Certificate{{SDSName: "x", SDSSource: xdsresource.ConfigSource{Cluster: "c"}}}}},
+		"secrets from an API server": {CommonTLS: xdsresource.CommonTLS{Certificates: []xdsresource.Certificate{{SDSName: "x", SDSSource: xdsresource.ConfigSource{APIServer: xdsresource.APIServer{Cluster: "c"}}}}}},
 	} {
 		if _, err := NewServer(spec, s); err == nil {
 			t.Errorf("%s: no error", name)

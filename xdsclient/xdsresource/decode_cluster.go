@@ -133,7 +133,7 @@ func (s *scope) endpoints(c *Cluster, m *clusterv3pb.Cluster) {
 			s.errorf("eds_cluster_config", "is missing, but type is EDS")
 		}
 		c.EDSServiceName = m.GetEdsClusterConfig().GetServiceName()
-		c.EDSSource = s.adsOrFile("eds_cluster_config.eds_config", m.GetEdsClusterConfig().GetEdsConfig())
+		c.EDSSource = s.configSource("eds_cluster_config.eds_config", m.GetEdsClusterConfig().GetEdsConfig())
 		return
 	case DiscoveryOriginalDst, DiscoveryDynamicForwardProxy:
 		if la != nil {

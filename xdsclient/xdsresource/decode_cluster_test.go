@@ -145,6 +145,25 @@ func TestFieldsOfAClusterWithoutEffectAreReported(t *testing.T) {
 	}
 }
 
+func TestEndpointsOfAServer(t *testing.T) {
+	const doc = `{name: c, type: EDS, eds_cluster_config: {eds_config: {api_config_source: {api_type: %s, grpc_services: [%s]}}}}`
+	const service = `{initial_metadata: [{key: X-A, value: b}], envoy_grpc: {cluster_name: x}}`
+	for kind, sotw := range map[string]bool{"GRPC": true, "DELTA_GRPC": false} {
+		want := xdsresource.ConfigSource{APIServer: xdsresource.APIServer{Cluster: "x", StateOfTheWorld: sotw, Metadata: "x-a\nb\n"}}
+		if c := cluster(t, fmt.Sprintf(doc, kind, service)); c.EDSSource != want || c.Broken != "" {
+			t.Errorf("%s: %+v, %q", kind, c.EDSSource, c.Broken)
+		}
+	}
+	const at = "eds_cluster_config.eds_config.api_config_source."
+	for _, tc := range [][3]string{
+		{"REST", service, at + "api_type: REST is not supported: use DELTA_GRPC or GRPC"},
+		{"GRPC", service + ", " + service, at + "grpc_services: want exactly one, not 2"},
+		{"GRPC", "{google_grpc: {target_uri: x, stat_prefix: y}}", at + "grpc_services[0]: only envoy_grpc is supported"},
+	} {
+		wantError(t, xdsresource.ClusterType, fmt.Sprintf(doc, tc[0], tc[1]), tc[2])
+	}
+}
+
 func TestUnsupportedClustersAreBroken(t *testing.T) {
 	for _, tc := range []struct{ name, doc, want string }{
 		{"subsets", `lb_subset_config: {fallback_policy: ANY_ENDPOINT}`, "lb_subset_config: "},
@@ -152,7 +171,6 @@ func TestUnsupportedClustersAreBroken(t *testing.T) {
 		{"HTTP/3", `typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {
 "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http3_protocol_options: {}}}}`, "http3_protocol_options: "},
 		{"an upstream filter", `filters: [{name: guard, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC, stat_prefix: x}}]`, `filters[0]: upstream network filter "guard" (envoy.extensions.filters.network.rbac.v3.RBAC)`},
-		{"endpoints from another server", `type: EDS, eds_cluster_config: {eds_config: {api_config_source: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: x}}]}}}`, "eds_cluster_config.eds_config: only ads, self and"},
 		{"unknown policies only", `load_balancing_policy: {policies: [{typed_extension_config: {name: x, typed_config: {"@type": type.googleapis.com/acme.LB}}}]}`, "none of the policies"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

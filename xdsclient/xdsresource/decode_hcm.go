@@ -154,7 +154,7 @@ func (s *scope) hcmRoutes(h *HTTPConnectionManager, m *hcmv3pb.HttpConnectionMan
 	switch r := m.GetRouteSpecifier().(type) {
 	case *hcmv3pb.HttpConnectionManager_Rds:
 		h.RDSName = r.Rds.GetRouteConfigName()
-		h.RDSSource = s.adsOrFile("rds.config_source", r.Rds.GetConfigSource())
+		h.RDSSource = s.configSource("rds.config_source", r.Rds.GetConfigSource())
 		if h.RDSName == "" {
 			s.errorf("rds.route_config_name", "is empty")
 		}

@@ -320,7 +320,7 @@ func (s *scope) discovery(name string, c *corev3pb.ExtensionConfigSource, kind p
 	s.push("config_discovery")
 	defer s.pop()
 	out := &ExtensionConfigSource{
-		Source:   s.adsOrFile("config_source", c.GetConfigSource()),
+		Source:   s.configSource("config_source", c.GetConfigSource()),
 		TypeURLs: c.GetTypeUrls(),
 	}
 	if c.GetDefaultConfig() != nil {

@@ -1,6 +1,7 @@
 package xdsresource
 
 import (
+	"errors"
 	"math"
 	"net/netip"
 	"strings"
@@ -132,8 +133,10 @@ func structMap(v *structpb.Struct) map[string]any {
 
 // configSource converts cs; Envoy's self means: the same source.
 func (s *scope) configSource(field string, cs *corev3pb.ConfigSource) ConfigSource {
-	s.push(field)
-	defer s.pop()
+	if field != "" {
+		s.push(field)
+		defer s.pop()
+	}
 	var out ConfigSource
 	switch c := cs.GetConfigSourceSpecifier().(type) {
 	case *corev3pb.ConfigSource_Ads, *corev3pb.ConfigSource_Self:
@@ -145,43 +148,44 @@ func (s *scope) configSource(field string, cs *corev3pb.ConfigSource) ConfigSour
 		out.Path = c.Path
 	case *corev3pb.ConfigSource_ApiConfigSource:
 		s.push("api_config_source")
-		out.Cluster = s.apiCluster(c.ApiConfigSource)
+		out.APIServer = s.apiServer(c.ApiConfigSource)
 		s.pop()
 	}
 	return out
 }
 
-// adsOrFile is configSource for resources that come over ADS or from a file:
-// another source closes the nearest part, which would wait for it forever.
-func (s *scope) adsOrFile(field string, cs *corev3pb.ConfigSource) ConfigSource {
-	out := s.configSource(field, cs)
-	if out.Cluster != "" {
-		s.unsupported(field, "only ads, self and path_config_source are supported")
-	}
-	return out
-}
-
-func (s *scope) apiCluster(c *corev3pb.ApiConfigSource) string {
+// apiServer decodes api_config_source: a gRPC stream for one type.
+func (s *scope) apiServer(c *corev3pb.ApiConfigSource) (out APIServer) {
 	switch c.GetApiType() {
-	case corev3pb.ApiConfigSource_GRPC, corev3pb.ApiConfigSource_DELTA_GRPC:
+	case corev3pb.ApiConfigSource_GRPC:
+		out.StateOfTheWorld = true
+	case corev3pb.ApiConfigSource_DELTA_GRPC:
 	case corev3pb.ApiConfigSource_AGGREGATED_GRPC, corev3pb.ApiConfigSource_AGGREGATED_DELTA_GRPC,
 		corev3pb.ApiConfigSource_REST, corev3pb.ApiConfigSource_DEPRECATED_AND_UNAVAILABLE_DO_NOT_USE:
-		s.errorf("api_type", "%s is not supported", c.GetApiType())
-		return ""
+		s.errorf("api_type", "%s is not supported: use DELTA_GRPC or GRPC", c.GetApiType())
+		return out
 	}
-	if len(c.GetGrpcServices()) == 0 {
-		s.errorf("grpc_services", "is empty")
-		return ""
+	if len(c.GetGrpcServices()) != 1 {
+		s.errorf("grpc_services", "want exactly one, not %d", len(c.GetGrpcServices()))
+		return out
 	}
 	g := c.GetGrpcServices()[0]
 	if g.GetEnvoyGrpc() == nil {
 		s.errorf("grpc_services[0]", "only envoy_grpc is supported")
-		return ""
+		return out
 	}
-	if len(g.GetInitialMetadata()) > 0 || g.GetEnvoyGrpc().GetAuthority() != "" {
-		s.ignore("grpc_services[0]", "only the name of the cluster is used")
+	for _, h := range g.GetInitialMetadata() {
+		out.Metadata += strings.ToLower(h.GetKey()) + "\n" + h.GetValue() + "\n"
 	}
-	return g.GetEnvoyGrpc().GetClusterName()
+	out.Cluster = g.GetEnvoyGrpc().GetClusterName()
+	return out
+}
+
+// SourceOf decodes a ConfigSource of a bootstrap. The errors are *FieldErrors.
+func SourceOf(cs *corev3pb.ConfigSource) (ConfigSource, error) {
+	s := &scope{}
+	out := s.configSource("", cs)
+	return out, errors.Join(s.errs...)
 }
 
 // data reads a DataSource, nil if it is unset.

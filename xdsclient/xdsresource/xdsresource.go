@@ -46,13 +46,26 @@ type TypedConfig struct {
 
 // ConfigSource says where a named resource comes from.
 type ConfigSource struct {
-	// ADS, or Self; else Path names a watched file, or Cluster an API server.
-	ADS     bool
-	Path    string
-	Cluster string
+	// ADS, or Self; else Path names a watched file, or Cluster a server of
+	// api_config_source.
+	ADS  bool
+	Path string
+	APIServer
 	// Watch, with Path, is a directory in which a move means that the file may
 	// be another one; "" is the file's own.
 	Watch string
+}
+
+// APIServer is api_config_source: where one type comes from, over a stream of its
+// own. It is comparable.
+type APIServer struct {
+	// Cluster is a static one.
+	Cluster string
+	// StateOfTheWorld is set for api_type GRPC; else it is delta xDS.
+	StateOfTheWorld bool
+	// Metadata are headers of the stream: names in lower case and values, each
+	// followed by a line feed.
+	Metadata string
 }
 
 // Metadata is static metadata of a listener, route, cluster or endpoint.
