@@ -141,9 +141,7 @@ func (rq *request) names() {
 			rq.opts.Authority = v
 		}
 	}
-	fs := &rq.s.Info.FilterState
-	rq.opts.SNI = fs.GetString("envoy.network.upstream_server_name")
-	rq.opts.VerifyName = fs.GetString("envoy.network.upstream_subject_alt_names")
+	rq.opts.Demand(&rq.s.Info.FilterState)
 }
 
 // requestComplete notes that the last byte of the request is here: the route's

@@ -230,8 +230,7 @@ func (s *session) connect() (netio.Conn, error) {
 	p := upstream.PickContext{Conn: info.Conn, Info: info}
 	p.Hash, p.HasHash = s.f.hash(info)
 	o := upstream.ConnectOptions{Conn: info.Conn, Info: info, FilterState: &info.FilterState}
-	o.SNI = info.FilterState.GetString("envoy.network.upstream_server_name")
-	o.VerifyName = info.FilterState.GetString("envoy.network.upstream_subject_alt_names")
+	o.Demand(&info.FilterState)
 	attempts := max(1, int(s.f.cfg.MaxConnectAttempts))
 	for {
 		host, err := s.cluster.Pick(&p)

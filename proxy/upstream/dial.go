@@ -115,8 +115,8 @@ type connection struct {
 }
 
 // connect opens the transport to h: socket or internal hop, PROXY header, TLS.
-// alpn is offered unless the context names its own; nil offers none. The
-// error is a *transport.ResetError.
+// alpn is offered unless the stream demands or the context names others; nil
+// offers none. The error is a *transport.ResetError.
 func (c *Cluster) connect(ctx context.Context, h *Host, o *ConnectOptions, alpn []string) (*connection, error) {
 	start := time.Now()
 	timeout := c.spec.ConnectTimeout
@@ -181,7 +181,10 @@ func (c *Cluster) establish(ctx context.Context, h *Host, o *ConnectOptions, alp
 	}
 	to := tlscontext.Options{}
 	to.SNI, to.VerifyName = c.names(h, o)
-	if len(h.socket.TLS.ALPN) == 0 && len(alpn) > 0 {
+	switch {
+	case o.ALPN != "":
+		to.ALPN = strings.Split(o.ALPN, ",")
+	case len(h.socket.TLS.ALPN) == 0 && len(alpn) > 0:
 		to.ALPN = alpn
 	}
 	sec, err := netio.ClientTLS(ctx, raw, client.Config(to))

@@ -35,6 +35,7 @@ type poolKey struct {
 	proto       protocol
 	high        bool
 	sni, verify string
+	alpn        string // that the stream demands
 	// shared is what crosses an internal hop, or a PROXY header.
 	shared string
 	source netip.AddrPort
@@ -109,6 +110,7 @@ func (c *Cluster) poolFor(h *Host, o *ConnectOptions) *pool {
 	}
 	if h.socket.TLS != nil {
 		key.sni, key.verify = c.names(h, o)
+		key.alpn = o.ALPN
 	}
 	if h.socket.Internal != nil && o.FilterState != nil {
 		key.shared = sharedKey(o.FilterState)
@@ -120,7 +122,7 @@ func (c *Cluster) poolFor(h *Host, o *ConnectOptions) *pool {
 	if o.High {
 		prio = 1
 	}
-	if key.sni == "" && key.verify == "" && key.shared == "" && !key.source.IsValid() {
+	if key.sni == "" && key.verify == "" && key.alpn == "" && key.shared == "" && !key.source.IsValid() {
 		slot := &h.st.fast[prio][key.proto]
 		if p := slot.Load(); p != nil {
 			return p
@@ -139,6 +141,7 @@ func (c *Cluster) poolFor(h *Host, o *ConnectOptions) *pool {
 			h.st.keyed = map[poolKey]*pool{}
 		}
 		key.sni, key.verify = strings.Clone(key.sni), strings.Clone(key.verify)
+		key.alpn = strings.Clone(key.alpn)
 		p = c.newPool(h, key)
 		h.st.keyed[key] = p
 	}

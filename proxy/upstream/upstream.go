@@ -93,6 +93,10 @@ type ConnectOptions struct {
 	// SNI and VerifyName override what the cluster says (filter state
 	// envoy.network.upstream_server_name and ..._subject_alt_names); "": don't.
 	SNI, VerifyName string
+	// ALPN is offered to the TLS server in place of what the cluster says, names
+	// separated by commas (filter state envoy.network.application_protocols); "":
+	// don't.
+	ALPN string
 	// HTTP2 forces HTTP/2 whatever the cluster's protocol options say.
 	HTTP2 bool
 	High  bool
@@ -113,5 +117,14 @@ func (o *ConnectOptions) detached() *ConnectOptions {
 		d.FilterState = o.FilterState.Shared()
 	}
 	d.Authority, d.SNI, d.VerifyName = strings.Clone(o.Authority), strings.Clone(o.SNI), strings.Clone(o.VerifyName)
+	d.ALPN = strings.Clone(o.ALPN)
 	return &d
+}
+
+// Demand takes over what the filter state of a stream asks of TLS to upstream,
+// as Envoy's TransportSocketOptions do.
+func (o *ConnectOptions) Demand(fs *streaminfo.FilterState) {
+	o.SNI = fs.GetString("envoy.network.upstream_server_name")
+	o.VerifyName = fs.GetString("envoy.network.upstream_subject_alt_names")
+	o.ALPN = fs.GetString("envoy.network.application_protocols")
 }

@@ -22,6 +22,7 @@ var kinds = map[string]Kind{
 	OriginalDstLocal:        Address,
 	OriginalDstRemote:       Address,
 	TransportOriginalDst:    Address,
+	ApplicationProtocols:    Text,
 }
 
 // formatters are formatter extensions whose operators are built in.

@@ -19,6 +19,9 @@ const (
 	OriginalDstRemote = "envoy.filters.listener.original_dst.remote_ip"
 	// TransportOriginalDst overrides the address of ORIGINAL_DST clusters.
 	TransportOriginalDst = "envoy.network.transport_socket.original_dst_address"
+	// ApplicationProtocols are what TLS to upstream offers by ALPN, separated by
+	// commas.
+	ApplicationProtocols = "envoy.network.application_protocols"
 	// ConnectAuthority is the :authority of the CONNECT request.
 	ConnectAuthority = "io.istio.connect_authority"
 	// PeerPrincipal and LocalPrincipal are the SPIFFE IDs of the tunnel's ends.
