@@ -101,10 +101,10 @@ type Workloads interface {
 type Node struct {
 	ID, Cluster, Namespace, WorkloadName, ClusterID, Network, ServiceAccount, TrustDomain string
 	IstioVersion                                                                          string
-	// Zone is the locality's.
-	Zone     string
-	Labels   map[string]string
-	Metadata map[string]any
+	// Region and Zone are the locality's.
+	Region, Zone string
+	Labels       map[string]string
+	Metadata     map[string]any
 }
 
 // Shared keeps values that must outlive one snapshot (rate-limit buckets, DNS

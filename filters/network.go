@@ -14,6 +14,18 @@ type Connection struct {
 	Info *streaminfo.Info
 
 	observers []func(*Connection)
+	connected []func(*Connection)
+}
+
+// WhenConnected adds f to what Connected calls.
+func (c *Connection) WhenConnected(f func(*Connection)) { c.connected = append(c.connected, f) }
+
+// Connected is called by a terminal filter once, when the upstream connection is
+// established, before any byte is passed on; Info.Upstream is complete then.
+func (c *Connection) Connected() {
+	for _, f := range c.connected {
+		f(c)
+	}
 }
 
 // Observe adds f to what Progress calls. Network filters use it to report on
@@ -98,6 +110,13 @@ type Opener interface {
 	Open(c *Connection, done func()) netio.Conn
 }
 
+// RefusalWitness is implemented by network filters that must hear of connections
+// that ended before their OnNewConnection was called: an earlier filter or the
+// TLS handshake refused them.
+type RefusalWitness interface {
+	OnConnectionRefused(c *Connection)
+}
+
 // Detached is implemented by listener and network filters that neither read
 // nor write nor wrap the connection, so that they may run before it carries
 // bytes.
@@ -123,6 +142,7 @@ type Registry struct {
 	http     map[string]HTTPFactory
 	network  map[string]NetworkFactory
 	listener map[string]ListenerFactory
+	upstream map[string]UpstreamFactory
 }
 
 // RegisterHTTP adds f and panics if one of its type URLs is taken.
@@ -133,6 +153,9 @@ func (r *Registry) RegisterNetwork(f NetworkFactory) { register(&r.network, f.Ty
 
 // RegisterListener adds f and panics if one of its type URLs is taken.
 func (r *Registry) RegisterListener(f ListenerFactory) { register(&r.listener, f.TypeURLs(), f) }
+
+// RegisterUpstream adds f and panics if one of its type URLs is taken.
+func (r *Registry) RegisterUpstream(f UpstreamFactory) { register(&r.upstream, f.TypeURLs(), f) }
 
 func register[F any](m *map[string]F, urls []string, f F) {
 	if *m == nil {
@@ -154,3 +177,6 @@ func (r *Registry) Network(typeURL string) NetworkFactory { return r.network[typ
 
 // Listener returns the factory for a type URL, nil if there is none.
 func (r *Registry) Listener(typeURL string) ListenerFactory { return r.listener[typeURL] }
+
+// Upstream returns the factory for a type URL, nil if there is none.
+func (r *Registry) Upstream(typeURL string) UpstreamFactory { return r.upstream[typeURL] }

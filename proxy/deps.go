@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"crypto/tls"
+	"errors"
 
+	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/accesslog"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
@@ -20,9 +22,21 @@ func newClusters(s *Server) *upstream.Manager {
 		TLS: func(spec *xdsresource.UpstreamTLS) (upstream.ClientTLS, error) {
 			return tlscontext.NewClient(spec, s.secrets)
 		},
+		Filter: s.upstreamFilter,
 	})
 	m.SetInternal(internalHop{s})
 	return m
+}
+
+// upstreamFilter compiles a filter of a cluster's connections.
+func (s *Server) upstreamFilter(tc *xdsresource.TypedConfig) (filters.UpstreamFilter, error) {
+	fac := s.opt.Registry.Upstream(tc.TypeURL)
+	if fac == nil {
+		return nil, errors.New("no filter of upstream connections is registered for " + tc.TypeURL)
+	}
+	return contained(s.log, tc.Name, func() (filters.UpstreamFilter, error) {
+		return fac.CompileUpstream(s.env(tc.Name, "outbound"), tc.Config)
+	})
 }
 
 // serverTLS adapts a downstream TLS context to what a listener needs.

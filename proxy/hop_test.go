@@ -108,8 +108,10 @@ type tunnelServer struct {
 	port    int
 	tunnels atomic.Int64
 	status  atomic.Int64 // answer to CONNECT, 0: 200
+	baggage string       // of the answer, "" for none
 	mu      sync.Mutex
 	hosts   []string
+	told    []string // baggage of requests
 }
 
 func newTunnelServer(t *testing.T) *tunnelServer {
@@ -151,12 +153,16 @@ func (s *tunnelServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.tunnels.Add(1)
 	s.mu.Lock()
 	s.hosts = append(s.hosts, r.Method+" "+r.Host)
+	s.told = append(s.told, r.Header.Get("baggage"))
 	s.mu.Unlock()
 	if code := s.status.Load(); code != 0 {
 		w.WriteHeader(int(code))
 		return
 	}
 	rc := http.NewResponseController(w)
+	if s.baggage != "" {
+		w.Header().Set("baggage", s.baggage)
+	}
 	w.WriteHeader(http.StatusOK)
 	_ = rc.Flush()
 	br := bufio.NewReader(r.Body)

@@ -53,6 +53,9 @@ func hopInfo(host *upstream.Host, o *upstream.ConnectOptions) *streaminfo.Conn {
 	if o.FilterState != nil {
 		o.FilterState.ShareInto(&ci.FilterState)
 	}
+	if o.State != nil {
+		o.State.ShareInto(&ci.FilterState)
+	}
 	if host != nil {
 		passMetadata(ci, host, o)
 	}

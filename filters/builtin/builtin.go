@@ -50,6 +50,7 @@ func Registry() *filters.Registry {
 	r.RegisterListener(listenerproxyprotocol.Factory{})
 	r.RegisterHTTP(peermetadata.Factory{})
 	r.RegisterNetwork(networkmetadataexchange.Factory{})
+	r.RegisterUpstream(networkmetadataexchange.Factory{})
 	r.RegisterHTTP(istiostats.Factory{})
 	r.RegisterNetwork(networkistiostats.Factory{})
 	r.RegisterHTTP(grpcstats.Factory{})
@@ -66,6 +67,7 @@ func Registry() *filters.Registry {
 	r.RegisterHTTP(grpcweb.Factory{})
 	r.RegisterNetwork(networksnidynamicforwardproxy.Factory{})
 	r.RegisterNetwork(networkpeermetadata.Factory{})
+	r.RegisterUpstream(networkpeermetadata.UpstreamFactory{})
 	r.RegisterNetwork(networkmongoproxy.Factory{})
 	return r
 }

@@ -1,6 +1,9 @@
 package streaminfo
 
-import "strings"
+import (
+	"strings"
+	"sync/atomic"
+)
 
 // Sharing says whether a filter-state object crosses to the next hop, as in
 // Envoy's StreamInfo::FilterState::StreamSharing.
@@ -31,6 +34,41 @@ func (s String) Serialize() string { return string(s) }
 // Field reports that a string has no fields.
 func (String) Field(string) (string, bool) { return "", false }
 
+// Awaited stands in filter state for an object that may still come, from another
+// goroutine: what a peer tells about itself before its first byte. Until Arrive
+// readers of the filter state find nothing under its key, and then the object.
+// An Awaited is safe for concurrent use; the zero Awaited waits.
+type Awaited struct{ v atomic.Pointer[arrived] }
+
+type arrived struct{ o Object }
+
+// Arrive ends the wait, once; o may be nil: nothing will come. Later calls do
+// nothing.
+func (a *Awaited) Arrive(o Object) { a.v.CompareAndSwap(nil, &arrived{o}) }
+
+// Object returns what has arrived, nil if nothing has, and whether the wait is
+// over.
+func (a *Awaited) Object() (o Object, over bool) {
+	if v := a.v.Load(); v != nil {
+		return v.o, true
+	}
+	return nil, false
+}
+
+// Serialize returns "": FilterState hands out what has arrived instead.
+func (*Awaited) Serialize() string { return "" }
+
+// Field reports that there is none.
+func (*Awaited) Field(string) (string, bool) { return "", false }
+
+// present returns what readers find.
+func present(o Object) Object {
+	if a, ok := o.(*Awaited); ok {
+		o, _ = a.Object()
+	}
+	return o
+}
+
 type entry struct {
 	key     string
 	value   Object
@@ -52,7 +90,9 @@ func (f *FilterState) Reset(parent *FilterState) {
 }
 
 // Get returns the object stored under key here or in a parent, or nil.
-func (f *FilterState) Get(key string) Object {
+func (f *FilterState) Get(key string) Object { return present(f.raw(key)) }
+
+func (f *FilterState) raw(key string) Object {
 	for s := f; s != nil; s = s.parent {
 		for i := range s.entries {
 			if s.entries[i].key == key {
@@ -61,6 +101,34 @@ func (f *FilterState) Get(key string) Object {
 		}
 	}
 	return nil
+}
+
+// Awaits reports whether what is stored under key has not arrived yet. f may be
+// nil.
+func (f *FilterState) Awaits(key string) bool {
+	a, ok := f.raw(key).(*Awaited)
+	if !ok {
+		return false
+	}
+	_, over := a.Object()
+	return !over
+}
+
+// Arrive ends the wait for what is stored under key, if there is one; o may be
+// nil: nothing comes.
+func (f *FilterState) Arrive(key string, o Object) {
+	if a, ok := f.raw(key).(*Awaited); ok {
+		a.Arrive(o)
+	}
+}
+
+// Adopt stores under the static key what from holds under it, arrived or not,
+// unless there is an object already. from may be nil. The object crosses no
+// further hop.
+func (f *FilterState) Adopt(key string, from *FilterState) {
+	if o := from.raw(key); o != nil && f.Get(key) == nil {
+		f.SetStatic(key, o, SharingNone)
+	}
 }
 
 // GetString returns the serialized object under key, "" if there is none.
@@ -140,7 +208,7 @@ func (f *FilterState) Shared() *FilterState {
 func (f *FilterState) All(yield func(key string, v Object) bool) {
 	for s := f; s != nil; s = s.parent {
 		for i := range s.entries {
-			if !yield(s.entries[i].key, s.entries[i].value) {
+			if o := present(s.entries[i].value); o != nil && !yield(s.entries[i].key, o) {
 				return
 			}
 		}

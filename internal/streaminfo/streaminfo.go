@@ -203,4 +203,7 @@ type Upstream struct {
 	// these numbers. Unmetered says that they are not known.
 	WireBytesReceived, WireBytesSent uint64
 	Relayed, Unmetered               bool
+	// State is what the filters of the connection know, nil without any. Other
+	// streams on the connection share it: it is read-only.
+	State *FilterState
 }

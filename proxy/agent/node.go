@@ -154,6 +154,6 @@ func (c *Config) FilterNode() *filters.Node {
 	return &filters.Node{
 		ID: c.Node.ID, Cluster: c.Node.Cluster, Namespace: c.ID.Namespace, WorkloadName: c.WorkloadName,
 		ClusterID: c.ClusterID, Network: c.Network, ServiceAccount: c.ID.ServiceAccount, TrustDomain: c.ID.TrustDomain,
-		Zone: c.Node.Zone, IstioVersion: c.IstioVersion, Labels: c.Labels, Metadata: c.Node.Metadata,
+		Region: c.Node.Region, Zone: c.Node.Zone, IstioVersion: c.IstioVersion, Labels: c.Labels, Metadata: c.Node.Metadata,
 	}
 }

@@ -186,7 +186,7 @@ func (p *parser) node(n *corev3pb.Node) {
 		}
 	}
 	l := n.GetLocality()
-	out.Zone = l.GetZone()
+	out.Region, out.Zone = l.GetRegion(), l.GetZone()
 	p.cfg.Locality = Locality{Region: l.GetRegion(), Zone: l.GetZone(), SubZone: l.GetSubZone()}
 }
 

@@ -109,3 +109,15 @@ func (cn *connection) endFilter(e filters.ConnectionEnder) {
 	}()
 	e.OnConnectionEnd(&cn.rec.fc)
 }
+
+// refused tells those filters of the chain that the connection never reached.
+func (cn *connection) refused(rest []filters.NetworkFilter) {
+	for _, f := range rest {
+		if w, ok := f.(filters.RefusalWitness); ok {
+			func() {
+				defer cn.contain("counting a refused connection")
+				w.OnConnectionRefused(&cn.fc)
+			}()
+		}
+	}
+}

@@ -382,6 +382,7 @@ func (cn *connection) end() {
 		cn.rec = newRecord(cn)
 	}
 	if ch := cn.chain; ch != nil {
+		cn.refused(ch.Network[cn.passed:])
 		for i := cn.passed - 1; i >= 0; i-- {
 			if e, ok := ch.Network[i].(filters.ConnectionEnder); ok {
 				cn.endFilter(e)

@@ -88,6 +88,41 @@ type ender struct{ ended *atomic.Int32 }
 func (ender) OnNewConnection(*filters.Connection) error { return nil }
 func (e ender) OnConnectionEnd(*filters.Connection)     { e.ended.Add(1) }
 
+// witness is an ender that hears of connections that never reached it.
+type witness struct {
+	ender
+	refused *atomic.Int32
+}
+
+func (w witness) OnConnectionRefused(*filters.Connection) { w.refused.Add(1) }
+
+func TestFiltersBehindARefusalHearOfIt(t *testing.T) {
+	for name, tc := range map[string]struct {
+		chain          *Chain
+		before         int // filters before the witness
+		refused, ended int32
+	}{
+		"by a filter before":   {&Chain{Network: []filters.NetworkFilter{refuser{}, nil}}, 1, 1, 0},
+		"by a filter behind":   {&Chain{Network: []filters.NetworkFilter{nil, refuser{}}}, 0, 0, 1},
+		"by the TLS handshake": {&Chain{TLS: brokenTLS{}, Network: []filters.NetworkFilter{nil}}, 0, 1, 0},
+		"by a panic before":    {&Chain{Network: []filters.NetworkFilter{bomb{"new"}, nil}}, 1, 1, 0},
+		"by nobody":            {&Chain{Network: []filters.NetworkFilter{nil}}, 0, 0, 1},
+	} {
+		w := witness{ender{&atomic.Int32{}}, &atomic.Int32{}}
+		c := tc.chain
+		c.Name, c.Terminal = "a", greeter{"hello"}
+		c.Network[tc.before] = w
+		l, addr := start(t, config(&lines{}, c))
+		_, _ = hear(t, addr)
+		l.Close()
+		for end := time.Now().Add(5 * time.Second); w.refused.Load()+w.ended.Load() == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		}
+		if r, e := w.refused.Load(), w.ended.Load(); r != tc.refused || e != tc.ended {
+			t.Errorf("%s: refused %d, ended %d; want %d, %d", name, r, e, tc.refused, tc.ended)
+		}
+	}
+}
+
 func config(log *lines, chains ...*Chain) Config {
 	reg := &stats.Registry{}
 	return Config{

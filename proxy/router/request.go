@@ -291,6 +291,7 @@ func (rq *request) describe(host *upstream.Host) {
 	u := &info.Upstream
 	u.Host, u.Address, u.Locality, u.HostMetadata = host.String(), host.Address(), host.Locality, &host.Endpoint.Metadata
 	u.Local, u.TLS, u.Protocol, u.TransportFailureReason, u.Relayed, u.Unmetered = netip.AddrPort{}, nil, 0, "", false, false
+	u.State = nil
 	if rq.pick.Avoid != nil {
 		rq.tried = append(rq.tried, host)
 	}
@@ -362,7 +363,7 @@ func (rq *request) open(host *upstream.Host) (*upstream.Stream, error) {
 		return nil, err
 	}
 	u := &rq.s.Info.Upstream
-	u.Local, u.TLS, u.Protocol = st.LocalAddr(), st.TLS(), st.Version()
+	u.Local, u.TLS, u.Protocol, u.State = st.LocalAddr(), st.TLS(), st.Version(), st.State()
 	if rq.attempted != nil {
 		rq.attempted.stream = st
 	}

@@ -196,10 +196,16 @@ func (s *session) upstream() netio.Conn {
 
 // connected tells those who wait for it that there is an upstream.
 func (s *session) connected() {
+	s.tellConnected()
 	if s.f.cfg.FlushOnConnected {
 		s.logInfo(s.info, format.LogTCPUpstreamConnected)
 	}
 	s.observe()
+}
+
+func (s *session) tellConnected() {
+	defer s.contain()
+	s.c.Connected()
 }
 
 // clusterKey is the filter-state object by which filters name the cluster.
@@ -271,7 +277,7 @@ func (s *session) describe(h *upstream.Host) {
 	s.host = h
 	u := &s.info.Upstream
 	u.Host, u.Address, u.Locality, u.HostMetadata = h.String(), h.Address(), h.Locality, &h.Endpoint.Metadata
-	u.Local, u.TLS, u.TransportFailureReason, u.Relayed = netip.AddrPort{}, nil, "", false
+	u.Local, u.TLS, u.TransportFailureReason, u.Relayed, u.State = netip.AddrPort{}, nil, "", false, nil
 }
 
 // hash is hash_policy: the client's address, or a filter-state object.
@@ -300,7 +306,7 @@ func (s *session) dial(host *upstream.Host, o *upstream.ConnectOptions) (netio.C
 	if err != nil {
 		return nil, err
 	}
-	s.info.Upstream.Local, s.info.Upstream.Relayed = far.LocalAddr(), true
+	s.info.Upstream.Local, s.info.Upstream.Relayed, s.info.Upstream.State = far.LocalAddr(), true, upstream.StateOf(far)
 	return far, nil
 }
 

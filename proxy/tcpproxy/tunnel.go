@@ -34,7 +34,7 @@ func (s *session) tunnel(host *upstream.Host, o *upstream.ConnectOptions) (netio
 		return nil, err
 	}
 	u := &s.info.Upstream
-	u.Local, u.TLS, u.Protocol = st.LocalAddr(), st.TLS(), st.Version()
+	u.Local, u.TLS, u.Protocol, u.State = st.LocalAddr(), st.TLS(), st.Version(), st.State()
 	interrupted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		st.Interrupt(context.Cause(ctx))

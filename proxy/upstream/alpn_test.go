@@ -96,8 +96,12 @@ func TestHTTPVersionOfACluster(t *testing.T) {
 		name     string
 		came, as message.Version
 	}{
-		{"1", message.HTTP2, message.HTTP11}, {"2", message.HTTP11, message.HTTP2}, {"auto", message.HTTP11, message.HTTP2},
-		{"same", message.HTTP10, message.HTTP11}, {"same", message.HTTP2, message.HTTP2}, {"absent", message.HTTP2, 0},
+		{"1", message.HTTP2, message.HTTP11},
+		{"2", message.HTTP11, message.HTTP2},
+		{"auto", message.HTTP11, message.HTTP2},
+		{"same", message.HTTP10, message.HTTP11},
+		{"same", message.HTTP2, message.HTTP2},
+		{"absent", message.HTTP2, 0},
 	} {
 		if got := m.HTTPVersion(tc.name, tc.came); got != tc.as {
 			t.Errorf("%s, %s: %s, want %s", tc.name, tc.came, got, tc.as)

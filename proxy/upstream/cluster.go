@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/proxy/upstream/lb"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
@@ -23,6 +24,9 @@ type Cluster struct {
 	detector *detector // nil without outlier detection
 	st       atomic.Pointer[clusterStats]
 	tls      []socketTLS
+
+	filters    []filters.UpstreamFilter
+	filtersErr error // one can't be executed
 
 	set  atomic.Pointer[hostSet]
 	drop atomic.Pointer[[]float64]

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/proxy/tlscontext"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
@@ -110,8 +111,9 @@ func hostOf(authority string) string {
 // connection is an established transport connection.
 type connection struct {
 	netio.Conn
-	took time.Duration
-	alpn string
+	took  time.Duration
+	alpn  string
+	state *streaminfo.FilterState // of the cluster's filters, nil without any
 }
 
 // connect opens the transport to h: socket or internal hop, PROXY header, TLS.
@@ -161,7 +163,12 @@ func (c *Cluster) establish(ctx context.Context, h *Host, o *ConnectOptions, alp
 	if h.socket.Unknown != "" {
 		return nil, errors.New("transport socket can't be used: " + h.socket.Unknown)
 	}
-	raw, err := c.dial(ctx, h, o)
+	if c.filtersErr != nil {
+		return nil, c.filtersErr
+	}
+	f := c.filtered(h)
+	f.dialing()
+	raw, err := c.dial(ctx, h, f.options(o))
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +179,7 @@ func (c *Cluster) establish(ctx context.Context, h *Host, o *ConnectOptions, alp
 		}
 	}
 	if h.socket.TLS == nil {
-		return &connection{Conn: raw}, nil
+		return f.connected(&connection{Conn: raw})
 	}
 	client, err := c.clientTLS(h.socket.TLS)
 	if err != nil {
@@ -195,7 +202,7 @@ func (c *Cluster) establish(ctx context.Context, h *Host, o *ConnectOptions, alp
 	if cs := sec.TLS(); cs != nil {
 		out.alpn = cs.NegotiatedProtocol
 	}
-	return out, nil
+	return f.connected(out)
 }
 
 // dial opens the byte stream below TLS.
@@ -305,7 +312,7 @@ func (c *Cluster) Connect(ctx context.Context, h *Host, o *ConnectOptions) (neti
 	}
 	c.stats().cxActive.Add(1)
 	h.st.cxActive.Add(1)
-	t := &tcpConn{Conn: conn.Conn, c: c, h: h, b: b, start: time.Now()}
+	t := &tcpConn{Conn: conn.Conn, c: c, h: h, b: b, start: time.Now(), state: conn.state}
 	return t, nil
 }
 
@@ -358,7 +365,17 @@ type tcpConn struct {
 	h     *Host
 	b     *breaker
 	start time.Time
+	state *streaminfo.FilterState
 	once  sync.Once
+}
+
+// StateOf returns what the filters of the cluster know of a connection that
+// Connect returned, nil without filters.
+func StateOf(conn netio.Conn) *streaminfo.FilterState {
+	if t, ok := conn.(*tcpConn); ok {
+		return t.state
+	}
+	return nil
 }
 
 func (t *tcpConn) ended() {

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/dns"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
@@ -39,6 +40,9 @@ type Options struct {
 	Logger *slog.Logger
 	// TLS compiles a TLS context; nil: clusters with TLS can't connect.
 	TLS func(spec *xdsresource.UpstreamTLS) (ClientTLS, error)
+	// Filter compiles a filter of a cluster's connections; nil: clusters that have
+	// one can't be used.
+	Filter func(tc *xdsresource.TypedConfig) (filters.UpstreamFilter, error)
 	// Internal connects to internal listeners; nil: such endpoints can't be
 	// reached. SetInternal may set it later.
 	Internal InternalDialer
@@ -216,6 +220,7 @@ func (m *Manager) newCluster(spec *xdsresource.Cluster) *Cluster {
 	}
 	c.set.Store(&hostSet{})
 	c.compileSockets()
+	c.compileFilters()
 	return c
 }
 

@@ -79,6 +79,7 @@ type pooledConn struct {
 	start     time.Time
 	local     netip.AddrPort
 	tls       *streaminfo.TLS
+	state     *streaminfo.FilterState
 	duration  timer.Timer
 	one       Stream // the only one at a time, unless multiplex
 }
@@ -453,7 +454,7 @@ func (p *pool) sweepIdle() {
 
 // dialed makes a connection that was established usable.
 func (p *pool) dialed(conn *connection) (*pooledConn, error) {
-	pc := &pooledConn{p: p, start: time.Now(), local: conn.LocalAddr()}
+	pc := &pooledConn{p: p, start: time.Now(), local: conn.LocalAddr(), state: conn.state}
 	if cs := conn.TLS(); cs != nil {
 		pc.tls = tlscontext.Info(cs)
 	}

@@ -32,6 +32,9 @@ func (s *Stream) LocalAddr() netip.AddrPort { return s.pc.local }
 // TLS describes the connection's TLS session, nil if there is none.
 func (s *Stream) TLS() *streaminfo.TLS { return s.pc.tls }
 
+// State is what the cluster's filters know of the connection, nil without any.
+func (s *Stream) State() *streaminfo.FilterState { return s.pc.state }
+
 // Release implements transport.ClientStream.
 func (s *Stream) Release() { s.ReleaseAt(time.Now()) }
 

@@ -81,6 +81,9 @@ type ConnectOptions struct {
 	// FilterState is the stream's; its objects that are shared with upstream
 	// cross an internal hop. nil: nothing crosses.
 	FilterState *streaminfo.FilterState
+	// State is what the cluster's filters keep for the connection, set by the
+	// cluster for internal hops; what is shared of it crosses. It may be nil.
+	State *streaminfo.FilterState
 	// Passthrough and ClusterMetadata are set by the cluster for internal hops:
 	// the namespaces that its internal_upstream socket passes on, and its own
 	// metadata.

@@ -63,7 +63,9 @@ type Cluster struct {
 	OriginalDst OriginalDst
 	DNS         DNS
 
-	Metadata     Metadata
+	Metadata Metadata
+	// Filters stand on the connections to its hosts.
+	Filters      []TypedConfig
 	TCPKeepalive *TCPKeepalive
 	// BindSource is upstream_bind_config's source address.
 	BindSource      netip.AddrPort

@@ -2,7 +2,6 @@ package xdsresource
 
 import (
 	"math/bits"
-	"slices"
 	"time"
 
 	clusterv3pb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -57,28 +56,21 @@ func (s *scope) cluster(m *clusterv3pb.Cluster) *Cluster {
 	if a := m.GetUpstreamBindConfig().GetSourceAddress(); a != nil {
 		c.BindSource = s.addrPort("upstream_bind_config.source_address", a, "")
 	}
-	s.upstreamFilters(m)
+	s.upstreamFilters(c, m)
 	c.Broken = s.takeClosed(mark)
 	return c
 }
 
-// telemetryFilters are Istio's upstream network filters. They exchange what the
-// peer is with it; here it is looked up.
-var telemetryFilters = []string{
-	"envoy.tcp.metadataexchange.config.MetadataExchange",
-	"envoy.extensions.network_filters.peer_metadata.UpstreamConfig",
-}
-
-// upstreamFilters refuses filters of upstream connections, which could be there
-// to protect something, unless they only serve telemetry.
-func (s *scope) upstreamFilters(m *clusterv3pb.Cluster) {
+// upstreamFilters decodes the filters of upstream connections. One that can't be
+// executed could be there to protect something.
+func (s *scope) upstreamFilters(c *Cluster, m *clusterv3pb.Cluster) {
 	for i, f := range m.GetFilters() {
 		s.pushIndex("filters", i)
-		if t := ExtensionType(f.GetTypedConfig()); slices.Contains(telemetryFilters, t) {
-			s.ignore("", "metadata is not exchanged with upstream peers; endpoints are looked up")
-		} else {
-			s.unsupported("", "upstream network filter %q (%s) is not supported", f.GetName(), t)
+		tc := s.plugin(f.GetName(), f.GetTypedConfig(), upstreamPlugin)
+		if tc.Unknown != "" {
+			s.unsupported("", "upstream network filter %q can't be executed: %s", f.GetName(), tc.Unknown)
 		}
+		c.Filters = append(c.Filters, tc)
 		s.pop()
 	}
 }

@@ -134,14 +134,17 @@ func TestInvalidClustersAreRejected(t *testing.T) {
 
 func TestFieldsOfAClusterWithoutEffectAreReported(t *testing.T) {
 	c := cluster(t, `{name: c, per_connection_buffer_limit_bytes: 5, filters: [
-{name: istio.metadata_exchange, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange, value: {protocol: x}}},
-{name: hbone, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/envoy.extensions.network_filters.peer_metadata.UpstreamConfig}}]}`)
+{name: a, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/fairlead.upecho.v1.Config, value: {odd: x}}},
+{name: b, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/fairlead.upecho.v1.Config}}]}`)
 	var got []string
 	for _, ig := range c.Ignored {
 		got = append(got, ig.Path)
 	}
-	if want := []string{"per_connection_buffer_limit_bytes", "filters[0]"}; c.Broken != "" || !slices.Equal(got, want) {
+	if want := []string{"per_connection_buffer_limit_bytes", "filters[0].typed_config.odd"}; c.Broken != "" || !slices.Equal(got, want) {
 		t.Errorf("ignored %q, want %q; broken %q", got, want, c.Broken)
+	}
+	if len(c.Filters) != 2 || c.Filters[0].Name != "a" || c.Filters[1].Config != "upstream {}" {
+		t.Errorf("filters %+v", c.Filters)
 	}
 }
 
@@ -170,7 +173,8 @@ func TestUnsupportedClustersAreBroken(t *testing.T) {
 		{"custom type", `cluster_type: {name: acme.redis}`, "acme.redis"},
 		{"HTTP/3", `typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {
 "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http3_protocol_options: {}}}}`, "http3_protocol_options: "},
-		{"an upstream filter", `filters: [{name: guard, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC, stat_prefix: x}}]`, `filters[0]: upstream network filter "guard" (envoy.extensions.filters.network.rbac.v3.RBAC)`},
+		{"an upstream filter", `filters: [{name: guard, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC, stat_prefix: x}}]`, `filters[0]: upstream network filter "guard" can't be executed: type type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC is not supported`},
+		{"an upstream filter by discovery", `filters: [{name: guard, config_discovery: {config_source: {ads: {}}, type_urls: [x]}}]`, "filters[0]"},
 		{"unknown policies only", `load_balancing_policy: {policies: [{typed_extension_config: {name: x, typed_config: {"@type": type.googleapis.com/acme.LB}}}]}`, "none of the policies"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

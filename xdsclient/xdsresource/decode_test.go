@@ -55,10 +55,29 @@ func (networkEcho) Decode(a filters.Any, _ *filters.Decoding) (filters.Config, e
 
 func (networkEcho) Compile(*filters.Env, filters.Config) (any, error) { return nil, nil }
 
+// upstreamEcho is echo as a filter of a cluster.
+type upstreamEcho struct{}
+
+func (upstreamEcho) TypeURLs() []string {
+	return []string{"type.googleapis.com/fairlead.upecho.v1.Config"}
+}
+
+func (upstreamEcho) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error) {
+	if strings.Contains(string(a.Value), "odd") {
+		d.Ignore("odd", "odd has no effect")
+	}
+	return "upstream " + string(a.Value), nil
+}
+
+func (upstreamEcho) CompileUpstream(*filters.Env, filters.Config) (filters.UpstreamFilter, error) {
+	return nil, nil
+}
+
 func newDecoder() *xdsresource.Decoder {
 	r := &filters.Registry{}
 	r.RegisterHTTP(echo{})
 	r.RegisterNetwork(networkEcho{})
+	r.RegisterUpstream(upstreamEcho{})
 	return xdsresource.NewDecoder(r, xdsresource.Options{
 		ReadFile: func(p string) ([]byte, error) {
 			if p == "/ca.pem" {

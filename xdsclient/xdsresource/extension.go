@@ -233,6 +233,7 @@ const (
 	overridePlugin
 	networkPlugin
 	listenerPlugin
+	upstreamPlugin
 )
 
 // decoder returns nil if there is no factory.
@@ -252,6 +253,10 @@ func (s *scope) decoder(kind pluginKind, typeURL string) decodeFunc {
 		}
 	case listenerPlugin:
 		if f := s.d.registry.Listener(typeURL); f != nil {
+			return f.Decode
+		}
+	case upstreamPlugin:
+		if f := s.d.registry.Upstream(typeURL); f != nil {
 			return f.Decode
 		}
 	}

@@ -85,6 +85,7 @@ func (f *filter) replace(s *filters.Stream) streaminfo.Object {
 		offer = f.http1
 	case message.HTTP2:
 		offer = f.http2
+	case message.HTTP10: // is not sent
 	}
 	if offer == nil || f.clusters.ClusterMetadata(name).Namespace("istio")["alpn_override"] == "false" {
 		return nil

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 )
@@ -66,9 +67,7 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 		return nil, errors.New("peer_metadata: only the TypedStruct form is supported")
 	}
 	in := &jsonConfig{}
-	dec := json.NewDecoder(bytes.NewReader(a.Value))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(in); err != nil {
+	if err := unmarshal(a.Value, in, d); err != nil {
 		return nil, fmt.Errorf("peer_metadata: %w", err)
 	}
 	c := &Config{SharedWithUpstream: in.SharedWithUpstream, AdditionalLabels: in.AdditionalLabels}
@@ -88,7 +87,11 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", path, err)
 			}
-			if why := pointless(l.name, s.Method); why != "" {
+			why := pointless(l.name, s.Method)
+			if s.Method == 0 {
+				why = "no method that this version knows"
+			}
+			if why != "" {
 				d.Ignore(path, why)
 				continue
 			}
@@ -113,10 +116,63 @@ func step(j jsonStep) (Step, error) {
 	if j.UpstreamFilterState != nil {
 		s.Method, s.Key, n = UpstreamFilterState, j.UpstreamFilterState.PeerMetadataKey, n+1
 	}
-	if n != 1 {
+	if n > 1 {
 		return s, fmt.Errorf("want one method, have %d", n)
 	}
 	return s, nil
+}
+
+// unmarshal decodes the JSON form of a message, whose fields have their proto
+// names or those in camelCase, and reports what is unknown: the filter serves
+// telemetry, and what it can't do must not stop traffic.
+func unmarshal(b []byte, into *jsonConfig, d *filters.Decoding) error {
+	var doc any
+	if err := json.Unmarshal(b, &doc); err != nil {
+		return err
+	}
+	b, err := json.Marshal(protoNames(doc))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, into); err != nil {
+		return err
+	}
+	strict := json.NewDecoder(bytes.NewReader(b))
+	strict.DisallowUnknownFields()
+	if err := strict.Decode(&jsonConfig{}); err != nil {
+		d.Ignore("", err.Error()+": not known to this version")
+	}
+	return nil
+}
+
+// protoNames renames the fields of all objects in doc.
+func protoNames(doc any) any {
+	switch x := doc.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(x))
+		for k, v := range x {
+			out[snake(k)] = protoNames(v)
+		}
+		return out
+	case []any:
+		for i := range x {
+			x[i] = protoNames(x[i])
+		}
+	}
+	return doc
+}
+
+func snake(camel string) string {
+	var b strings.Builder
+	for i := range len(camel) {
+		c := camel[i]
+		if c >= 'A' && c <= 'Z' {
+			b.WriteByte('_')
+			c += 'a' - 'A'
+		}
+		b.WriteByte(c)
+	}
+	return b.String()
 }
 
 func pointless(list string, m Method) string {

@@ -38,7 +38,8 @@ func (Factory) Compile(env *filters.Env, base, override filters.Config) (filters
 		f.workloads = env.Workloads
 		f.clusters, _ = env.Upstreams.(clusters)
 		if env.Node != nil {
-			self := peers.Node(env.Node)
+			self := peers.NodeWith(env.Node, c.AdditionalLabels)
+			self.Region, self.Zone = env.Node.Region, env.Node.Zone
 			f.network, f.id, f.exchange, f.baggage = env.Node.Network, env.Node.ID, peers.Exchange(self), peers.Baggage(self)
 		}
 	}
@@ -68,9 +69,7 @@ type filter struct {
 
 // Do implements filters.HTTPFilter.
 func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, error) {
-	_, gaveID := s.Request.Lookup(headerPeerID)
-	_, gavePeer := s.Request.Lookup(headerPeer)
-	f.before(s)
+	q := f.before(s)
 	r, err := next.Do(s)
 	if err != nil || r == nil {
 		return r, err
@@ -81,10 +80,13 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 		case Baggage:
 			r.Header.Set(headerBaggage, f.baggage)
 		case IstioHeaders:
-			if gaveID {
+			if f.disabled(s, &p) {
+				continue
+			}
+			if q.id {
 				r.Header.Set(headerPeerID, f.id)
 			}
-			if gavePeer {
+			if q.peer {
 				r.Header.Set(headerPeer, f.exchange)
 			}
 		case WorkloadDiscovery, UpstreamFilterState: // tells nobody
@@ -93,12 +95,17 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 	return r, nil
 }
 
+// question is which of Istio's headers the client sent, where they were looked
+// for.
+type question struct{ id, peer bool }
+
 // before does what is to be done before the request goes on.
-func (f *filter) before(s *filters.Stream) {
-	f.discoverDownstream(s)
+func (f *filter) before(s *filters.Stream) question {
+	q := f.discoverDownstream(s)
 	for i := range f.c.UpstreamPropagation {
 		f.tellUpstream(s, &f.c.UpstreamPropagation[i])
 	}
+	return q
 }
 
 // Explain finds the client as Do does, and says who it is.
@@ -116,7 +123,7 @@ func (f *filter) Explain(s *filters.Stream) filters.Explanation {
 	return x
 }
 
-func (f *filter) discoverDownstream(s *filters.Stream) {
+func (f *filter) discoverDownstream(s *filters.Stream) (q question) {
 	for _, m := range f.c.DownstreamDiscovery {
 		var p *streaminfo.Peer
 		switch m.Method {
@@ -126,6 +133,8 @@ func (f *filter) discoverDownstream(s *filters.Stream) {
 				p = peers.Lookup(f.workloads, s.Info.Conn.Remote.Addr())
 			}
 		case IstioHeaders:
+			_, q.id = s.Request.Lookup(headerPeerID)
+			_, q.peer = s.Request.Lookup(headerPeer)
 			p = peers.FromExchange(s.Request.Get(headerPeer), f.c.AdditionalLabels)
 		case Baggage:
 			p = peers.FromBaggage(s.Request.Get(headerBaggage))
@@ -139,6 +148,7 @@ func (f *filter) discoverDownstream(s *filters.Stream) {
 	if f.strips {
 		strip(&s.Request)
 	}
+	return q
 }
 
 func (f *filter) discoverUpstream(s *filters.Stream, r *filters.Response) {
@@ -150,7 +160,9 @@ func (f *filter) discoverUpstream(s *filters.Stream, r *filters.Response) {
 		case IstioHeaders:
 			p = peers.FromExchange(r.Header.Get(headerPeer), f.c.AdditionalLabels)
 		case UpstreamFilterState:
-			p = peers.Get(&s.Info.FilterState, m.Key)
+			if p = peers.Get(&s.Info.FilterState, m.Key); p == nil {
+				p = peers.Get(s.Info.Upstream.State, m.Key)
+			}
 		case Baggage: // of downstream only
 		}
 		if p != nil {
@@ -189,15 +201,21 @@ type clusters interface {
 	ClusterMetadata(name string) *streaminfo.Metadata
 }
 
-// keepsQuiet reports whether the cluster is one that gets no Istio headers:
-// external ones, if so configured, and those whose metadata says disable_mx.
-// Nothing is told to a cluster about which nothing is known.
+// keepsQuiet reports whether the cluster is one that gets no Istio headers. Nothing
+// is told to a cluster about which nothing is known.
 func (f *filter) keepsQuiet(s *filters.Stream, p *Step) bool {
+	return s.Route == nil || f.clusters == nil || s.Route.ClusterName() == "" || f.disabled(s, p)
+}
+
+// disabled reports whether the route's cluster is one whose requests carry no
+// Istio headers in either direction: external ones, if so configured, and those
+// whose metadata says disable_mx.
+func (f *filter) disabled(s *filters.Stream, p *Step) bool {
 	if s.Route == nil || f.clusters == nil {
-		return true
+		return false
 	}
 	name := s.Route.ClusterName()
-	if name == "" || p.SkipExternal && name == "PassthroughCluster" {
+	if p.SkipExternal && name == "PassthroughCluster" {
 		return true
 	}
 	istio := f.clusters.ClusterMetadata(name).Namespace("istio")

@@ -2,6 +2,7 @@ package peermetadata
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/fairlead-mesh/fairlead/filters"
@@ -30,11 +31,13 @@ func (route) ClusterName() string { return "c" }
 // upstream answers from 10.0.0.2 with the given headers.
 type upstream struct {
 	response []string
+	state    *streaminfo.FilterState // of the connection
 	seen     message.Header
 }
 
 func (u *upstream) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
 	u.seen.CopyFrom(&s.Request)
+	s.Info.Upstream.State = u.state
 	s.Info.Upstream.Address = netip.MustParseAddrPort("10.0.0.2:80")
 	r := s.NewResponse()
 	r.Header.Add(message.Status, "200")
@@ -154,6 +157,53 @@ func TestServerAnswersAnExchange(t *testing.T) {
 	}
 }
 
+func TestAClusterThatIsOutOfTheExchangeIsAnsweredFor(t *testing.T) {
+	const config = `{"downstream_discovery":[{"istio_headers":{}}],"downstream_propagation":[{"istio_headers":{"skip_external_clusters":true}}]}`
+	for name, md := range map[string]map[string]any{"disable_mx": {"disable_mx": true}, "external": {"external": true}, "": {"disable_mx": false, "external": "true"}} {
+		env := environment()
+		m := streaminfo.MetadataFrom(map[string]map[string]any{"istio": md})
+		env.Upstreams = manager{md: &m}
+		_, r := run(t, config, env, &upstream{}, headerPeer, peers.Exchange(&streaminfo.Peer{Workload: "w"}), headerPeerID, "x")
+		if told := r.Header.Has(headerPeer) && r.Header.Has(headerPeerID); told != (name == "") {
+			t.Errorf("%s: told %v", name, told)
+		}
+	}
+	// Who was found otherwise has asked nothing.
+	const table = `{"downstream_discovery":[{"workload_discovery":{}},{"istio_headers":{}}],"downstream_propagation":[{"istio_headers":{}}]}`
+	if _, r := run(t, table, environment(), &upstream{}, headerPeer, "x", headerPeerID, "x"); r.Header.Has(headerPeer) || r.Header.Has(headerPeerID) {
+		t.Errorf("answered %+v", r.Header)
+	}
+}
+
+func TestLabelsAndLocalityAreTold(t *testing.T) {
+	env := environment()
+	env.Node.Labels["team"], env.Node.Labels["other"], env.Node.Region, env.Node.Zone = "red", "x", "r1", "z1"
+	u := &upstream{}
+	_, r := run(t, `{"upstream_propagation":[{"istio_headers":{}}],"downstream_propagation":[{"baggage":{}}],"additional_labels":["team"]}`, env, u)
+	p := peers.FromExchange(u.seen.Get(headerPeer), []string{"team", "other"})
+	if p == nil || len(p.Labels) != 1 || p.Labels["team"] != "red" || p.Region != "r1" || p.Zone != "z1" {
+		t.Errorf("told %+v", p)
+	}
+	if got := r.Header.Get("baggage"); !strings.Contains(got, "cloud.region=r1,cloud.availability_zone=z1") {
+		t.Errorf("baggage %q", got)
+	}
+}
+
+func TestWhatTheConnectionKnowsOfUpstreamIsFound(t *testing.T) {
+	const config = `{"upstream_discovery":[{"upstream_filter_state":{"peer_metadata_key":"upstream_peer"}}]}`
+	state := &streaminfo.FilterState{}
+	peers.SetUpstream(state, &streaminfo.Peer{Workload: "told"}, streaminfo.SharingNone)
+	s, _ := run(t, config, environment(), &upstream{state: state})
+	for _, key := range []string{peers.Upstream, peers.UpstreamObj} {
+		if got := s.Info.FilterState.GetString(key); got != "told" {
+			t.Errorf("%s = %q", key, got)
+		}
+	}
+	if s, _ = run(t, config, environment(), &upstream{}); s.Info.FilterState.Get(peers.Upstream) != nil {
+		t.Error("found without a state")
+	}
+}
+
 func TestBaggageIsPropagated(t *testing.T) {
 	u := &upstream{}
 	_, r := run(t, `{"upstream_propagation":[{"baggage":{}}],"downstream_propagation":[{"baggage":{}}]}`, environment(), u)
@@ -164,11 +214,20 @@ func TestBaggageIsPropagated(t *testing.T) {
 }
 
 func TestDecodeReportsAndRefuses(t *testing.T) {
-	d := &filters.Decoding{}
-	if _, err := (Factory{}).Decode(filters.Any{JSON: true, Value: []byte(`{"upstream_discovery":[{"baggage":{}}],"upstream_propagation":[{"workload_discovery":{}}]}`)}, d); err != nil || len(d.Ignored()) != 2 {
-		t.Errorf("%v %v", err, d.Ignored())
+	for doc, n := range map[string]int{
+		`{"upstream_discovery":[{"baggage":{}}],"upstream_propagation":[{"workload_discovery":{}}]}`: 2,
+		`{"upstream_discovery":[{"new_method":{}}]}`:                                                 2, // the field and the step
+		`{"upstream_discovery":[{}]}`:                                                                1,
+		`{"x":1}`:                                                                                    1,
+		`{"upstreamDiscovery":[{"upstreamFilterState":{"peerMetadataKey":"k"}}],"sharedWithUpstream":true}`:           0,
+		`{"upstream_propagation":[{"istio_headers":{"skip_external_clusters":true}}],"additional_labels":["a","aB"]}`: 0,
+	} {
+		d := &filters.Decoding{}
+		if _, err := (Factory{}).Decode(filters.Any{JSON: true, Value: []byte(doc)}, d); err != nil || len(d.Ignored()) != n {
+			t.Errorf("%s: %v %v", doc, err, d.Ignored())
+		}
 	}
-	for _, bad := range []string{`{"x":1}`, `{"upstream_discovery":[{}]}`, `{"upstream_discovery":[{"baggage":{},"istio_headers":{}}]}`} {
+	for _, bad := range []string{`[]`, `{"x":`, `{"upstream_discovery":{}}`, `{"upstream_discovery":[{"baggage":{},"istio_headers":{}}]}`} {
 		if _, err := (Factory{}).Decode(filters.Any{JSON: true, Value: []byte(bad)}, nil); err == nil {
 			t.Errorf("%s was accepted", bad)
 		}

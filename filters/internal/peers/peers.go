@@ -44,6 +44,12 @@ func Get(fs *streaminfo.FilterState, key string) *streaminfo.Peer {
 	return p
 }
 
+// Awaited reports whether the peer under key is still to tell who it is, over
+// the connection downstream or, for Upstream, over that to upstream.
+func Awaited(info *streaminfo.Info, key string) bool {
+	return info.FilterState.Awaits(key) || key == Upstream && info.Upstream.State.Awaits(key)
+}
+
 // Lookup asks the table of workloads; it may be nil.
 func Lookup(w filters.Workloads, a netip.Addr) *streaminfo.Peer {
 	if w == nil || !a.IsValid() {
@@ -121,7 +127,10 @@ func FromEndpoint(md *streaminfo.Metadata) *streaminfo.Peer {
 }
 
 // Node describes this proxy by what it tells its control plane.
-func Node(n *filters.Node) *streaminfo.Peer {
+func Node(n *filters.Node) *streaminfo.Peer { return NodeWith(n, nil) }
+
+// NodeWith is Node with those of the labels that have no field of their own.
+func NodeWith(n *filters.Node, keep []string) *streaminfo.Peer {
 	if n == nil {
 		return &streaminfo.Peer{}
 	}
@@ -133,7 +142,7 @@ func Node(n *filters.Node) *streaminfo.Peer {
 	p := FromStruct(map[string]any{
 		"NAME": str("NAME"), "NAMESPACE": n.Namespace, "OWNER": str("OWNER"), "WORKLOAD_NAME": n.WorkloadName,
 		"CLUSTER_ID": n.ClusterID, "LABELS": labels,
-	}, nil)
+	}, keep)
 	p.NetworkID = n.Network
 	return p
 }

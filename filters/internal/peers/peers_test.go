@@ -183,7 +183,7 @@ func FuzzExchange(f *testing.F) {
 		if strings.ContainsAny(p.Workload+p.Namespace, "/") {
 			p.WorkloadType, q.WorkloadType = "", ""
 		}
-		if d := cmp.Diff(p, q, ignoreID, cmpopts.IgnoreFields(streaminfo.Peer{}, "Region", "Zone")); d != "" {
+		if d := cmp.Diff(p, q, ignoreID); d != "" {
 			t.Fatalf("%q: %s", s, d)
 		}
 	})

@@ -51,6 +51,12 @@ func (f *filter) OnConnectionEnd(c *filters.Connection) {
 	}
 }
 
+// OnConnectionRefused implements filters.RefusalWitness: connections that a
+// policy before this filter refused are counted, as Envoy does.
+func (f *filter) OnConnectionRefused(c *filters.Connection) {
+	f.m.NewConnection().Report(c.Info, true)
+}
+
 // Detached implements filters.Detached.
 func (f *filter) Detached() {}
 

@@ -7,23 +7,27 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters"
 )
 
-// typeURL has no Go proto: istiod sends the configuration as a TypedStruct.
-const typeURL = "type.googleapis.com/envoy.extensions.network_filters.peer_metadata.Config"
+// The types have no Go proto: istiod sends the configurations as TypedStructs.
+const (
+	typeURL         = "type.googleapis.com/envoy.extensions.network_filters.peer_metadata.Config"
+	upstreamTypeURL = "type.googleapis.com/envoy.extensions.network_filters.peer_metadata.UpstreamConfig"
+)
 
-// Config is the filter's configuration.
+// Config is the configuration of a listener's filter.
 type Config struct {
 	// BaggageKey is the filter state that gets this workload's baggage, "" for
 	// none.
 	BaggageKey string
 }
 
+// UpstreamConfig is the configuration of a cluster's filter: there is nothing to
+// configure.
+type UpstreamConfig struct{}
+
 // Decode implements filters.NetworkFactory.
 func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error) {
-	if !a.JSON {
-		return nil, fmt.Errorf("%s: want a TypedStruct", typeURL)
-	}
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(a.Value, &fields); err != nil {
+	fields, err := object(a, typeURL)
+	if err != nil {
 		return nil, err
 	}
 	c := &Config{}
@@ -41,4 +45,24 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 		d.Ignore(name, "field is unknown to this version")
 	}
 	return c, nil
+}
+
+// Decode implements filters.UpstreamFactory.
+func (UpstreamFactory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error) {
+	fields, err := object(a, upstreamTypeURL)
+	if err != nil {
+		return nil, err
+	}
+	for name := range fields {
+		d.Ignore(name, "field is unknown to this version")
+	}
+	return &UpstreamConfig{}, nil
+}
+
+func object(a filters.Any, typeURL string) (fields map[string]json.RawMessage, err error) {
+	if !a.JSON {
+		return nil, fmt.Errorf("%s: want a TypedStruct", typeURL)
+	}
+	err = json.Unmarshal(a.Value, &fields)
+	return fields, err
 }

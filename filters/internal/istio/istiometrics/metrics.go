@@ -72,6 +72,14 @@ func New(env *filters.Env, c *Config) *Metrics {
 // Interval is the time between reports on long streams, 0 for none.
 func (ms *Metrics) Interval() time.Duration { return ms.interval }
 
+// peerKey is the end that this reporter wants to know of before it reports.
+func (ms *Metrics) peerKey() string {
+	if ms.reporter == reporterSource {
+		return peers.Upstream
+	}
+	return peers.Downstream
+}
+
 // expr returns the index of an expression.
 func (ms *Metrics) expr(f *format.CEL) int {
 	for i, e := range ms.exprs {
@@ -146,7 +154,7 @@ func (ms *Metrics) ends(info *streaminfo.Info, request *message.Header) ends {
 	fs := &info.FilterState
 	if ms.reporter == reporterSource {
 		e.source = ms.self
-		if e.destination = peers.Get(fs, peers.Upstream); e.destination == nil {
+		if e.destination = upstreamPeer(info, request); e.destination == nil {
 			e.destination = peers.FromEndpoint(info.Upstream.HostMetadata)
 		}
 		e.upstreamIdentity()
@@ -154,7 +162,7 @@ func (ms *Metrics) ends(info *streaminfo.Info, request *message.Header) ends {
 		e.source = peers.Get(fs, peers.Downstream)
 		e.destination = ms.self
 		if ms.reporter == reporterWaypoint {
-			if e.destination = peers.Get(fs, peers.Upstream); e.destination == nil && request == nil {
+			if e.destination = upstreamPeer(info, request); e.destination == nil && request == nil {
 				e.destination = peers.Lookup(ms.workloads, peers.UpstreamAddress(info))
 			}
 		}
@@ -164,6 +172,16 @@ func (ms *Metrics) ends(info *streaminfo.Info, request *message.Header) ends {
 		e.host = request.Get(message.Authority)
 	}
 	return e
+}
+
+// upstreamPeer is what the stream, or for bytes that are not HTTP the connection
+// to upstream, knows of its far end.
+func upstreamPeer(info *streaminfo.Info, request *message.Header) *streaminfo.Peer {
+	p := peers.Get(&info.FilterState, peers.Upstream)
+	if p == nil && request == nil {
+		p = peers.Get(info.Upstream.State, peers.Upstream)
+	}
+	return p
 }
 
 func (e *ends) upstreamIdentity() {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/filters/internal/grpccount"
+	"github.com/fairlead-mesh/fairlead/filters/internal/peers"
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
@@ -160,9 +161,13 @@ func (*Connection) Field(string) (string, bool) { return "", false }
 func (ms *Metrics) NewConnection() *Connection { return &Connection{ms: ms} }
 
 // Report adds what happened since the last report. The first one counts the
-// connection as opened and fixes its labels.
+// connection as opened and fixes its labels: it waits for a peer that is to tell
+// who it is over the connection, but not beyond the end.
 func (c *Connection) Report(info *streaminfo.Info, end bool) {
 	if c.h == nil {
+		if !end && peers.Awaited(info, c.ms.peerKey()) {
+			return
+		}
 		e := c.ms.ends(info, nil)
 		k := c.ms.key(&e, protoTCP)
 		exprs := c.ms.evaluate(&format.Context{Info: info}, &k)
