@@ -116,7 +116,7 @@ func (cn *connection) refused(rest []filters.NetworkFilter) {
 		if w, ok := f.(filters.RefusalWitness); ok {
 			func() {
 				defer cn.contain("counting a refused connection")
-				w.OnConnectionRefused(&cn.fc)
+				w.OnConnectionRefused(&cn.rec.fc)
 			}()
 		}
 	}
