@@ -60,6 +60,7 @@ type conn struct {
 	owed     int64 // taken or discarded, not yet granted again
 	withheld int64 // received over the buffer limit, owed once consumers catch up
 
+	dataPut    uint64 // DATA frames queued; dataSent follows with each batch
 	goAwaySent bool
 	notice     bool   // the first GOAWAY of a drain was sent, the second was not
 	finalID    uint32 // once the last GOAWAY was sent, streams above are ignored
@@ -77,7 +78,7 @@ type conn struct {
 	buffered  atomic.Int64  // received bytes that wait for consumers
 	isBehind  atomic.Bool   // withheld > 0
 	received  atomic.Uint64 // octets read
-	dataSent  atomic.Uint64 // DATA frames sent
+	dataSent  atomic.Uint64 // DATA frames sent, see dataPut
 	completed atomic.Uint64 // exchanges that ended in order
 
 	flushFn, closeFn                                                        func()

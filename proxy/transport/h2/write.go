@@ -149,6 +149,7 @@ func (c *conn) writeOut(s *stream, more []byte) {
 		b, buf, frames, control := c.out, c.outBuf, c.frames, c.control
 		c.out, c.outBuf = nil, nil
 		c.writes++
+		c.dataSent.Store(c.dataPut) // once a batch: each costs a fence
 		c.mu.Unlock()
 		if more != nil {
 			err = netio.WriteParts(c.nc, b, more, nil)
@@ -303,7 +304,7 @@ func (c *conn) putData(s *stream, p []byte, flags uint8) {
 		c.out = append(c.out, p...)
 	}
 	c.frames++
-	c.dataSent.Add(1)
+	c.dataPut++
 	s.sendWin -= int64(n)
 	c.sendWin -= int64(n)
 	s.bytesOut += uint64(n) + frameHeaderLen
