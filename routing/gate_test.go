@@ -3,9 +3,11 @@ package routing_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/format"
+	"github.com/fairlead-mesh/fairlead/internal/matcher"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/routing"
@@ -86,6 +88,49 @@ func TestMatchAndFinalizeAllocateNothing(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(200, run); n != 0 && !raceEnabled {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// The last of 10,000 routes is found as fast as one of 100, exact ones, prefixes
+// and, one after the other but still within the time of a request, expressions.
+func TestTenThousandRoutesAreNotScanned(t *testing.T) {
+	const n = 10_000
+	for _, c := range []struct {
+		name string
+		kind xdsresource.PathKind
+		path string
+		each time.Duration
+	}{{"prefix", xdsresource.PathPrefix, "/api/v%d/", 20 * time.Microsecond}, {"exact", xdsresource.PathExact, "/api/v%d/", 20 * time.Microsecond}, {"expression", xdsresource.PathRegex, "/api/v%d/[a-z]*", 10 * time.Millisecond}} {
+		vh := &xdsresource.VirtualHost{Domains: []string{"*"}}
+		for i := range n {
+			m := xdsresource.RouteMatch{Kind: c.kind, Path: fmt.Sprintf(c.path, i), RuntimeFraction: -1}
+			if c.kind == xdsresource.PathRegex {
+				re, err := matcher.NewString(matcher.Regex, m.Path, false)
+				if err != nil {
+					t.Fatal(err)
+				}
+				m.Regex = &re
+			}
+			vh.Routes = append(vh.Routes, &xdsresource.Route{Name: fmt.Sprint("r", i), Match: m, Action: &xdsresource.RouteAction{Weighted: []xdsresource.WeightedCluster{{Name: "a", Weight: 1}}}})
+		}
+		table, errs := routing.Compile(&xdsresource.RouteConfiguration{VirtualHosts: []*xdsresource.VirtualHost{vh}}, routing.Options{})
+		if len(errs) > 0 {
+			t.Fatal(errs)
+		}
+		s := newStream()
+		fill(s, fmt.Sprintf("/api/v%d/", n-1))
+		best := time.Hour
+		for range 20 {
+			began := time.Now()
+			if r := table.Match(s); r == nil || r.Name() != "r9999" {
+				t.Fatalf("%s: got %v", c.name, r)
+			}
+			best = min(best, time.Since(began))
+		}
+		t.Logf("%s: the last of %d in %v", c.name, n, best)
+		if best > c.each && !raceEnabled {
+			t.Errorf("%s: the last of %d routes is found in %v, want at most %v", c.name, n, best, c.each)
+		}
 	}
 }
 

@@ -173,6 +173,7 @@ func (z *Ztunnel) listen(registry *stats.Registry) (err error) {
 	if err != nil || !z.cfg.Stats.IsValid() {
 		return err
 	}
+	z.ports[z.cfg.Stats.Port()] = true
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) { _ = registry.WritePrometheus(w) })
 	mux.Handle("GET /healthz/ready", admin.Probe(z.ready))

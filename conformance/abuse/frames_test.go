@@ -42,18 +42,24 @@ const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 // request encodes a request's head without using the dynamic table. more may
 // begin with a method.
 func request(path string, more ...string) []byte {
-	var buf bytes.Buffer
-	e := hpack.NewEncoder(&buf)
-	e.SetMaxDynamicTableSizeLimit(0)
 	method := "GET"
 	if len(more) > 1 && more[0] == ":method" {
 		method, more = more[1], more[2:]
 	}
-	for _, f := range [][2]string{{":method", method}, {":scheme", "http"}, {":authority", "victim"}, {":path", path}} {
-		_ = e.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
-	}
+	fs := [][2]string{{":method", method}, {":scheme", "http"}, {":authority", "victim"}, {":path", path}}
 	for i := 0; i+1 < len(more); i += 2 {
-		_ = e.WriteField(hpack.HeaderField{Name: more[i], Value: more[i+1]})
+		fs = append(fs, [2]string{more[i], more[i+1]})
+	}
+	return encodeHead(fs)
+}
+
+// encodeHead encodes a head without using the dynamic table.
+func encodeHead(fs [][2]string) []byte {
+	var buf bytes.Buffer
+	e := hpack.NewEncoder(&buf)
+	e.SetMaxDynamicTableSizeLimit(0)
+	for _, f := range fs {
+		_ = e.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
 	}
 	return buf.Bytes()
 }

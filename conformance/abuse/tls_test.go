@@ -140,23 +140,30 @@ type tlsVictim struct {
 	open *asker // a connection from before
 }
 
-func newTLSVictim(t *testing.T) *tlsVictim {
+// credentials makes a root and a certificate of it, and a folder with both.
+func credentials(t *testing.T) (dir string, root *authority, good tls.Certificate) {
 	t.Helper()
-	dir := t.TempDir()
-	v := &tlsVictim{victim: &victim{t: t, h2: running.FreePort(t), h1: running.FreePort(t)}, root: below(t, nil, nil)}
-	v.good = v.root.leaf(t, nil)
-	key, err := x509.MarshalPKCS8PrivateKey(v.good.PrivateKey)
+	dir, root = t.TempDir(), below(t, nil, nil)
+	good = root.leaf(t, nil)
+	key, err := x509.MarshalPKCS8PrivateKey(good.PrivateKey)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, b := range map[string]*pem.Block{
-		"cert.pem": {Type: "CERTIFICATE", Bytes: v.good.Certificate[0]}, "key.pem": {Type: "PRIVATE KEY", Bytes: key},
-		"root.pem": {Type: "CERTIFICATE", Bytes: v.root.cert.Raw},
+		"cert.pem": {Type: "CERTIFICATE", Bytes: good.Certificate[0]}, "key.pem": {Type: "PRIVATE KEY", Bytes: key},
+		"root.pem": {Type: "CERTIFICATE", Bytes: root.cert.Raw},
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(b), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return dir, root, good
+}
+
+func newTLSVictim(t *testing.T) *tlsVictim {
+	t.Helper()
+	dir, root, good := credentials(t)
+	v := &tlsVictim{victim: &victim{t: t, h2: running.FreePort(t), h1: running.FreePort(t)}, root: root, good: good}
 	v.pid = running.Start(t, fmt.Sprintf(tlsBootstrap, v.h2, v.h1, dir), v.h2)
 	v.canary()
 	c, err := v.dial(v.good)

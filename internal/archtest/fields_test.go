@@ -185,7 +185,7 @@ type usage struct {
 }
 
 // notProduct are packages that only tests and demonstrations use.
-var notProduct = regexp.MustCompile(`^(internal/(xdstest|leaktest|archtest)|demo|examples)(/|$)|conntest$`)
+var notProduct = regexp.MustCompile(`^(internal/(xdstest|leaktest|hbonetest|archtest)|demo|examples)(/|$)|conntest$`)
 
 func (s *source) usage(t *testing.T) *usage {
 	t.Helper()

@@ -4,10 +4,16 @@ import (
 	"fmt"
 	"regexp"
 	"regexp/syntax"
+	"strings"
 )
 
 // MaxRegexBytes bounds the source of a regular expression from configuration.
 const MaxRegexBytes = 8 << 10
+
+// MaxRegexProgram bounds the instructions of a compiled expression: it is the
+// re2.max_program_size.error_level that Istio's bootstrap gives to Envoy. Counted
+// repetition makes programs of millions of instructions from a few KiB.
+const MaxRegexProgram = 32768
 
 // CompileSafeRegex compiles an RE2 expression that must match the whole
 // string, as Envoy's safe_regex does.
@@ -41,8 +47,19 @@ func checkRegex(src string) error {
 	if len(src) > MaxRegexBytes {
 		return fmt.Errorf("regex of %d bytes exceeds the limit of %d", len(src), MaxRegexBytes)
 	}
-	if _, err := syntax.Parse(src, syntax.Perl); err != nil {
+	re, err := syntax.Parse(src, syntax.Perl)
+	if err != nil {
 		return fmt.Errorf("regex %q: %w", src, err)
+	}
+	if !strings.ContainsRune(src, '{') {
+		return nil // about as many instructions as bytes
+	}
+	prog, err := syntax.Compile(re.Simplify())
+	if err != nil {
+		return fmt.Errorf("regex %q: %w", src, err)
+	}
+	if n := len(prog.Inst); n > MaxRegexProgram {
+		return fmt.Errorf("regex %.100q: a program of %d instructions exceeds the limit of %d: repeat less by {n,m}", src, n, MaxRegexProgram)
 	}
 	return nil
 }

@@ -66,11 +66,22 @@ func (c *Chain) handshake(fc *filters.Connection, ci *streaminfo.Conn) error {
 	fc.Conn = tc
 	if cs := tc.TLS(); cs != nil {
 		ci.TLS = c.TLS.Describe(cs)
-		if ci.RequestedServerName == "" {
+		if ci.RequestedServerName == "" && isName(cs.ServerName) {
 			ci.RequestedServerName = cs.ServerName
 		}
 	}
 	return nil
+}
+
+// isName is tls_inspector's idea of a server name: a client can write nothing
+// into a log that looks like more than a name.
+func isName(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *Chain) add(cn *connection) {
