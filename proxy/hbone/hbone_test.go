@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -468,24 +469,46 @@ func TestThousandStreamsGoOnWhileOneReceiverStalls(t *testing.T) {
 	first := mustDial(t, d, target("a:1")) // the peer's limit is known after this
 	roundTrip(t, first, "x")
 	_ = first.Close()
-	st := mustDial(t, d, target("stalled:1"))
-	go func() { _, _ = st.Write(make([]byte, 32<<20)) }()
-	srv := <-stalled
-	var wg sync.WaitGroup
-	for range streams - 1 {
-		c := mustDial(t, d, target("a:1"))
-		wg.Go(func() {
-			go func() {
-				_, _ = c.Write(make([]byte, size))
-				_ = c.CloseWrite()
-			}()
-			if b, err := io.ReadAll(c); len(b) != size || err != nil {
-				t.Error(len(b), err)
-			}
-			_ = c.Close()
-		})
+	others := func() time.Duration {
+		began := time.Now()
+		var wg sync.WaitGroup
+		for range streams - 1 {
+			c := mustDial(t, d, target("a:1"))
+			wg.Go(func() {
+				go func() {
+					_, _ = c.Write(make([]byte, size))
+					_ = c.CloseWrite()
+				}()
+				if b, err := io.ReadAll(c); len(b) != size || err != nil {
+					t.Error(len(b), err)
+				}
+				_ = c.Close()
+			})
+		}
+		wg.Wait()
+		return time.Since(began)
 	}
-	wg.Wait()
+	alone := min(others(), others())
+	st := mustDial(t, d, target("stalled:1"))
+	var taken atomic.Int64
+	go func() {
+		for b := make([]byte, 64<<10); ; {
+			n, err := st.Write(b)
+			taken.Add(int64(n))
+			if err != nil {
+				return
+			}
+		}
+	}()
+	srv := <-stalled
+	beside := min(others(), others())
+	t.Logf("%d streams in %v alone, in %v beside one that stalls, which took %d KiB", streams-1, alone.Round(time.Millisecond), beside.Round(time.Millisecond), taken.Load()>>10)
+	if beside > 2*alone+500*time.Millisecond { // other tests have the processors as well
+		t.Errorf("beside a receiver that stalls the others took %v instead of %v", beside, alone)
+	}
+	if n := taken.Load(); n > 5<<20 { // a window, and what is under way
+		t.Errorf("%d bytes were taken for a receiver that reads nothing", n)
+	}
 	if n := p.opened.Load(); n != 1 {
 		t.Errorf("%d connections", n)
 	}
