@@ -62,6 +62,32 @@ func framing() []rawCase {
 	return out
 }
 
+// gadgets hide a transfer encoding from one parser of two: one byte, or two, in each
+// place of the field, before a length and behind one.
+func gadgets() []rawCase {
+	var out []rawCase
+	for b := 1; b < 256; b++ {
+		if b > 0x20 && b < 0x7f {
+			continue
+		}
+		x := string([]byte{byte(b)})
+		for i, f := range []string{
+			x + "Transfer-Encoding: chunked", "Transfer" + x + "Encoding: chunked", "Transfer-" + x + "Encoding: chunked", "Transfer-Encoding" + x + ": chunked", "Transfer-Encoding:" + x + "chunked",
+			"Transfer-Encoding: chun" + x + "ked", "Transfer-Encoding: chunked" + x, x + x + "Transfer-Encoding: chunked", "Transfer-Encoding: " + x + x + "chunked", "X: X" + x + "Transfer-Encoding: chunked",
+			"X: X\r" + x + "Transfer-Encoding: chunked",
+		} {
+			for j, head := range []string{f + "\r\nContent-Length: 5", "Content-Length: 5\r\n" + f} {
+				body := "abcde"
+				if j == 1 {
+					body = "5\r\nabcde\r\n0\r\n\r\n"
+				}
+				out = append(out, rawCase{name: fmt.Sprintf("gadget %d of byte %#02x, %d", i, b, j), bytes: "POST /gadget HTTP/1.1\r\nHost: h.example\r\n" + head + "\r\n\r\n" + body + smuggled})
+			}
+		}
+	}
+	return out
+}
+
 // chunking are bodies that are said to be chunked.
 func chunking() []rawCase {
 	sizes := []string{
@@ -127,5 +153,6 @@ func h1Cases() []rawCase {
 	}
 	out = append(out, framing()...)
 	out = append(out, chunking()...)
-	return append(out, heads()...)
+	out = append(out, heads()...)
+	return append(out, gadgets()...)
 }

@@ -204,7 +204,7 @@ func TestHTTP1ReachesTheOriginCleanOrNotAtAll(t *testing.T) {
 	o := newOrigin(t)
 	h1, _ := start(t, o)
 	cases := h1Cases()
-	if len(cases) != 4976 {
+	if len(cases) != 8518 {
 		t.Errorf("%d cases", len(cases))
 	}
 	var mu sync.Mutex
