@@ -134,7 +134,8 @@ func TestAPeerIsWhoItsCertificateSays(t *testing.T) {
 	p := rawPeer(t, ca, "spiffe://cluster.local/ns/app/sa/stranger", port)
 	const inner = "GET /open HTTP/1.1\r\nhost: reviews\r\n\r\n"
 	for i, claim := range [][]string{
-		{}, {"x-istio-source", "waypoint"}, {"x-istio-source", "gateway"}, {"x-forwarded-network", "n"}, {"x-forwarded-client-cert", "URI=" + clientID}, {"x-envoy-peer-metadata", "x"},
+		{},
+		{"x-istio-source", "waypoint"}, {"x-istio-source", "gateway"}, {"x-forwarded-network", "n"}, {"x-forwarded-client-cert", "URI=" + clientID}, {"x-envoy-peer-metadata", "x"},
 		{"baggage", "k8s.namespace.name=app,service.name=client"}, {"baggage", strings.Repeat("a=b,", 2000)}, {"baggage", "\xff=\xfe"}, {"forwarded", "for=" + strings.Repeat("\\\"", 2000)},
 		{"io.istio.peer_principal", clientID}, {"x-envoy-internal", "true"},
 	} {

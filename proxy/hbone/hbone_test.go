@@ -537,3 +537,32 @@ func TestOnlyWhatThePeerHasNotSeenIsRepeated(t *testing.T) {
 		}
 	}
 }
+
+// A handshake within a tunnel that breaks off, at any place, is an error at once, and
+// leaves nothing behind.
+func TestAnInnerHandshakeThatBreaksOffIsAnError(t *testing.T) {
+	for _, n := range []int{0, 1, 4, 5, 60, 200} {
+		outer := newPeer(t, func(r *Request) {
+			c, err := r.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = c.Read(make([]byte, 4096))
+				_, _ = c.Write(append([]byte{22, 3, 3, 0, 122, 2, 0, 0, 118, 3, 3}, make([]byte, 200)...)[:n])
+				_ = c.CloseWrite()
+				_ = c.Close()
+			}()
+		})
+		d := outer.dialer(t, Config{})
+		oc := mustDial(t, d, target("svc.example:80"))
+		began := time.Now()
+		if _, err := d.DialOver(t.Context(), oc, target("svc.example:80"), nil); err == nil {
+			t.Errorf("%d bytes of a handshake are enough", n)
+		}
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("the end behind %d bytes was noticed after %v", n, took)
+		}
+		waitFor(t, func() bool { _, s := d.Stats(); return s == 0 })
+	}
+}
