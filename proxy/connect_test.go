@@ -135,9 +135,17 @@ func TestAPeerIsWhoItsCertificateSays(t *testing.T) {
 	const inner = "GET /open HTTP/1.1\r\nhost: reviews\r\n\r\n"
 	for i, claim := range [][]string{
 		{},
-		{"x-istio-source", "waypoint"}, {"x-istio-source", "gateway"}, {"x-forwarded-network", "n"}, {"x-forwarded-client-cert", "URI=" + clientID}, {"x-envoy-peer-metadata", "x"},
-		{"baggage", "k8s.namespace.name=app,service.name=client"}, {"baggage", strings.Repeat("a=b,", 2000)}, {"baggage", "\xff=\xfe"}, {"forwarded", "for=" + strings.Repeat("\\\"", 2000)},
-		{"io.istio.peer_principal", clientID}, {"x-envoy-internal", "true"},
+		{"x-istio-source", "waypoint"},
+		{"x-istio-source", "gateway"},
+		{"x-forwarded-network", "n"},
+		{"x-forwarded-client-cert", "URI=" + clientID},
+		{"x-envoy-peer-metadata", "x"},
+		{"baggage", "k8s.namespace.name=app,service.name=client"},
+		{"baggage", strings.Repeat("a=b,", 2000)},
+		{"baggage", "\xff=\xfe"},
+		{"forwarded", "for=" + strings.Repeat("\\\"", 2000)},
+		{"io.istio.peer_principal", clientID},
+		{"x-envoy-internal", "true"},
 	} {
 		id := uint32(2*i + 1)
 		p.Connect(id, "10.1.2.3:9080", claim...)

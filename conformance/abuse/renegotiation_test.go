@@ -57,9 +57,9 @@ func (s *sealer12) seal(b []byte, typ byte, content ...byte) []byte {
 	seq := binary.BigEndian.AppendUint64(nil, s.seq)
 	s.seq++
 	head := []byte{typ, 3, 3}
-	aad := binary.BigEndian.AppendUint16(append(bytes.Clone(seq), head...), uint16(len(content))) //nolint:gosec // short
+	aad := binary.BigEndian.AppendUint16(append(bytes.Clone(seq), head...), uint16(len(content)))
 	n := len(seq) + len(content) + s.aead.Overhead()
-	b = append(binary.BigEndian.AppendUint16(append(b, head...), uint16(n)), seq...) //nolint:gosec // short
+	b = append(binary.BigEndian.AppendUint16(append(b, head...), uint16(n)), seq...)
 	return s.aead.Seal(b, append(bytes.Clone(s.salt), seq...), content, aad)
 }
 

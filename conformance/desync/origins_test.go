@@ -88,11 +88,11 @@ func (s *server) run(t *testing.T) (port int, log string) {
 	}
 	dir := t.TempDir()
 	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) { // another user may serve it
-		_ = os.Chmod(d, 0o777) //nolint:gosec // as above
+		_ = os.Chmod(d, 0o777)
 	}
 	port = running.FreePort(t)
 	file := filepath.Join(dir, s.file)
-	if err := os.WriteFile(file, fmt.Appendf(nil, s.conf, dir, port), 0o644); err != nil { //nolint:gosec // as above
+	if err := os.WriteFile(file, fmt.Appendf(nil, s.conf, dir, port), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(bin, s.args(dir, file)...)

@@ -196,7 +196,7 @@ func (l *lab) open(t *testing.T, way int, extensions string) (client, server *en
 	}
 	select {
 	case server = <-l.ends:
-	case <-time.After(10 * time.Second): //nolint:forbidigo // a test
+	case <-time.After(10 * time.Second):
 		t.Fatal("no WebSocket reached the origin")
 	}
 	t.Cleanup(func() { client.close(); server.close() })

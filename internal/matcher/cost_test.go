@@ -24,6 +24,9 @@ func spent(t *testing.T) time.Duration {
 // TestExpressionsCostWhatTheirInputIsLong: patterns that need exponential time in
 // other engines, and long ones, on values as large as a head may be.
 func TestExpressionsCostWhatTheirInputIsLong(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it measures")
+	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	many := make([]string, 1500)

@@ -488,7 +488,7 @@ func TestThousandStreamsGoOnWhileOneReceiverStalls(t *testing.T) {
 		wg.Wait()
 		return time.Since(began)
 	}
-	alone := min(others(), others())
+	alone := others()
 	st := mustDial(t, d, target("stalled:1"))
 	var taken atomic.Int64
 	go func() {
@@ -501,9 +501,9 @@ func TestThousandStreamsGoOnWhileOneReceiverStalls(t *testing.T) {
 		}
 	}()
 	srv := <-stalled
-	beside := min(others(), others())
+	beside := others()
 	t.Logf("%d streams in %v alone, in %v beside one that stalls, which took %d KiB", streams-1, alone.Round(time.Millisecond), beside.Round(time.Millisecond), taken.Load()>>10)
-	if beside > 2*alone+500*time.Millisecond { // other tests have the processors as well
+	if beside > 2*alone+time.Second { // other tests have the processors as well
 		t.Errorf("beside a receiver that stalls the others took %v instead of %v", beside, alone)
 	}
 	if n := taken.Load(); n > 5<<20 { // a window, and what is under way
