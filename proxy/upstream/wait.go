@@ -194,8 +194,8 @@ func (p *pool) connectLocked(o *ConnectOptions) {
 		default:
 			d = &ConnectOptions{}
 		}
-		if p.host.socket.ProxyProtocol == 0 {
-			d.Conn = nil // the connection will serve others, too
+		if d.Conn != nil && p.host.socket.ProxyProtocol == 0 {
+			d.Conn = nil // the connection will serve others, too; of p.last somebody may be reading
 		}
 		p.last = d
 		p.connecting++
