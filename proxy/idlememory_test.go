@@ -122,7 +122,8 @@ func (l *lightTunnel) await(id uint32, ok func(http2.Frame) bool) {
 	}
 }
 
-// lightConn is a TCP connection that holds nothing in this process but a descriptor.
+// lightConn is a TCP connection that holds nothing in this process but a
+// descriptor, which the caller closes.
 type lightConn int
 
 func openLightConn(t *testing.T, port int) lightConn {
@@ -134,7 +135,6 @@ func openLightConn(t *testing.T, port int) lightConn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = syscall.Close(fd) })
 	return lightConn(fd)
 }
 
@@ -176,17 +176,27 @@ func TestIdleStreamsAndConnectionsAreSmall(t *testing.T) {
 	h1, hbone := freePort(t), freePort(t)
 	log := strconv.Quote(filepath.Join(t.TempDir(), "access.log"))
 	startProxy(t, fmt.Sprintf(allocYAML, h1, hbone, answerer(t), log), src)
+	conns := make([]lightConn, 0, 2000)
+	defer func() {
+		for _, c := range conns {
+			_ = syscall.Close(int(c))
+		}
+	}()
 	const request, n = "GET /api/x HTTP/1.1\r\nhost: reviews\r\n\r\n", 1000
 	for _, tc := range []struct {
 		name string
 		max  float64
 		use  func() // one more of what is idle then
 	}{
-		{"CONNECT stream", 2 << 10, func() func() {
+		{"CONNECT stream", 1900, func() func() {
 			l := openLightTunnel(t, ca, hbone)
 			return func() { l.request(l.open("10.1.2.3:9080"), request, "hello") }
 		}()},
-		{"HTTP/1.1 connection", 8 << 10, func() { openLightConn(t, h1).request(t, request, "hello") }},
+		{"HTTP/1.1 connection", 3 << 10, func() {
+			c := openLightConn(t, h1)
+			conns = append(conns, c)
+			c.request(t, request, "hello")
+		}},
 	} {
 		for range 20 {
 			tc.use()

@@ -24,7 +24,7 @@ func Release() {
 // while there is work, and what it costs is one collection a pause, rarer if
 // pauses are frequent.
 func Keep(stop <-chan struct{}) {
-	k := keeper{now: time.Now, cpu: processTime, size: held, release: debug.FreeOSMemory}
+	k := keeper{now: time.Now, cpu: processTime, size: held, free: free, release: debug.FreeOSMemory}
 	k.start()
 	t := time.NewTimer(idleTick)
 	defer t.Stop()
@@ -40,7 +40,7 @@ func Keep(stop <-chan struct{}) {
 
 const (
 	// busyTick and idleTick are how often it looks, after work and in quiet times.
-	busyTick, idleTick = 100 * time.Millisecond, time.Second
+	busyTick, idleTick = 100 * time.Millisecond, 250 * time.Millisecond
 	// quietShare is up to which part of one processor a process counts as quiet.
 	quietShare = 0.02
 	// minGrowth is what is worth a collection.
@@ -54,6 +54,7 @@ type keeper struct {
 	now     func() time.Time
 	cpu     func() time.Duration
 	size    func() uint64
+	free    func() uint64 // part of size that nothing uses
 	release func()
 
 	at, released time.Time
@@ -82,14 +83,15 @@ func (k *keeper) tick() time.Duration {
 		return idleTick
 	case since < k.rest:
 		return min(busyTick, k.rest-since)
-	case k.size() < k.base+minGrowth+k.base/8:
+	case !k.worthwhile():
 		k.worked = false
 		return idleTick
 	}
 	// Who pauses again and again pays for it ever less often.
-	if since > 4*k.rest {
+	switch {
+	case since > 4*k.rest:
 		k.rest = minRest
-	} else {
+	case since < k.rest+k.rest/2:
 		k.rest = min(2*k.rest, maxRest)
 	}
 	k.release()
@@ -99,9 +101,23 @@ func (k *keeper) tick() time.Duration {
 	return idleTick
 }
 
+// worthwhile reports whether a release gives much back: what came since the last
+// one may be garbage, and what is free, of stacks for example, is not needed.
+func (k *keeper) worthwhile() bool {
+	size, least := k.size(), minGrowth+k.base/8
+	return size >= k.base+least || k.free() >= least
+}
+
 // held is the memory of the Go runtime that is not given back.
 func held() uint64 {
 	s := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
 	metrics.Read(s)
 	return s[0].Value.Uint64() - s[1].Value.Uint64()
+}
+
+// free is the part of it that is neither in use nor garbage.
+func free() uint64 {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/free:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()
 }

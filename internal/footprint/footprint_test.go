@@ -10,13 +10,14 @@ type machine struct {
 	t        time.Time
 	used     time.Duration
 	mem      uint64
+	free     uint64
 	releases int
 }
 
 func (m *machine) keeper() *keeper {
 	k := &keeper{
 		now: func() time.Time { return m.t }, cpu: func() time.Duration { return m.used }, size: func() uint64 { return m.mem },
-		release: func() { m.releases++; m.mem = 10 << 20 },
+		free: func() uint64 { return m.free }, release: func() { m.releases++; m.mem, m.free = 10<<20, 0 },
 	}
 	k.start()
 	return k
@@ -52,6 +53,12 @@ func TestMemoryIsGivenBackInThePausesOfWork(t *testing.T) {
 	m.run(k, &wait, 5*time.Second, 0.001)
 	if m.releases != 1 {
 		t.Fatalf("%d releases without growth", m.releases)
+	}
+	m.run(k, &wait, time.Second, 0.5)
+	m.free = 8 << 20 // goroutines are gone that were there at the last release
+	m.run(k, &wait, time.Second, 0.001)
+	if m.releases != 2 {
+		t.Fatalf("%d releases after much became free", m.releases)
 	}
 }
 

@@ -18,6 +18,16 @@ type Looper interface {
 	Loop(f func() (wait bool)) error
 }
 
+// Dozer is a Looper that needs no goroutine while nothing comes.
+type Dozer interface {
+	// LoopOrDoze is Loop, except that it also ends when the connection has been
+	// quiet for a moment: with dozing true, and then resume is called once, on a
+	// goroutine of its own, when there may be something for f, or when the
+	// connection is closed or interrupted. The caller must give up its goroutine
+	// and must not read before that; resume calls LoopOrDoze again.
+	LoopOrDoze(f func() (wait bool), resume func()) (dozing bool, err error)
+}
+
 // LoopWriter is a Looper that holds its descriptor inside the loop.
 type LoopWriter interface {
 	// LoopWrite is Write. Only f, called by Loop, may call it, on its goroutine.

@@ -44,13 +44,9 @@ type socket struct {
 	readFn, tryFn, parkFn, loopFn, exchangeFn, pooledFn func(uintptr) bool
 
 	// Writer's state.
-	wbuf   []byte
-	werr   syscall.Errno
-	parts  [3]syscall.Iovec
-	nparts int
-	msg    syscall.Msghdr
-
-	writeFn, partsFn func(uintptr) bool
+	wbuf    []byte
+	werr    syscall.Errno
+	writeFn func(uintptr) bool
 
 	cause, rcause atomic.Pointer[error] // of both directions, of reading only
 
@@ -63,6 +59,8 @@ type socket struct {
 	lost   timer.Timer
 	lostFn func()
 	armed  atomic.Bool
+	dozes  atomic.Bool // the loop shall end when it was quiet for a while
+	quiet  atomic.Bool // it was
 	rounds atomic.Uint32
 	seen   uint32
 
@@ -70,6 +68,8 @@ type socket struct {
 	pread, pend bool
 	probeFn     func(uintptr)
 	quietFD     atomic.Uint64 // 1 + descriptor, 0 before Quiet
+
+	resume func() // while dozing; guarded by dozers.mu
 }
 
 // newSocket takes over nc, which is a *net.TCPConn or *net.UnixConn.
@@ -158,6 +158,9 @@ func (s *socket) read(f func(uintptr) bool) error {
 			return nil
 		}
 		if s.kicked(err) {
+			if s.looping && s.dozes.Load() && s.quiet.Load() {
+				return errQuiet
+			}
 			continue
 		}
 		if c := s.readCause(); c != nil {
@@ -361,6 +364,7 @@ func (s *socket) close(abrupt bool) error {
 	s.closed = true
 	inLoop := s.inLoop
 	s.mu.Unlock()
+	dozers.wake(s)
 	if !abrupt {
 		// Closing a socket with unread bytes (a late alert, the rest of a body
 		// that nobody wants) resets the connection, and what was written before
@@ -392,6 +396,7 @@ func (s *socket) Interrupt(cause error) {
 	}
 	if s.cause.CompareAndSwap(nil, &cause) {
 		_ = s.nc.SetDeadline(past)
+		dozers.wake(s)
 	}
 }
 
@@ -402,5 +407,6 @@ func (s *socket) InterruptRead(cause error) {
 	}
 	if s.rcause.CompareAndSwap(nil, &cause) {
 		_ = s.nc.SetReadDeadline(past)
+		dozers.wake(s)
 	}
 }

@@ -9,11 +9,40 @@ import (
 	"unsafe"
 )
 
-// lostCheck is how long a loop is quiet before the socket is looked at.
-const lostCheck = time.Second
+const (
+	// lostCheck is how long a loop is quiet before the socket is looked at.
+	lostCheck = time.Second
+	// dozeCheck is how long a loop is quiet before its goroutine is given up.
+	dozeCheck = 50 * time.Millisecond
+)
 
 // Loop implements Looper.
 func (s *socket) Loop(f func() bool) error {
+	s.dozes.Store(false)
+	return s.runLoop(f)
+}
+
+// LoopOrDoze implements Dozer.
+func (s *socket) LoopOrDoze(f func() bool, resume func()) (dozing bool, err error) {
+	s.dozes.Store(true)
+	s.quiet.Store(false)
+	if err = s.runLoop(f); err != errQuiet { //nolint:errorlint // compared as it is
+		return false, err
+	}
+	if dozers.add(s, resume) {
+		return true, nil
+	}
+	if c := s.readCause(); c != nil {
+		return false, c
+	}
+	if s.isClosed() {
+		return false, ErrClosed
+	}
+	return false, s.Loop(f) // the system has no room for dozing ones
+}
+
+// runLoop ends with errQuiet if the loop dozes.
+func (s *socket) runLoop(f func() bool) error {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -52,10 +81,18 @@ func (s *socket) onLoop(fd uintptr) bool {
 	}
 	// A short read, not EAGAIN, said that the socket is empty: an end may hide
 	// behind the bytes.
-	if s.rerr != syscall.EAGAIN && !s.armed.Swap(true) {
-		s.lost.Arm(lostCheck, s.lostFn)
+	if (s.dozes.Load() || s.rerr != syscall.EAGAIN) && !s.armed.Swap(true) {
+		s.lost.Arm(s.checkAfter(), s.lostFn)
 	}
 	return false
+}
+
+// checkAfter is how long the loop may be quiet.
+func (s *socket) checkAfter() time.Duration {
+	if s.dozes.Load() {
+		return dozeCheck
+	}
+	return lostCheck
 }
 
 // Recheck implements Rechecker.
@@ -67,14 +104,20 @@ func (s *socket) Recheck() bool {
 	return true
 }
 
-// findLost wakes a quiet loop whose socket is readable after all.
+// findLost wakes a quiet loop that may doze, or whose socket is readable after
+// all.
 func (s *socket) findLost() {
 	if n := s.rounds.Load(); n != s.seen {
 		s.seen = n
-		s.lost.Arm(lostCheck, s.lostFn)
+		s.lost.Arm(s.checkAfter(), s.lostFn)
 		return
 	}
 	s.armed.Store(false)
+	if s.dozes.Load() {
+		s.quiet.Store(true)
+		_ = s.nc.SetReadDeadline(past)
+		return
+	}
 	if readable, _ := s.Probe(); readable {
 		_ = s.nc.SetReadDeadline(past)
 	}

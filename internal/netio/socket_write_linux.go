@@ -3,6 +3,7 @@
 package netio
 
 import (
+	"sync"
 	"syscall"
 	"unsafe"
 )
@@ -74,47 +75,56 @@ func (s *socket) tryWrite(p []byte) int {
 	return max(n, 0)
 }
 
+// vector is what a WriteParts needs while it lasts.
+type vector struct {
+	s     *socket
+	parts [3]syscall.Iovec // the rest is the last n
+	n     int
+	msg   syscall.Msghdr
+	fn    func(uintptr) bool
+}
+
+var vectors = sync.Pool{New: func() any {
+	v := &vector{}
+	v.fn = v.write
+	return v
+}}
+
 // WriteParts implements PartsWriter.
 func (s *socket) WriteParts(a, b, c []byte) error {
-	if s.partsFn == nil {
-		s.partsFn = s.onParts
-	}
-	s.nparts = 0
-	for _, p := range [...][]byte{a, b, c} {
+	v := vectors.Get().(*vector) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	for _, p := range [...][]byte{c, b, a} {
 		if len(p) > 0 {
-			s.parts[s.nparts] = syscall.Iovec{Base: unsafe.SliceData(p), Len: uint64(len(p))}
-			s.nparts++
+			v.n++
+			v.parts[len(v.parts)-v.n] = syscall.Iovec{Base: unsafe.SliceData(p), Len: uint64(len(p))}
 		}
 	}
-	if s.nparts == 0 {
-		return nil
+	var err error
+	s.werr = 0
+	if v.n > 0 {
+		v.s = s
+		err = s.rc.Write(v.fn)
 	}
-	err := s.rc.Write(s.partsFn)
-	s.parts = [3]syscall.Iovec{}
-	s.msg.Iov = nil
-	if err != nil {
+	v.s, v.n, v.parts, v.msg.Iov = nil, 0, [3]syscall.Iovec{}, nil
+	vectors.Put(v)
+	switch {
+	case err != nil:
 		return s.fail(err)
-	}
-	if s.werr != 0 {
+	case s.werr != 0:
 		return &sysError{"write", s.werr}
 	}
 	return nil
 }
 
-func (s *socket) onParts(fd uintptr) bool {
-	first := 3 - s.nparts
-	if first > 0 && s.parts[2].Base == nil { // right-align, so that the rest is parts[3-nparts:]
-		copy(s.parts[first:], s.parts[:s.nparts])
-		clear(s.parts[:first])
-	}
-	for s.nparts > 0 {
-		s.msg.Iov = &s.parts[3-s.nparts]
-		s.msg.Iovlen = uint64(s.nparts)
+func (v *vector) write(fd uintptr) bool {
+	for v.n > 0 {
+		v.msg.Iov = &v.parts[len(v.parts)-v.n]
+		v.msg.Iovlen = uint64(v.n)
 		var n int
-		n, s.werr = rawWritev(fd, &s.msg)
-		switch s.werr {
+		n, v.s.werr = rawWritev(fd, &v.msg)
+		switch v.s.werr {
 		case 0:
-			s.advance(n)
+			v.advance(n)
 		case syscall.EAGAIN:
 			return false
 		case syscall.EINTR:
@@ -125,17 +135,17 @@ func (s *socket) onParts(fd uintptr) bool {
 	return true
 }
 
-func (s *socket) advance(n int) {
+func (v *vector) advance(n int) {
 	for n > 0 {
-		v := &s.parts[3-s.nparts]
-		if uint64(n) < v.Len {
-			v.Base = (*byte)(unsafe.Add(unsafe.Pointer(v.Base), n))
-			v.Len -= uint64(n)
+		p := &v.parts[len(v.parts)-v.n]
+		if uint64(n) < p.Len {
+			p.Base = (*byte)(unsafe.Add(unsafe.Pointer(p.Base), n))
+			p.Len -= uint64(n)
 			return
 		}
-		n -= int(v.Len)
-		*v = syscall.Iovec{}
-		s.nparts--
+		n -= int(p.Len)
+		*p = syscall.Iovec{}
+		v.n--
 	}
 }
 

@@ -49,6 +49,11 @@ func startTLS(ctx context.Context, c Conn, wrap func(*tlsIO) *tls.Conn) (Conn, e
 	t.state = &cs
 	p, _ := c.(Prober)
 	switch c := c.(type) {
+	case interface {
+		Looper
+		Dozer
+	}:
+		return &tlsDozer{tlsLooper{t, c, tlsProber{t, p}}, c}, nil
 	case Looper:
 		return &tlsLooper{t, c, tlsProber{t, p}}, nil
 	case Unparker:
@@ -95,6 +100,12 @@ type tlsLooper struct {
 	*tlsConn
 	Looper
 	tlsProber
+}
+
+// tlsDozer is a tlsLooper over a Dozer.
+type tlsDozer struct {
+	tlsLooper
+	Dozer
 }
 
 // tlsParker is a tlsConn over an Unparker.

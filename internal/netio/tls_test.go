@@ -162,7 +162,7 @@ func TestClosingTLSDoesNotWaitForAPeerThatDoesNotRead(t *testing.T) {
 func TestAnIdleTLSConnectionHoldsNoBuffer(t *testing.T) {
 	a, b := tcpPair(t)
 	ta, tb := tlsPair(t, a, b)
-	tl, ok := tb.(*tlsLooper)
+	tl, ok := tb.(*tlsDozer)
 	if !ok {
 		t.Fatalf("%T", tb)
 	}

@@ -1,5 +1,5 @@
 // Package h1 is HTTP/1.1 (RFC 9112) on both sides: strict in, one canonical
-// form out. A connection holds a buffer and, where it can park, a goroutine
+// form out. A connection holds a buffer and, a moment longer, a goroutine
 // only while a message is in flight.
 package h1
 
@@ -39,8 +39,7 @@ type Server struct {
 	cfg  *transport.ServerConfig
 	h    transport.Handler
 	done func()
-	// Method values, made once: step if the connection is a netio.Looper, else
-	// resume.
+	// Method values, made once; step if the connection is a netio.Looper.
 	resume func()
 	step   func() bool
 
@@ -114,10 +113,9 @@ const (
 func NewServer(c netio.Conn, cfg *transport.ServerConfig, h transport.Handler) *Server {
 	s := &Server{cfg: cfg, h: h}
 	s.rd.c = c
+	s.resume = s.run
 	if _, ok := c.(netio.Looper); ok {
 		s.step = s.loopStep
-	} else {
-		s.resume = s.run
 	}
 	return s
 }
@@ -132,9 +130,8 @@ func (s *Server) Unread(first []byte) {
 	_ = s.rd.filled(copy((*s.rd.buf)[s.rd.w:], first), nil)
 }
 
-// Serve drives the connection. On a connection that can park it returns at
-// once whenever the connection is idle; on a socket it blocks. done is called
-// once when the connection has ended.
+// Serve drives the connection. It returns when the connection is idle, on a socket
+// after a moment. done is called once when the connection has ended.
 func (s *Server) Serve(done func()) {
 	s.done = done
 	if d := s.cfg.MaxConnectionDuration; d > 0 {
@@ -157,9 +154,13 @@ func (s *Server) run() {
 	for {
 		var a action
 		if looper != nil {
-			if err := looper.Loop(s.step); err != nil {
+			dozing, err := s.loop(looper)
+			switch {
+			case dozing:
+				return
+			case err != nil:
 				a = s.unreadable(err)
-			} else {
+			default:
 				a = s.next
 			}
 		} else {
@@ -180,6 +181,15 @@ func (s *Server) run() {
 			return
 		}
 	}
+}
+
+// loop serves what can be served inside the poller. With dozing, the connection is
+// idle and has no goroutine.
+func (s *Server) loop(l netio.Looper) (dozing bool, err error) {
+	if d, ok := l.(netio.Dozer); ok {
+		return d.LoopOrDoze(s.step, s.resume)
+	}
+	return false, l.Loop(s.step)
 }
 
 // loopStep is a step of the poller's loop: it serves what can be served without

@@ -1,9 +1,8 @@
 // Package h2 is HTTP/2 (RFC 9113) on both sides, with a connection state
 // machine of its own over x/net's hpack.
 //
-// A goroutine runs while a stream's request is in flight; an idle connection
-// over a socket holds the goroutine that waits in the poller, an idle
-// connection inside a CONNECT stream and an idle CONNECT stream hold nothing.
+// A goroutine runs while a stream's request is in flight; a connection that is
+// quiet for a moment and an idle CONNECT stream hold none.
 //
 // Writing: whoever has something to send appends frames to the connection's
 // batch; the first one there yields once, so that others can join, and writes

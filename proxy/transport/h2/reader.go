@@ -11,8 +11,8 @@ import (
 )
 
 // reader parses what the peer sends. One goroutine runs it at a time: on a
-// socket one that waits in the poller, on a connection that calls back the one
-// that the call brings. It never blocks on writing.
+// socket one that waits in the poller as long as something comes, on a connection
+// that calls back the one that the call brings. It never blocks on writing.
 type reader struct {
 	c   *conn
 	buf *[]byte // nil while idle
@@ -78,7 +78,15 @@ func (r *reader) init(c *conn) {
 func (c *conn) read() {
 	r := &c.rd
 	if l, ok := c.nc.(netio.Looper); ok {
-		err := l.Loop(r.step)
+		var err error
+		if d, ok := l.(netio.Dozer); ok {
+			var dozing bool
+			if dozing, err = d.LoopOrDoze(r.step, r.resume); dozing {
+				return
+			}
+		} else {
+			err = l.Loop(r.step)
+		}
 		if r.err != nil {
 			err = r.err
 		}
