@@ -210,3 +210,32 @@ func TestNothingIsLostAtTheEdgeOfADoze(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// A loop whose f takes long is not quiet, and is not made to doze right after.
+func TestALoopAtWorkDoesNotDoze(t *testing.T) {
+	a, b := tcpPair(t)
+	defer a.Close()
+	defer b.Close()
+	rounds := 0
+	var ended time.Time
+	resumed := make(chan struct{})
+	sent := make(chan struct{})
+	time.AfterFunc(dozeCheck/2, func() {
+		_, _ = a.Write([]byte("x"))
+		close(sent)
+	})
+	dozing, err := b.(Dozer).LoopOrDoze(func() bool {
+		if n, _ := b.TryRead(make([]byte, 8)); n > 0 {
+			rounds++
+			time.Sleep(4 * dozeCheck)
+			ended = time.Now()
+		}
+		return true
+	}, func() { close(resumed) })
+	if quiet := time.Since(ended); !dozing || err != nil || rounds != 1 || quiet < dozeCheck/2 {
+		t.Errorf("dozing %t, %v, %d rounds, %v after the last", dozing, err, rounds, quiet)
+	}
+	<-sent
+	write(t, a, "y")
+	<-resumed
+}

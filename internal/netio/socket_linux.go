@@ -59,9 +59,9 @@ type socket struct {
 	lost   timer.Timer
 	lostFn func()
 	armed  atomic.Bool
-	dozes  atomic.Bool // the loop shall end when it was quiet for a while
-	quiet  atomic.Bool // it was
-	rounds atomic.Uint32
+	dozes  atomic.Bool   // the loop shall end when it was quiet for a while
+	quiet  atomic.Bool   // it was
+	rounds atomic.Uint32 // odd: f is running
 	seen   uint32
 
 	pmu         sync.Mutex // Probe, by any goroutine

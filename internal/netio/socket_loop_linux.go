@@ -70,6 +70,7 @@ func (s *socket) runLoop(f func() bool) error {
 
 func (s *socket) onLoop(fd uintptr) bool {
 	s.rounds.Add(1)
+	defer s.rounds.Add(1)
 	s.lfd, s.can = fd, true
 	for {
 		if !s.loop() {
@@ -107,7 +108,7 @@ func (s *socket) Recheck() bool {
 // findLost wakes a quiet loop that may doze, or whose socket is readable after
 // all.
 func (s *socket) findLost() {
-	if n := s.rounds.Load(); n != s.seen {
+	if n := s.rounds.Load(); n != s.seen || n&1 == 1 {
 		s.seen = n
 		s.lost.Arm(s.checkAfter(), s.lostFn)
 		return
