@@ -18,6 +18,7 @@ import (
 // pki is a root, one CA below it and a leaf below that, with these lives.
 type pki struct {
 	root, between, leaf *x509.Certificate
+	rootKey             *ecdsa.PrivateKey
 	roots               *x509.CertPool
 }
 
@@ -44,9 +45,9 @@ func newPKI(t testing.TB, root, between, leaf time.Duration) *pki {
 	ca := func(name string) *x509.Certificate {
 		return &x509.Certificate{Subject: pkix.Name{CommonName: name, SerialNumber: serial().String()}, IsCA: true, KeyUsage: x509.KeyUsageCertSign}
 	}
-	var rootKey, betweenKey *ecdsa.PrivateKey
-	p.root, rootKey = sign(ca("root"), nil, nil, root)
-	p.between, betweenKey = sign(ca("between"), p.root, rootKey, between)
+	var betweenKey *ecdsa.PrivateKey
+	p.root, p.rootKey = sign(ca("root"), nil, nil, root)
+	p.between, betweenKey = sign(ca("between"), p.root, p.rootKey, between)
 	p.leaf, _ = sign(&x509.Certificate{KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}}, p.between, betweenKey, leaf)
 	p.roots.AddCert(p.root)
 	return p
@@ -248,6 +249,61 @@ func TestARememberedChainCostsNoMemory(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
+}
+
+// FuzzRememberingChangesNoAnswer: whatever is asked in whatever order, the answer is
+// that of somebody who remembers nothing. Each byte of the input is a part of a
+// question: certificates, roots, usage, time, demand.
+func FuzzRememberingChangesNoAnswer(f *testing.F) {
+	a, b := newPKI(f, 3*time.Hour, 2*time.Hour, time.Hour), newPKI(f, time.Hour, 2*time.Hour, 3*time.Hour)
+	der, err := x509.CreateCertificate(rand.Reader, a.between, b.root, a.between.PublicKey, b.rootKey)
+	if err != nil {
+		f.Fatal(err)
+	}
+	crossed := parsed(f, der) // so that a's leaf has a chain to b's root
+	certs := [][]*x509.Certificate{
+		{a.leaf, a.between},
+		{a.leaf, crossed},
+		{a.leaf, a.between, crossed},
+		{a.leaf, crossed, a.between},
+		{b.leaf, b.between},
+		{b.leaf, b.between, a.between},
+		{a.leaf},
+		{a.between},
+		{spoiled(f, a.leaf), b.between},
+		{b.leaf, a.between},
+	}
+	both := x509.NewCertPool()
+	both.AddCert(a.root)
+	both.AddCert(b.root)
+	pools := []*x509.CertPool{a.roots, b.roots, both, x509.NewCertPool(), nil}
+	times := []time.Duration{0, time.Hour, time.Hour + 1, 2*time.Hour + 1, 3*time.Hour + 1, -time.Hour - 1, -2*time.Hour - 1}
+	usages := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageEmailProtection}
+	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0})
+	f.Add([]byte{2, 2, 0, 0, 1, 2, 2, 0, 0, 2, 2, 2, 0, 3, 1, 2, 1, 0, 2, 0})
+	f.Add([]byte{3, 2, 1, 0, 0, 3, 0, 1, 0, 0, 3, 1, 1, 2, 0, 1, 1, 1, 0, 2})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		var cc chainCache
+		for q := range slices.Chunk(in[:min(len(in), 200)], 5) {
+			if len(q) < 5 {
+				break
+			}
+			v := Verification{Roots: pools[int(q[1])%len(pools)], Usage: usages[int(q[2])%len(usages)], Now: noon.Add(times[int(q[3])%len(times)])}
+			if n := int(q[4]) % 3; n > 0 {
+				v.Accept = func(chain []*x509.Certificate) error {
+					if chain[len(chain)-1].Equal([]*x509.Certificate{a.root, b.root}[n-1]) {
+						return nil
+					}
+					return errors.New("another root")
+				}
+			}
+			c := certs[int(q[0])%len(certs)]
+			got, want := cc.verify(c, &v), new(chainCache).verify(c, &v)
+			if (got == nil) != (want == nil) {
+				t.Fatalf("%v: %v, with nothing remembered %v", q, got, want)
+			}
+		}
+	})
 }
 
 func BenchmarkVerifyChain(b *testing.B) {

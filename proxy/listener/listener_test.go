@@ -123,6 +123,11 @@ func TestFiltersBehindARefusalHearOfIt(t *testing.T) {
 	}
 }
 
+// silentTLS takes whoever says hello.
+type silentTLS struct{ brokenTLS }
+
+func (silentTLS) Config() (*tls.Config, error) { return &tls.Config{MinVersion: tls.VersionTLS12}, nil }
+
 func config(log *lines, chains ...*Chain) Config {
 	reg := &stats.Registry{}
 	return Config{
@@ -207,6 +212,19 @@ func TestEachConnectionIsLoggedOnceWhenItEnds(t *testing.T) {
 				t.Errorf("the log is %q, want %q", got, c.log)
 			}
 		})
+	}
+}
+
+func TestAHandshakeThatTakesTooLongEndsAndSaysSo(t *testing.T) {
+	log := &lines{}
+	l, addr := start(t, config(log, &Chain{Name: "a", TLS: silentTLS{}, HandshakeTimeout: 30 * time.Millisecond, Terminal: greeter{"hello"}}))
+	begin := time.Now()
+	if _, said := hear(t, addr); said != "." || time.Since(begin) < 30*time.Millisecond {
+		t.Errorf("heard %q after %v", said, time.Since(begin))
+	}
+	eventually(t, "the connection ends", func() bool { return l.Active() == 0 })
+	if got := log.take(); len(got) != 1 || !strings.HasSuffix(got[0], "the time for the tls handshake is over") {
+		t.Errorf("the log is %q", got)
 	}
 }
 
