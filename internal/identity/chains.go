@@ -39,25 +39,35 @@ type Verification struct {
 // verified in full; a refusal is never remembered. That a peer holds the key of
 // its certificate is the handshake's business, each time.
 //
-// At most 1,024 answers are kept, of whatever pools. Whoever holds a good
-// certificate, even without its key, can push others out by presenting it in
-// many ways, after which those are verified in full again (docs/adr/0013).
+// What is kept is bounded, of whatever pools: 16,384 answers, or 1,024 with the
+// chains that an Accept is asked about. Whoever holds a good certificate, even
+// without its key, can push others out by presenting it in many ways, after which
+// those are verified in full again (docs/adr/0013).
 func VerifyChain(certs []*x509.Certificate, v *Verification) error {
 	return known.verify(certs, v)
 }
 
-// remembered is how many recent chains are kept, and as many that were recent
-// before them. One takes some 6 KiB, most of it the parsed leaf.
-const remembered = 512
+// remembered is how much is kept of recent answers, and as much of those that were
+// recent before them: an answer counts 1, for some 300 bytes, with its chain
+// chainPrice, for some 6 KiB, most of which is the parsed leaf.
+const remembered, chainPrice = 8192, 16
 
 var known chainCache
 
 // chainCache is safe for concurrent use. The zero value is empty.
 type chainCache struct {
 	mu sync.Mutex
-	// recent is filled until it has remembered entries and then becomes old,
-	// whose entries move back when they are used.
-	recent, old map[chainKey][][]*x509.Certificate
+	// recent is filled until it is worth remembered and then becomes old, whose
+	// entries move back when they are used.
+	recent, old map[chainKey][]goodChain
+	worth       int
+}
+
+// goodChain is a chain that was verified.
+type goodChain struct {
+	from, until time.Time // while all of its certificates are valid
+	// chain is nil if nobody had to be asked about it.
+	chain []*x509.Certificate
 }
 
 // chainKey is a question. The weak pointer is equal for the same pool only, also
@@ -81,8 +91,8 @@ func (cc *chainCache) verify(certs []*x509.Certificate, v *Verification) error {
 		return err
 	}
 	k := chainKey{presented: digest(certs), roots: weak.Make(v.Roots), usage: v.Usage}
-	for _, chain := range cc.get(k) {
-		if validAt(chain, v.Now) && v.accept(chain) == nil {
+	for _, g := range cc.get(k) {
+		if !v.Now.Before(g.from) && !v.Now.After(g.until) && (v.Accept == nil || g.chain != nil && v.Accept(g.chain) == nil) {
 			return nil
 		}
 	}
@@ -97,20 +107,37 @@ func (cc *chainCache) verify(certs []*x509.Certificate, v *Verification) error {
 	if err != nil {
 		return err
 	}
-	cc.put(k, chains)
+	cc.put(k, goodChains(chains, v.Accept != nil))
+	if v.Accept == nil {
+		return nil
+	}
 	for _, chain := range chains {
-		if err = v.accept(chain); err == nil {
+		if err = v.Accept(chain); err == nil {
 			return nil
 		}
 	}
 	return err
 }
 
-func (v *Verification) accept(chain []*x509.Certificate) error {
-	if v.Accept == nil {
-		return nil
+// goodChains notes from when until when each is valid, as x509 understands it.
+func goodChains(chains [][]*x509.Certificate, keep bool) []goodChain {
+	out := make([]goodChain, len(chains))
+	for i, chain := range chains {
+		g := goodChain{from: chain[0].NotBefore, until: chain[0].NotAfter}
+		for _, c := range chain[1:] {
+			if c.NotBefore.After(g.from) {
+				g.from = c.NotBefore
+			}
+			if c.NotAfter.Before(g.until) {
+				g.until = c.NotAfter
+			}
+		}
+		if keep {
+			g.chain = chain
+		}
+		out[i] = g
 	}
-	return v.Accept(chain)
+	return out
 }
 
 // digest is the SHA-256 of all certificates, each of which says itself where it
@@ -127,38 +154,35 @@ func digest(certs []*x509.Certificate) (d [sha256.Size]byte) {
 	return d
 }
 
-// validAt is what x509 asks of the dates of every certificate of a chain.
-func validAt(chain []*x509.Certificate, now time.Time) bool {
-	for _, c := range chain {
-		if now.Before(c.NotBefore) || now.After(c.NotAfter) {
-			return false
+func (cc *chainCache) get(k chainKey) []goodChain {
+	cc.mu.Lock()
+	defer cc.mu.Unlock()
+	if good, ok := cc.recent[k]; ok {
+		return good
+	}
+	good, ok := cc.old[k]
+	if ok {
+		cc.putLocked(k, good)
+	}
+	return good
+}
+
+func (cc *chainCache) put(k chainKey, good []goodChain) {
+	cc.mu.Lock()
+	defer cc.mu.Unlock()
+	cc.putLocked(k, good)
+}
+
+func (cc *chainCache) putLocked(k chainKey, good []goodChain) {
+	if cc.recent == nil || cc.worth >= remembered {
+		cc.recent, cc.old, cc.worth = map[chainKey][]goodChain{}, cc.recent, 0
+	}
+	for _, g := range good { // also if it replaces one: it may be worth more
+		if g.chain != nil {
+			cc.worth += chainPrice
+		} else {
+			cc.worth++
 		}
 	}
-	return true
-}
-
-func (cc *chainCache) get(k chainKey) [][]*x509.Certificate {
-	cc.mu.Lock()
-	defer cc.mu.Unlock()
-	if chains, ok := cc.recent[k]; ok {
-		return chains
-	}
-	chains, ok := cc.old[k]
-	if ok {
-		cc.putLocked(k, chains)
-	}
-	return chains
-}
-
-func (cc *chainCache) put(k chainKey, chains [][]*x509.Certificate) {
-	cc.mu.Lock()
-	defer cc.mu.Unlock()
-	cc.putLocked(k, chains)
-}
-
-func (cc *chainCache) putLocked(k chainKey, chains [][]*x509.Certificate) {
-	if cc.recent == nil || len(cc.recent) >= remembered {
-		cc.recent, cc.old = map[chainKey][][]*x509.Certificate{}, cc.recent
-	}
-	cc.recent[k] = chains
+	cc.recent[k] = good
 }

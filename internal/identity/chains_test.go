@@ -111,6 +111,9 @@ func TestAGoodChainIsRememberedForTheSameQuestionOnly(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			var cc chainCache
 			first := asked(Verification{})
+			if c.v.Accept != nil {
+				first.Accept = func([]*x509.Certificate) error { return nil }
+			}
 			if err := cc.verify([]*x509.Certificate{p.leaf, p.between}, &first); err != nil {
 				t.Fatal(err)
 			}
@@ -192,26 +195,70 @@ func TestAChainThatIsRefusedDoesNotHideAnotherOne(t *testing.T) {
 }
 
 func TestWhatIsRememberedIsBoundedAndTheUsedStays(t *testing.T) {
-	var cc chainCache
 	roots := x509.NewCertPool()
-	key := func(n int64) (k chainKey) {
-		big.NewInt(n).FillBytes(k.presented[:])
+	key := func(n int) (k chainKey) {
+		big.NewInt(int64(n)).FillBytes(k.presented[:])
 		k.roots = weak.Make(roots)
 		return k
 	}
-	one := [][]*x509.Certificate{{}}
-	cc.put(key(0), one)
-	for n := range int64(5 * remembered) {
-		cc.put(key(n+1), one)
-		if cc.get(key(0)) == nil {
-			t.Fatalf("the used one is gone after %d others", n)
+	for name, c := range map[string]struct {
+		good []goodChain
+		most int // a generation
+	}{
+		"dates":      {[]goodChain{{}}, remembered},
+		"a chain":    {[]goodChain{{chain: []*x509.Certificate{{}}}}, remembered / chainPrice},
+		"two chains": {[]goodChain{{chain: []*x509.Certificate{{}}}, {chain: []*x509.Certificate{{}}}}, remembered / (2 * chainPrice)},
+	} {
+		var cc chainCache
+		cc.put(key(0), c.good)
+		for n := range 3 * c.most {
+			cc.put(key(n+1), c.good)
+			if cc.get(key(0)) == nil {
+				t.Fatalf("%s: the used one is gone after %d others", name, n)
+			}
+			if len(cc.recent) > c.most+1 || len(cc.old) > c.most+1 {
+				t.Fatalf("%s: %d and %d are remembered", name, len(cc.recent), len(cc.old))
+			}
 		}
-		if len(cc.recent)+len(cc.old) > 2*remembered {
-			t.Fatalf("%d are remembered", len(cc.recent)+len(cc.old))
+		if cc.get(key(1)) != nil {
+			t.Errorf("%s: the oldest one is still there", name)
 		}
 	}
-	if cc.get(key(1)) != nil {
-		t.Error("the oldest one is still there")
+}
+
+// Who has demands of the chain gets it kept, and who has none doesn't lose it.
+func TestAChainIsKeptForThoseWhoAskAboutIt(t *testing.T) {
+	p := newPKI(t, time.Hour, time.Hour, time.Hour)
+	certs, again := []*x509.Certificate{p.leaf, p.between}, []*x509.Certificate{spoiled(t, p.leaf), p.between}
+	var cc chainCache
+	plain := Verification{Roots: p.roots, Usage: x509.ExtKeyUsageClientAuth, Now: noon}
+	asking := plain
+	asked := 0
+	asking.Accept = func(chain []*x509.Certificate) error {
+		asked++
+		if len(chain) != 3 || !chain[2].Equal(p.root) {
+			t.Errorf("asked about %d certificates", len(chain))
+		}
+		return nil
+	}
+	for i, step := range []struct {
+		v     *Verification
+		certs []*x509.Certificate
+		good  bool
+	}{
+		{&plain, certs, true},
+		{&asking, again, false}, // nothing to ask about: in full
+		{&asking, certs, true},
+		{&asking, again, true},
+		{&plain, again, true},
+		{&asking, again, true},
+	} {
+		if err := cc.verify(step.certs, step.v); (err == nil) != step.good {
+			t.Errorf("step %d: %v", i, err)
+		}
+	}
+	if asked != 3 {
+		t.Errorf("asked %d times", asked)
 	}
 }
 
