@@ -22,7 +22,7 @@ import (
 func Info(cs *tls.ConnectionState) *streaminfo.TLS { return describe(cs, nil) }
 
 // sessions caches descriptions: connections of the same peer share one.
-var sessions = infoCache{m: map[infoKey]*streaminfo.TLS{}}
+var sessions = infoCache{m: map[infoKey]*streaminfo.TLS{}, own: map[*x509.Certificate]streaminfo.Certificate{}}
 
 type infoKey struct {
 	peer            [sha256.Size]byte
@@ -34,10 +34,31 @@ type infoKey struct {
 type infoCache struct {
 	mu sync.RWMutex
 	m  map[infoKey]*streaminfo.TLS
+	// own are descriptions of the certificates of this side, which all sessions
+	// share.
+	own map[*x509.Certificate]streaminfo.Certificate
 }
 
-// maxInfos bounds the cache; a description is about 4 KiB.
-const maxInfos = 2048
+// maxInfos and maxOwn bound the cache; a description is about 2 KiB.
+const maxInfos, maxOwn = 2048, 64
+
+// local describes a certificate of this side.
+func (ic *infoCache) local(c *x509.Certificate) streaminfo.Certificate {
+	ic.mu.RLock()
+	d, ok := ic.own[c]
+	ic.mu.RUnlock()
+	if ok {
+		return d
+	}
+	d = Certificate(c)
+	ic.mu.Lock()
+	defer ic.mu.Unlock()
+	if len(ic.own) >= maxOwn { // most are of former rotations
+		clear(ic.own)
+	}
+	ic.own[c] = d
+	return d
+}
 
 func describe(cs *tls.ConnectionState, certs []*secret.Certificate) *streaminfo.TLS {
 	if cs == nil {
@@ -64,7 +85,7 @@ func describe(cs *tls.ConnectionState, certs []*secret.Certificate) *streaminfo.
 		t.Peer = Certificate(cs.PeerCertificates[0])
 	}
 	if k.local != nil {
-		t.LocalCert = Certificate(k.local)
+		t.LocalCert = sessions.local(k.local)
 	}
 	sessions.mu.Lock()
 	defer sessions.mu.Unlock()

@@ -2,6 +2,7 @@ package tlscontext
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/hex"
@@ -9,6 +10,11 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+	"unsafe"
+
+	"github.com/fairlead-mesh/fairlead/internal/identity"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
 func TestNamesThatOpenSSLGives(t *testing.T) {
@@ -141,5 +147,37 @@ func TestDNSNamesMatchByTheirRules(t *testing.T) {
 		if got := dnsMatch(c.pattern, c.host); got != c.want {
 			t.Errorf("dnsMatch(%q, %q) = %v", c.pattern, c.host, got)
 		}
+	}
+}
+
+// Sessions of different peers share what is said about the certificate of this
+// side, as long as it is the same one.
+func TestTheLocalCertificateIsDescribedOnce(t *testing.T) {
+	ca := newCA(t)
+	src := source(t, ca, id(server))
+	srv := newServer(t, &xdsresource.DownstreamTLS{CommonTLS: xdsresource.CommonTLS{Certificates: own}}, store(t, src))
+	session := func() streaminfo.Certificate {
+		peer, err := ca.Issue(id(client))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return srv.Info(&tls.ConnectionState{Version: tls.VersionTLS13, PeerCertificates: []*x509.Certificate{peer.Leaf}}).LocalCert
+	}
+	a, b := session(), session()
+	if a.PEM == "" || unsafe.StringData(a.PEM) != unsafe.StringData(b.PEM) {
+		t.Error("it is described twice")
+	}
+	for range 3 * maxOwn {
+		c, err := ca.Issue(id(server))
+		if err != nil {
+			t.Fatal(err)
+		}
+		src.Set(identity.Material{Certificate: c, Roots: ca.Roots()})
+		if d := session(); d.Serial != hex.EncodeToString(c.Leaf.SerialNumber.Bytes()) {
+			t.Fatal("after a rotation the former one is described")
+		}
+	}
+	if n := len(sessions.own); n > maxOwn {
+		t.Errorf("%d are kept", n)
 	}
 }
