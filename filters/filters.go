@@ -5,6 +5,7 @@
 package filters
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/fairlead-mesh/fairlead/internal/message"
@@ -92,6 +93,10 @@ type HTTPFilter interface {
 	// wraps Response.Body. It must not keep s or anything read from it.
 	Do(s *Stream, next Next) (*Response, error)
 }
+
+// ErrClosed is what a filter returns to end a stream without an answer: HTTP/1
+// closes its connection, HTTP/2 resets the stream.
+var ErrClosed = errors.New("a filter closed the stream")
 
 // StreamEnder is implemented by filters that must see every stream end, local
 // replies of earlier filters included. r is nil if no response was sent. It

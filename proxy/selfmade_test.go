@@ -92,6 +92,8 @@ var selfMadeRequests = []selfMade{
 	{"authz", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nab", 413, "request_payload_too_large", ""},
 	{"authz", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\na", 403, "ext_authz_error", ""},
 	{"names", "GET http://nosuch.invalid/", 503, "dns_resolution_failure", ""},
+	{"wasm", "GET / HTTP/1.1\r\nhost: a\r\nx-do: local\r\n\r\n", 403, "wasm_local_response{by_guest}", ""},
+	{"wasm", "GET / HTTP/1.1\r\nhost: a\r\nx-do: trap\r\n\r\n", 503, "wasm_fail_stream", ""},
 }
 
 // sites are the places that make such answers, "package: details". A details
@@ -108,6 +110,7 @@ var selfMadeSites = map[string]string{
 	"filters/http/rego: details":                   "TestTheFailClosedMatrix", // rego_denied
 	"filters/http/rego: rego_denied{policy}":       "TestTheFailClosedMatrix",
 	"filters/http/fault: abortDetails":             "fault_filter_abort",
+	"filters/internal/proxywasm: details":          "wasm_local_response{by_guest}",
 	"proxy: r.details()":                           "filter_not_executable{acme}",
 	"proxy/hcm: re.Detail":                         "http1.codec_error", // of a body that is malformed
 	"proxy/hcm: codecName(s.Info.Protocol)":        "http1.unexpected_underscore",
@@ -118,6 +121,9 @@ var selfMadeSites = map[string]string{
 	"routing: details":   "none",
 	"routing: a.details": "none",
 }
+
+// probeModule is a Proxy-Wasm module that does what a header of the request says.
+const probeModule = "../filters/internal/proxywasm/testdata/probe.wasm"
 
 func selfMadeWorld(t *testing.T) (w *world, log *eventLog, ports map[string]int) {
 	log = &eventLog{}
@@ -188,6 +194,7 @@ func selfMadeWorld(t *testing.T) (w *world, log *eventLog, ports map[string]int)
 		"limited": {f("lrl", "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit", `stat_prefix: few, token_bucket: {max_tokens: 1, tokens_per_fill: 1, fill_interval: 3600s},
 filter_enabled: {default_value: {numerator: 100}}, filter_enforced: {default_value: {numerator: 100}}`), direct("ok")},
 		"authz": {f("a", "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz", `transport_api_version: V3, with_request_body: {max_request_bytes: 1}, http_service: {server_uri: {uri: "http://x", cluster: down, timeout: 1s}}`), to("silent", "")},
+		"wasm":  {f("w", "envoy.extensions.filters.http.wasm.v3.Wasm", "config: {name: w, vm_config: {code: {local: {filename: "+probeModule+"}}}}"), direct("ok")},
 		"names": {f("dfp", "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig", `dns_cache_config: {name: c, dns_lookup_family: V4_ONLY}`), to("names", "")},
 	} {
 		ports[name] = freePort(t)

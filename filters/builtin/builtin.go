@@ -20,6 +20,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters/http/rbac"
 	"github.com/fairlead-mesh/fairlead/filters/http/rego"
 	"github.com/fairlead-mesh/fairlead/filters/http/setfilterstate"
+	"github.com/fairlead-mesh/fairlead/filters/http/wasm"
 	listenerhttpinspector "github.com/fairlead-mesh/fairlead/filters/listener/httpinspector"
 	listeneroriginaldst "github.com/fairlead-mesh/fairlead/filters/listener/originaldst"
 	listenerproxyprotocol "github.com/fairlead-mesh/fairlead/filters/listener/proxyprotocol"
@@ -65,6 +66,7 @@ func Registry() *filters.Registry {
 	r.RegisterNetwork(networkextauthz.Factory{})
 	r.RegisterHTTP(dynamicforwardproxy.Factory{})
 	r.RegisterHTTP(grpcweb.Factory{})
+	r.RegisterHTTP(wasm.Factory{})
 	r.RegisterNetwork(networksnidynamicforwardproxy.Factory{})
 	r.RegisterNetwork(networkpeermetadata.Factory{})
 	r.RegisterUpstream(networkpeermetadata.UpstreamFactory{})

@@ -267,3 +267,13 @@ func listenerDirection(c *streaminfo.Conn) ref.Val {
 	}
 	return types.Int(0)
 }
+
+// Attribute returns the value of one of the attributes' root names, "request",
+// for c: a map of what is below it, which is read when it is asked for. It is nil
+// for other names.
+func Attribute(c *Context, root string) ref.Val {
+	if f := celRoots[root]; f != nil {
+		return f(c)
+	}
+	return nil
+}

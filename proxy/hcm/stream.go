@@ -252,6 +252,9 @@ func (st *stream) failed(err error) {
 		}
 		s.Info.Limit = "max stream duration " + st.m.spec.MaxStreamDuration.String()
 		st.respondInterrupted(s.LocalReply(status, "downstream duration timeout", "max_duration_timeout", streaminfo.DurationTimeout))
+	case errors.Is(cause, filters.ErrClosed):
+		s.Info.Cut = true
+		st.ss.Reset(transport.LocalReset)
 	case st.clientGone(cause):
 		if r := st.malformed(); r != nil {
 			st.respondInterrupted(r)

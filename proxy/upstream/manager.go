@@ -136,6 +136,9 @@ func (m *Manager) Cluster(name string) *Cluster {
 	return nil
 }
 
+// HasCluster reports whether a cluster of that name can be called.
+func (m *Manager) HasCluster(name string) bool { return m.Cluster(name) != nil }
+
 // Apply replaces the set of clusters. Those whose Digest is unchanged stay as
 // they are. A new or changed cluster serves once it is warm (endpoints
 // arrived, names resolved, or the timeout); until then a changed one's former

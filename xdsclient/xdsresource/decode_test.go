@@ -188,7 +188,7 @@ func TestHTTPFilterWrappersAreRemoved(t *testing.T) {
 		},
 		{"native Wasm with a bad name", fmt.Sprintf(native, "/go-native/../x"), "", "", "is not the name of a native filter"},
 		{"unknown native Wasm", fmt.Sprintf(native, "/go-native/nope"), "fairlead.nope.v1.Config", "", "type type.googleapis.com/fairlead.nope.v1.Config is not supported"},
-		{"real Wasm", fmt.Sprintf(native, "/plugin.wasm"), "", "", "Wasm modules are not run"},
+		{"a Wasm module", fmt.Sprintf(native, "/plugin.wasm"), "envoy.extensions.filters.http.wasm.v3.Wasm", "", "type type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm is not supported"},
 		{"unknown type", `"@type": type.googleapis.com/acme.v1.X`, "acme.v1.X", "", "type type.googleapis.com/acme.v1.X is not supported"},
 		{"the factory's error", `"@type": type.googleapis.com/fairlead.echo.v1.Config, mode: fail`, "fairlead.echo.v1.Config", "", "mode: fail is not a mode"},
 	} {
@@ -207,7 +207,7 @@ func TestHTTPFilterWrappersAreRemoved(t *testing.T) {
 			if got, _ := f.Config.(string); !strings.HasSuffix(got, tc.want) || (tc.want == "") != (got == "") {
 				t.Errorf("Config = %q", got)
 			}
-			if strings.Contains(tc.config, "wasm") != (f.Wrapper != "") {
+			if strings.Contains(tc.config, "go-native") != (f.Wrapper != "") {
 				t.Errorf("Wrapper = %q", f.Wrapper)
 			}
 		})

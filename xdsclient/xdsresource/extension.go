@@ -121,7 +121,8 @@ func typedStruct(a *anypb.Any) (string, *structpb.Struct, error) {
 // plugin that stands for a native filter.
 type wrapping struct {
 	// typeURL is the plugin's type URL.
-	typeURL  string
+	typeURL string
+	// failOpen is the failure policy of a Wasm plugin of either kind.
 	failOpen bool
 }
 
@@ -150,8 +151,12 @@ func unwrap(a *anypb.Any) (out filters.Any, w wrapping, err error) {
 	switch {
 	case isType(a, (*httpwasmv3pb.Wasm)(nil)):
 		var m httpwasmv3pb.Wasm
-		err = proto.Unmarshal(a.GetValue(), &m)
-		plugin = m.GetConfig()
+		if err = proto.Unmarshal(a.GetValue(), &m); err != nil {
+			return out, w, err
+		}
+		if plugin = m.GetConfig(); !isNative(plugin) { // a module, which is run
+			return out, wrapping{failOpen: failOpen(plugin)}, nil
+		}
 	case isType(a, (*networkwasmv3pb.Wasm)(nil)):
 		var m networkwasmv3pb.Wasm
 		err = proto.Unmarshal(a.GetValue(), &m)
@@ -176,12 +181,17 @@ func failOpen(p *wasmv3pb.PluginConfig) bool {
 	return p.GetFailurePolicy() == wasmv3pb.FailurePolicy_FAIL_OPEN
 }
 
+// isNative reports whether plugin stands for a native filter.
+func isNative(p *wasmv3pb.PluginConfig) bool {
+	return strings.HasPrefix(p.GetVmConfig().GetCode().GetLocal().GetFilename(), nativePath)
+}
+
 // native returns the native filter that plugin stands for.
 func native(plugin *wasmv3pb.PluginConfig, out filters.Any) (filters.Any, error) {
 	file := plugin.GetVmConfig().GetCode().GetLocal().GetFilename()
 	name, ok := strings.CutPrefix(file, nativePath)
 	if !ok {
-		return out, fmt.Errorf("Wasm modules are not run; only file://%s<name> selects a native filter", nativePath) //nolint:staticcheck // a name
+		return out, fmt.Errorf("Wasm modules are not run for connections; only file://%s<name> selects a native filter", nativePath) //nolint:staticcheck // a name
 	}
 	if !validName(name) {
 		return out, fmt.Errorf("config.vm_config.code.local.filename: %q is not the name of a native filter", name)

@@ -1,0 +1,451 @@
+package proxywasm
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cel.dev/cel-go/common/types/ref"
+
+	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/internal/timer"
+)
+
+// lingerTime is how long a VM lives on for a guest that said it is not done.
+const lingerTime = 10 * time.Second
+
+// poolKey is what plugins that share VMs have in common.
+type poolKey struct {
+	vmID                       string
+	code, config, capabilities [sha256.Size]byte
+	environment                [sha256.Size]byte
+}
+
+// pool is the VMs of one module and configuration, shared by the plugins that
+// name it.
+type pool struct {
+	cfg           *Config // of the plugin that came first: its VM part is everybody's
+	env           filters.Env
+	logger        *slog.Logger
+	shared        *sharedState
+	releaseShared func()
+
+	once    sync.Once
+	err     error
+	module  *module
+	release func()
+
+	mu      sync.Mutex // of changes
+	plugins map[pluginKey]*pluginRef
+	vms     atomic.Pointer[[]*vm]
+	turn    atomic.Uint32
+	growing atomic.Bool
+	closing atomic.Bool
+	linger  timer.Timer
+	// reloads are the pauses between new VMs.
+	nextReload time.Time
+	pause      time.Duration
+
+	nodeOnce  sync.Once
+	nodeValue ref.Val
+
+	created  *stats.Counter
+	active   *stats.Gauge
+	failures *stats.CounterFamily
+	reloads  *stats.CounterFamily
+}
+
+// pluginKey is what root contexts are told apart by.
+type pluginKey struct {
+	name, rootID, direction string
+	config                  [sha256.Size]byte
+	allowStop               bool
+}
+
+type pluginRef struct {
+	p    *Plugin
+	refs int
+}
+
+// Plugin is a module with a plugin's configuration, ready to filter streams. It
+// is immutable and safe for concurrent use.
+type Plugin struct {
+	cfg      *Config
+	pool     *pool
+	key      pluginKey
+	stateKey string
+	logger   *slog.Logger
+	release  func()
+}
+
+var (
+	stateKeys atomic.Uint64
+	_         streaminfo.Object = (*guestContext)(nil)
+)
+
+// Start compiles code, unless that was done, starts a VM, unless there is one for
+// it, and has the guest configure itself. It may take seconds. The error says why
+// the plugin can't run.
+func Start(env *filters.Env, cfg *Config, code []byte) (*Plugin, error) {
+	shared := env.Shared
+	if shared == nil {
+		shared = &filters.Shared{}
+	}
+	logger := env.Logger
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	k := poolKey{
+		vmID: cfg.VMID, code: sha256.Sum256(code), config: sha256.Sum256([]byte(cfg.VMConfig)),
+		capabilities: sum(cfg.Capabilities), environment: sum(cfg.Env),
+	}
+	v, release, err := shared.Acquire(k, func() (any, error) {
+		return newPool(env, cfg, logger), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	pl, _ := v.(*pool)
+	p := &Plugin{
+		cfg: cfg, pool: pl, release: release, stateKey: "fairlead.wasm." + strconv.FormatUint(stateKeys.Add(1), 10),
+		logger: logger.With("plugin", cfg.Name),
+		key:    pluginKey{cfg.Name, cfg.RootID, env.Direction, sha256.Sum256([]byte(cfg.PluginConfig)), cfg.AllowStopIteration},
+	}
+	pl.once.Do(func() {
+		pl.err = pl.begin(shared, code)
+	})
+	if err = pl.err; err == nil {
+		err = pl.add(p)
+	}
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return p, nil
+}
+
+func sum(list []string) [sha256.Size]byte {
+	if list == nil {
+		return [sha256.Size]byte{}
+	}
+	return sha256.Sum256([]byte(strings.Join(list, "\x00")))
+}
+
+func newPool(env *filters.Env, cfg *Config, logger *slog.Logger) *pool {
+	p := &pool{cfg: cfg, env: *env, logger: logger, plugins: map[pluginKey]*pluginRef{}}
+	p.vms.Store(&[]*vm{})
+	name := "envoy_wasm_" + strings.ReplaceAll(cfg.Runtime, ".", "_")
+	p.created = env.Stats.Counter(name + "_created")
+	p.active = env.Stats.Gauge(name + "_active")
+	p.failures = env.Stats.CounterFamily("fairlead_wasm_failures_total", "Guests that trapped or ran for too long.", "plugin", "reason")
+	p.reloads = env.Stats.CounterFamily("fairlead_wasm_reloads_total", "VMs that were to replace failed ones.", "plugin", "result")
+	return p
+}
+
+// begin takes what the pool has in common with others.
+func (p *pool) begin(shared *filters.Shared, code []byte) error {
+	var err error
+	if p.module, p.release, err = acquireModule(shared, p.cfg, code); err != nil {
+		p.release = nil
+		return err
+	}
+	if p.shared, p.releaseShared, err = acquireState(shared, p.cfg.VMID); err != nil {
+		p.release()
+		p.release = nil
+	}
+	return err
+}
+
+// Close implements io.Closer for the pool: its last plugin is gone.
+func (p *pool) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closing.Store(true)
+	open := 0
+	for _, v := range *p.vms.Load() {
+		v.mu.Lock()
+		waits := false
+		for _, c := range v.contexts {
+			waits = waits || c.finishing
+		}
+		if waits && !v.failed.Load() && !v.closed {
+			open++
+		} else {
+			v.close()
+		}
+		v.mu.Unlock()
+	}
+	if open > 0 {
+		p.linger.Arm(lingerTime, func() { go p.end() })
+		return nil
+	}
+	p.finish()
+	return nil
+}
+
+// lingered ends v, for which the pool was waiting.
+func (p *pool) lingered(v *vm) {
+	v.mu.Lock()
+	v.close()
+	v.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, o := range *p.vms.Load() {
+		o.mu.Lock()
+		open := !o.closed
+		o.mu.Unlock()
+		if open {
+			return
+		}
+	}
+	p.linger.Stop()
+	p.finish()
+}
+
+// end closes what is left.
+func (p *pool) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, v := range *p.vms.Load() {
+		v.mu.Lock()
+		v.close()
+		v.mu.Unlock()
+	}
+	p.finish()
+}
+
+// finish releases what the pool shares with others. p is locked.
+func (p *pool) finish() {
+	if p.release != nil {
+		p.release()
+		p.releaseShared()
+		p.release = nil
+	}
+}
+
+// add configures p's guest in all VMs.
+func (p *pool) add(pl *Plugin) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r := p.plugins[pl.key]; r != nil {
+		r.refs++
+		return nil
+	}
+	vms := *p.vms.Load()
+	if len(p.plugins) > 0 { // a guest that fails must not take those of others with it
+		v, err := newVM(p)
+		if err == nil {
+			v.mu.Lock()
+			err = v.startRoot(pl)
+			v.close()
+			v.mu.Unlock()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	healthy := 0
+	for _, v := range vms {
+		v.mu.Lock()
+		var err error
+		if !v.failed.Load() {
+			healthy++
+			err = v.startRoot(pl)
+		}
+		v.mu.Unlock()
+		if err != nil {
+			p.forget(pl.key)
+			return err
+		}
+	}
+	if healthy == 0 { // the first plugin, or a new chance for those that failed
+		v, err := p.start(pl)
+		if err != nil {
+			return err
+		}
+		p.vms.Store(&[]*vm{v})
+	}
+	p.plugins[pl.key] = &pluginRef{pl, 1}
+	return nil
+}
+
+// start makes a VM with all plugins and extra.
+func (p *pool) start(extra *Plugin) (*vm, error) {
+	v, err := newVM(p)
+	if err != nil {
+		return nil, err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	begin := func(pl *Plugin) {
+		if err == nil && v.roots[pl.key] == nil {
+			err = v.startRoot(pl)
+		}
+	}
+	for _, r := range p.plugins {
+		begin(r.p)
+	}
+	if extra != nil {
+		begin(extra)
+	}
+	if err != nil {
+		v.close()
+		return nil, err
+	}
+	return v, nil
+}
+
+// forget ends a plugin's root contexts.
+func (p *pool) forget(k pluginKey) {
+	for _, v := range *p.vms.Load() {
+		v.mu.Lock()
+		v.finishRoot(k)
+		v.mu.Unlock()
+	}
+}
+
+// Close ends the plugin, after its last stream.
+func (p *Plugin) Close() error {
+	pl := p.pool
+	pl.mu.Lock()
+	if r := pl.plugins[p.key]; r != nil {
+		if r.refs--; r.refs == 0 {
+			delete(pl.plugins, p.key)
+			pl.forget(p.key)
+		}
+	}
+	pl.mu.Unlock()
+	p.release()
+	return nil
+}
+
+// lock returns a VM, locked: one that is idle, if there is. It returns nil if
+// all have failed and none can be made now.
+func (p *pool) lock() *vm {
+	vms := *p.vms.Load()
+	n := len(vms)
+	start := 0
+	if n > 1 {
+		start = int(p.turn.Add(1)) % n
+	}
+	var busy *vm
+	for i := range n {
+		v := vms[(start+i)%n]
+		switch {
+		case v.failed.Load():
+		case v.mu.TryLock():
+			if !v.failed.Load() && !v.closed {
+				return v
+			}
+			v.mu.Unlock()
+		case busy == nil:
+			busy = v
+		}
+	}
+	if busy == nil {
+		return p.reload()
+	}
+	if n < runtime.GOMAXPROCS(0) && p.growing.CompareAndSwap(false, true) {
+		go p.grow()
+	}
+	busy.mu.Lock()
+	if busy.failed.Load() || busy.closed {
+		busy.mu.Unlock()
+		return p.reload()
+	}
+	return busy
+}
+
+// grow adds a VM: a stream found all of them busy.
+func (p *pool) grow() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer p.growing.Store(false)
+	vms := *p.vms.Load()
+	if p.closing.Load() || len(p.plugins) == 0 || len(vms) >= runtime.GOMAXPROCS(0) {
+		return
+	}
+	v, err := p.start(nil)
+	if err != nil {
+		p.logger.Error("wasm: no further VM can be started", "error", err)
+		return
+	}
+	p.vms.Store(new(append(vms[:len(vms):len(vms)], v)))
+}
+
+// reload replaces failed VMs by a new one, if the policy says so and the last
+// time was not just now. It returns it locked, or nil.
+func (p *pool) reload() *vm {
+	if !p.mu.TryLock() {
+		return nil // somebody is about it
+	}
+	defer p.mu.Unlock()
+	var by *Plugin
+	for _, r := range p.plugins {
+		if r.p.cfg.Policy == FailReload {
+			by = r.p
+		}
+	}
+	now := time.Now()
+	switch {
+	case by == nil || p.closing.Load():
+		return nil
+	case now.Before(p.nextReload):
+		p.reloads.With(by.cfg.Name, "backoff").Inc()
+		return nil
+	case now.Sub(p.nextReload) > 2*by.cfg.ReloadMax:
+		p.pause = 0 // it went well for a while
+	}
+	p.pause = min(max(2*p.pause, by.cfg.ReloadBase), by.cfg.ReloadMax)
+	p.nextReload = now.Add(p.pause)
+	v, err := p.start(nil)
+	if err != nil {
+		p.reloads.With(by.cfg.Name, "failure").Inc()
+		p.logger.Error("wasm: a new VM can't be started", "error", err)
+		return nil
+	}
+	p.reloads.With(by.cfg.Name, "success").Inc()
+	kept := []*vm{v}
+	for _, o := range *p.vms.Load() {
+		if !o.failed.Load() {
+			kept = append(kept, o)
+		}
+	}
+	p.vms.Store(&kept)
+	v.mu.Lock()
+	return v
+}
+
+// why says why streams fail.
+func (p *pool) why() string {
+	for _, v := range *p.vms.Load() {
+		v.mu.Lock()
+		err := v.err
+		v.mu.Unlock()
+		if err != nil {
+			return err.Error()
+		}
+	}
+	return "a new VM is not to be started yet"
+}
+
+func refused(callback string) error {
+	return fmt.Errorf("the guest refuses its configuration: %s returned false", callback)
+}
+
+// startError is a failure of a guest that starts.
+func (v *vm) startError(callback string) error {
+	if v.err == nil {
+		return fmt.Errorf("%s: %w", callback, errors.Join(errFailed, errClosed))
+	}
+	return fmt.Errorf("%s: %w", callback, v.err)
+}
