@@ -1,6 +1,7 @@
 package proxywasm
 
 import (
+	"errors"
 	"slices"
 
 	"github.com/tetratelabs/wazero/api"
@@ -53,7 +54,10 @@ type requestReader struct {
 	stream *filters.Stream
 }
 
-type responseReader struct{ bodyReader }
+type responseReader struct {
+	bodyReader
+	stream *filters.Stream
+}
 
 func (*requestReader) data(v *vm) api.Function     { return v.fn.requestBody }
 func (*requestReader) trailers(v *vm) api.Function { return v.fn.requestTrailers }
@@ -65,7 +69,7 @@ func (b *requestReader) show(d *buffer, t *message.Header) {
 }
 
 func (*requestReader) tooLarge() *localReply {
-	return &localReply{status: 413, body: "Payload Too Large", details: "request_payload_too_large", grpc: -1}
+	return &localReply{own: true, status: 413, body: "Payload Too Large", details: "request_payload_too_large", grpc: -1}
 }
 
 func (*responseReader) data(v *vm) api.Function     { return v.fn.responseBody }
@@ -78,7 +82,7 @@ func (b *responseReader) show(d *buffer, t *message.Header) {
 }
 
 func (*responseReader) tooLarge() *localReply {
-	return &localReply{status: 500, body: "Internal Server Error", details: "response_payload_too_large", grpc: -1}
+	return &localReply{own: true, status: 500, body: "Internal Server Error", details: "response_payload_too_large", grpc: -1}
 }
 
 func (c *guestContext) bodyLimit() int {
@@ -120,7 +124,7 @@ func (c *guestContext) wrapResponse(r *filters.Response) *responseReader {
 	if c.vm.fn.responseBody == nil && c.vm.fn.responseTrailers == nil || message.IsEmpty(r.Body) {
 		return nil
 	}
-	b := &responseReader{bodyReader{Body: r.Body, c: c, limit: c.bodyLimit()}}
+	b := &responseReader{bodyReader{Body: r.Body, c: c, limit: c.bodyLimit()}, c.stream}
 	r.Body = b
 	return b
 }
@@ -129,7 +133,13 @@ func (c *guestContext) wrapResponse(r *filters.Response) *responseReader {
 func (b *requestReader) Next() ([]byte, bool, error) { return b.next(b) }
 
 // Next implements message.Body.
-func (b *responseReader) Next() ([]byte, bool, error) { return b.next(b) }
+func (b *responseReader) Next() ([]byte, bool, error) {
+	p, last, err := b.next(b)
+	if errors.Is(err, errAnswered) {
+		b.c.cut(b.stream)
+	}
+	return p, last, err
+}
 
 // Trailers implements message.Body: some origins take trailers for headers, so
 // what the guest set or removed in the head is none.

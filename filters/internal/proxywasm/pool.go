@@ -331,6 +331,14 @@ func (p *Plugin) Close() error {
 // lock returns a VM, locked: one that is idle, if there is. It returns nil if
 // all have failed and none can be made now.
 func (p *pool) lock() *vm {
+	if v := p.healthy(); v != nil {
+		return v
+	}
+	return p.reload()
+}
+
+// healthy is lock without making a VM.
+func (p *pool) healthy() *vm {
 	vms := *p.vms.Load()
 	n := len(vms)
 	start := 0
@@ -352,7 +360,7 @@ func (p *pool) lock() *vm {
 		}
 	}
 	if busy == nil {
-		return p.reload()
+		return nil
 	}
 	if n < runtime.GOMAXPROCS(0) && p.growing.CompareAndSwap(false, true) {
 		go p.grow()
@@ -360,7 +368,7 @@ func (p *pool) lock() *vm {
 	busy.mu.Lock()
 	if busy.failed.Load() || busy.closed {
 		busy.mu.Unlock()
-		return p.reload()
+		return nil
 	}
 	return busy
 }

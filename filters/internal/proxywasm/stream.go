@@ -16,8 +16,9 @@ const (
 	headersDontEnd       = 2 // as continue
 )
 
-// localReply is an answer of the guest's.
+// localReply is an answer of the guest's, or, if it is own, of the host's.
 type localReply struct {
+	own           bool
 	status        int
 	body, details string
 	headers       [][2]string
@@ -68,7 +69,7 @@ func (p *Plugin) unavailable(s *filters.Stream, next filters.Next) (*filters.Res
 
 // failStream answers as Envoy does when a VM fails.
 func (p *Plugin) failStream(s *filters.Stream) *filters.Response {
-	return s.Deny(503, "", "wasm_fail_stream", 0, streaminfo.Decision{Filter: "wasm", Policy: p.cfg.Name, Reason: "vm_failed", Why: p.pool.why})
+	return s.Deny(503, "", "wasm_fail_stream", 0, p.broken())
 }
 
 // newStream makes the context of s. It returns nil if the VM failed meanwhile.
@@ -196,15 +197,53 @@ func (c *guestContext) conclude(s *filters.Stream, o *outcome) (*filters.Respons
 	return c.respond(s, r, nil)
 }
 
+// reason is the response code details of l.
+func (l *localReply) reason() string {
+	switch {
+	case l.own:
+		return l.details
+	case l.details == "":
+		return "wasm_local_response"
+	}
+	return "wasm_local_response{" + l.details + "}"
+}
+
+// denied and broken are what is told about a stream that the guest refused, and
+// of one whose guest failed.
+func (p *Plugin) denied() streaminfo.Decision {
+	return streaminfo.Decision{Filter: "wasm", Policy: p.cfg.Name, Reason: "local_response"}
+}
+
+func (p *Plugin) broken() streaminfo.Decision {
+	return streaminfo.Decision{Filter: "wasm", Policy: p.cfg.Name, Reason: "vm_failed", Why: p.pool.why}
+}
+
+// cut notes why a response that has begun breaks off.
+func (c *guestContext) cut(s *filters.Stream) {
+	c.vm.mu.Lock()
+	defer c.vm.mu.Unlock()
+	info := &s.Info
+	switch {
+	case c.failed:
+		d := c.plugin.broken()
+		info.Details, info.Decision = "wasm_fail_stream", &d
+	case c.local != nil:
+		info.Details = c.local.reason()
+		if !c.local.own {
+			d := c.plugin.denied()
+			info.Decision = &d
+		}
+	case c.closed:
+		info.Details = "wasm_close_stream"
+	}
+}
+
 // reply makes the guest's answer.
 func (p *Plugin) reply(s *filters.Stream, l *localReply) *filters.Response {
-	details := "wasm_local_response"
-	if l.details != "" {
-		details += "{" + l.details + "}"
-	}
+	details := l.reason()
 	var r *filters.Response
-	if l.status >= 400 {
-		r = s.Deny(l.status, l.body, details, 0, streaminfo.Decision{Filter: "wasm", Policy: p.cfg.Name, Reason: "local_response"})
+	if l.status >= 400 && !l.own {
+		r = s.Deny(l.status, l.body, details, 0, p.denied())
 	} else {
 		r = s.LocalReply(l.status, l.body, details, 0)
 	}
@@ -305,7 +344,7 @@ func (p *Plugin) OnStreamEnd(s *filters.Stream, r *filters.Response) {
 		c.vm.mu.Lock()
 	} else {
 		if p.pool.module.has["proxy_on_log"] {
-			if v := p.pool.lock(); v != nil {
+			if v := p.pool.healthy(); v != nil {
 				c = v.newStream(p, s)
 				if c == nil {
 					v.mu.Unlock()

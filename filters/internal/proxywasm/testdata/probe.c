@@ -4,6 +4,7 @@
 
 void GUEST(proxy_abi_version_0_2_1)(void) {}
 
+static u32 later, later_done;
 static u32 root, vm_starts, configured, ticks, calls_pending, waiting, queue, tick_left;
 static char plan[1024][64]; // of each context
 static u32 token_of[1024];
@@ -37,7 +38,7 @@ static u32 dispatch(u32 id, const char *cluster) {
   char b[256]; u32 token = 0;
   const char *kv[] = {":method", "POST", ":path", "/callout", ":authority", "auth", "x-call", "1"};
   u32 st = proxy_http_call(cluster, len(cluster), b, pairs(b, 4, kv), "question", 8, NULL, 0, 500, &token);
-  token_of[token & 1023] = id;
+  token_of[token & 511] = id;
   status("http_call", st);
   return st;
 }
@@ -61,6 +62,8 @@ int GUEST(proxy_on_configure)(u32 id, u32 size) {
   if (same(p, n, "refuse")) return 0;
   if (same(p, n, "trap")) __builtin_trap();
   if (same(p, n, "tick")) { tick_left = 3; status("set_tick", proxy_set_tick_period_milliseconds(20)); }
+  later = same(p, n, "later");
+  if (later) status("set_tick", proxy_set_tick_period_milliseconds(20));
   if (same(p, n, "queue")) status("register", proxy_register_shared_queue("q", 1, &queue));
   return 1;
 }
@@ -70,6 +73,7 @@ void GUEST(proxy_on_context_create)(u32 id, u32 parent) {
 }
 void GUEST(proxy_on_tick)(u32 id) {
   event("tick", id, 0, 0);
+  if (later == 2 && !later_done) { later_done = 1; status("done", proxy_done()); return; }
   if (tick_left && !--tick_left) proxy_set_tick_period_milliseconds(0);
 }
 void GUEST(proxy_on_queue_ready)(u32 id, u32 token) {
@@ -129,7 +133,20 @@ int GUEST(proxy_on_request_headers)(u32 id, u32 n, u32 end) {
   }
   if (doing(id, "call") || doing(id, "call-deny")) { if (!dispatch(id, "auth")) return 1; }
   if (doing(id, "call-nowhere")) { dispatch(id, "nowhere"); }
+  if (doing(id, "grpc")) {
+    char b[64]; const char *kv[] = {"x-meta", "m"}; u32 token = 0, other = 0;
+    status("no cluster", proxy_grpc_call("nowhere", 7, "svc", 3, "M", 1, NULL, 0, "q", 1, 100, &other));
+    status("stream", proxy_grpc_stream("auth", 4, "svc", 3, "M", 1, NULL, 0, &other));
+    status("send", proxy_grpc_send(2, "q", 1, 1));
+    status("grpc", proxy_grpc_call("auth", 4, "pkg.Svc", 7, "Method", 6, b, pairs(b, 1, kv), "question", 8, 500, &token));
+    num(token); flush();
+    token_of[(token & 511) + 512] = id;
+    status("other", proxy_grpc_call("auth", 4, "pkg.Svc", 7, "Method", 6, NULL, 0, "cancelled", 9, 500, &other));
+    status("cancel", proxy_grpc_cancel(other)); status("again", proxy_grpc_cancel(other));
+    return 1;
+  }
   if (doing(id, "pause")) return 1;
+  if (doing(id, "stop-headers")) return 1;
   if (doing(id, "continue-self")) { status("continue", proxy_continue_stream(0)); return 1; }
   if (doing(id, "close")) { status("close", proxy_close_stream(0)); return 1; }
   if (doing(id, "end")) return 2;
@@ -189,6 +206,7 @@ int GUEST(proxy_on_request_body)(u32 id, u32 n, u32 end) {
   if (doing(id, "body-prepend") && end) status("set", proxy_set_buffer_bytes(REQUEST_BODY, 0, 0, "before ", 7));
   if (doing(id, "body-append") && end) status("set", proxy_set_buffer_bytes(REQUEST_BODY, -1, 0, " behind", 7));
   if (doing(id, "body-middle") && n > 4) status("set", proxy_set_buffer_bytes(REQUEST_BODY, 1, 2, "x", 1));
+  if (doing(id, "body-property")) { PROPERTY("path", "request\0path"); PROPERTY("route", "xds\0route_name"); PROPERTY("code", "response\0code"); status("set", proxy_set_property("mine", 4, "value", 5)); PROPERTY("mine", "mine"); }
   if (doing(id, "body-head")) status("late", set(REQUEST, "x-late", "1", 1));
   if (doing(id, "body-deny")) { local(403, "body denied"); return 1; }
   if (doing(id, "body-trap")) __builtin_trap();
@@ -230,7 +248,7 @@ int GUEST(proxy_on_response_trailers)(u32 id, u32 n) {
 void GUEST(proxy_on_http_call_response)(u32 id, u32 token, u32 headers, u32 size, u32 trailers) {
   char *v = NULL; u32 n = 0; u32 code = 0;
   used = 0;
-  u32 stream = token_of[token & 1023];
+  u32 stream = token_of[token & 511];
   event("call_response", id, headers, size);
   if (headers) { get(CALL_HEADERS, ":status", &v, &n); str("call status "); put(v, n); flush(); }
   n = 0; proxy_get_buffer_bytes(CALL_BODY, 0, size, &v, &n); str("call body "); if (size) put(v, n); flush();
@@ -241,7 +259,27 @@ void GUEST(proxy_on_http_call_response)(u32 id, u32 token, u32 headers, u32 size
   if (!doing(stream, "body-call")) set(REQUEST, "x-after-call", "1", 1);
   status("continue", proxy_continue_stream(0));
 }
-int GUEST(proxy_on_done)(u32 id) { event("done", id, 0, 0); return 1; }
+int GUEST(proxy_on_done)(u32 id) {
+  event("done", id, 0, 0);
+  if (id == root && later) { later = 2; status("too early", proxy_done()); return 0; }
+  return 1;
+}
+void GUEST(proxy_on_grpc_receive)(u32 id, u32 token, u32 size) {
+  char *v = NULL; u32 n = 0;
+  used = 0;
+  event("grpc_receive", id, token, size);
+  proxy_get_buffer_bytes(GRPC_MESSAGE, 0, size, &v, &n); str("message "); put(v, n); flush();
+  proxy_set_effective_context(token_of[(token & 511) + 512]);
+  status("continue", proxy_continue_stream(0));
+}
+void GUEST(proxy_on_grpc_close)(u32 id, u32 token, u32 code) {
+  char *v = NULL; u32 n = 0, got = 99;
+  used = 0;
+  event("grpc_close", id, token, code);
+  proxy_get_status(&got, &v, &n); str("status "); num(got); str(" "); put(v, n); flush();
+  proxy_set_effective_context(token_of[(token & 511) + 512]);
+  local(503, "no answer");
+}
 void GUEST(proxy_on_log)(u32 id) {
   char *v; u32 n;
   event("log", id, 0, 0);

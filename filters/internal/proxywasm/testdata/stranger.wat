@@ -1,0 +1,6 @@
+;; A guest that wants a function that no version of the ABI has.
+(module
+  (import "env" "proxy_launch" (func (param i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "malloc") (param i32) (result i32) (i32.const 0)))
