@@ -110,7 +110,10 @@ configuration: {"@type": type.googleapis.com/google.protobuf.StringValue, value:
 	var out []cell
 	for _, k := range []struct{ failure, name, file, config string }{
 		{"missing", "an unknown filter", "/go-native/nosuch", "{}"},
-		{"missing", "a real module", "/opt/plugin.wasm", "{}"},
+		{"missing", "a module that is not there", "/opt/plugin.wasm", "{}"},
+		{"garbage", "a file that is no module", "failclosed_test.go", "{}"},
+		{"error", "a guest that refuses its configuration", probeModule, "refuse"},
+		{"panic", "a guest that traps when it is configured", probeModule, "trap"},
 		{"garbage", "a broken configuration", "/go-native/dlp", `{"rules": 7}`},
 		{"garbage", "a configuration that is no JSON", "/go-native/rego", `{`},
 		{"error", "a policy that does not compile", "/go-native/rego", `{"policy": {"sources": [{"inline_string": "package envoy.authz\nallow if {"}]}}`},

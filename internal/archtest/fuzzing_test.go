@@ -41,6 +41,7 @@ var parsers = map[string][]string{
 	"filters/internal/authcheck":             {"FuzzAnswer"},
 	"filters/internal/dlp":                   {"FuzzStreamInvariance", "FuzzChunkInvariance"},
 	"filters/internal/filterobjects":         {"FuzzParseAddress"},
+	"filters/internal/proxywasm":             {"FuzzMeter", "FuzzPairs"},
 	"filters/internal/istio/istiometrics":    {"FuzzDecode"},
 	"filters/http/dlp":                       {"FuzzDo", "FuzzEncoded", "FuzzGRPC"},
 	"filters/http/grpcstats":                 {"FuzzParser"},

@@ -32,7 +32,7 @@ func (m *metering) instruction(out []byte, r *reader) ([]byte, byte) {
 	case op == 0x0c, op == 0x0d, op >= 0x20 && op <= 0x26: // br, br_if, variables, tables
 		return appendUint(out, r.uint()), op
 	case op == 0x0e: // br_table
-		n := r.uint()
+		n := r.count()
 		out = appendUint(out, n)
 		for range n + 1 {
 			out = appendUint(out, r.uint())
@@ -41,7 +41,7 @@ func (m *metering) instruction(out []byte, r *reader) ([]byte, byte) {
 	case op == 0x11, op == 0x13: // call_indirect, return_call_indirect
 		return append(append(out, r.leb()...), r.leb()...), op
 	case op == 0x1c: // select with types
-		n := r.uint()
+		n := r.count()
 		return append(appendUint(out, n), r.bytes(n)...), op
 	case op >= 0x28 && op <= 0x3e: // memory
 		return r.memarg(out), op

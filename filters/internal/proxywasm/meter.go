@@ -55,6 +55,7 @@ func meter(module []byte) (out []byte, err error) {
 	}
 	m := metering{sections: map[byte][]byte{}}
 	m.read(module[8:])
+	m.check()
 	return m.write(), nil
 }
 
@@ -110,6 +111,9 @@ func (m *metering) write() []byte {
 	if e, ok := m.sections[secExport]; ok {
 		rewritten[secExport] = m.exports(e)
 	}
+	if t, ok := m.sections[secTable]; ok {
+		rewritten[secTable] = tables(t)
+	}
 	if s, ok := m.sections[secStart]; ok {
 		rewritten[secStart] = appendUint(nil, m.shift((&reader{b: s}).uint()))
 	}
@@ -141,7 +145,7 @@ func (m *metering) count(id byte) uint64 {
 	if !ok {
 		return 0
 	}
-	return (&reader{b: b}).uint()
+	return (&reader{b: b}).count()
 }
 
 // extend appends an entry to a section.
@@ -162,7 +166,7 @@ func (m *metering) imports() (globals uint64) {
 		return 0
 	}
 	r := &reader{b: b}
-	for range r.uint() {
+	for range r.count() {
 		r.bytes(r.uint())
 		r.bytes(r.uint())
 		switch kind := r.byte(); kind {
@@ -199,7 +203,7 @@ func (m *metering) shift(i uint64) uint64 {
 
 func (m *metering) exports(b []byte) []byte {
 	r := &reader{b: b}
-	n := r.uint()
+	n := r.count()
 	out := appendUint(nil, n)
 	for range n {
 		out = appendName(out, string(r.bytes(r.uint())))
@@ -216,7 +220,7 @@ func (m *metering) exports(b []byte) []byte {
 // globals rewrites the initial values, which may name functions.
 func (m *metering) globals(b []byte) []byte {
 	r := &reader{b: b}
-	n := r.uint()
+	n := r.count()
 	out := appendUint(nil, n+1)
 	for range n {
 		out = append(out, r.byte(), r.byte())
@@ -227,7 +231,7 @@ func (m *metering) globals(b []byte) []byte {
 
 func (m *metering) elements(b []byte) []byte {
 	r := &reader{b: b}
-	n := r.uint()
+	n := r.count()
 	out := appendUint(nil, n)
 	for range n {
 		flags := r.uint()
@@ -244,7 +248,7 @@ func (m *metering) elements(b []byte) []byte {
 		if flags&3 != 0 {
 			out = append(out, r.byte()) // kind, or type
 		}
-		items := r.uint()
+		items := r.count()
 		out = appendUint(out, items)
 		for range items {
 			if flags&4 != 0 {
@@ -264,17 +268,22 @@ func (m *metering) code() []byte {
 		b = []byte{0}
 	}
 	r := &reader{b: b}
-	n := r.uint()
+	n := r.count()
 	out := make([]byte, 0, len(b)+len(b)/4)
 	out = appendUint(out, n+1)
 	var body []byte
 	for range n {
 		f := &reader{b: r.bytes(r.uint())}
 		body = body[:0]
-		groups := f.uint()
+		groups := f.count()
 		body = appendUint(body, groups)
+		locals := uint64(0)
 		for range groups {
-			body = append(appendUint(body, f.uint()), f.byte())
+			k := f.uint()
+			if locals += k; locals > maxLocals {
+				panic(malformed("a function has too many locals"))
+			}
+			body = append(appendUint(body, k), f.byte())
 		}
 		body = m.countDown(body)
 		for len(f.b) > 0 {
@@ -312,7 +321,7 @@ func (m *metering) functionNames() []byte {
 		if id != 1 {
 			continue
 		}
-		n := part.uint()
+		n := part.count()
 		out := appendUint(nil, n)
 		for range n {
 			out = appendUint(out, m.shift(part.uint()))
@@ -354,6 +363,16 @@ func (r *reader) uint() uint64 {
 	return v
 }
 
+// count reads the number of things that follow, each of a byte at least: who
+// makes room for them must not be lied to.
+func (r *reader) count() uint64 {
+	n := r.uint()
+	if n > uint64(len(r.b)) {
+		panic(malformed("it ends early"))
+	}
+	return n
+}
+
 // leb returns the bytes of a number of up to 64 bits.
 func (r *reader) leb() []byte {
 	for i, c := range r.b {
@@ -367,11 +386,13 @@ func (r *reader) leb() []byte {
 	panic(malformed("a number is out of bounds"))
 }
 
-func (r *reader) limits() {
-	if flags := r.byte(); flags&1 != 0 {
-		r.uint()
+func (r *reader) limits() (least, most uint64, bounded bool) {
+	bounded = r.byte()&1 != 0
+	least = r.uint()
+	if bounded {
+		most = r.uint()
 	}
-	r.uint()
+	return least, most, bounded
 }
 
 func appendUint(b []byte, v uint64) []byte { return binary.AppendUvarint(b, v) }
