@@ -36,7 +36,7 @@ func decodeOne(t *testing.T, s string) *Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c.(*Config) //nolint:errcheck,forcetypeassert // of a Factory
+	return c.(*Config) //nolint:forcetypeassert // of a Factory
 }
 
 // local is a configuration with a module of a file and more fields.
@@ -101,7 +101,7 @@ func ask(f filters.HTTPFilter) string {
 	if err != nil {
 		return err.Error()
 	}
-	f.(filters.StreamEnder).OnStreamEnd(s, r) //nolint:errcheck,forcetypeassert // a filter of this package
+	f.(filters.StreamEnder).OnStreamEnd(s, r) //nolint:forcetypeassert // a filter of this package
 	return r.Header.Get(message.Status) + " " + s.Request.Get("x-path") + s.Info.Details
 }
 
@@ -127,7 +127,7 @@ func TestModulesFromFilesVariablesAndTheConfiguration(t *testing.T) {
 		if got := ask(f); got != "200 /p" {
 			t.Error(got)
 		}
-		if err := f.(*filter).Close(); err != nil { //nolint:errcheck,forcetypeassert // its type
+		if err := f.(*filter).Close(); err != nil { //nolint:forcetypeassert // its type
 			t.Error(err)
 		}
 	}
@@ -182,7 +182,7 @@ func TestAModuleThatArrivesLateRunsFromThenOn(t *testing.T) {
 		if got := ask(f); got != want {
 			t.Error(got)
 		}
-		x := f.(*filter).Explain(nil) //nolint:errcheck,forcetypeassert // its type
+		x := f.(*filter).Explain(nil) //nolint:forcetypeassert // its type
 		if x.Verdict != filters.VerdictUnknown || !strings.Contains(x.Text[1], "still being fetched") {
 			t.Errorf("%+v", x)
 		}
@@ -194,7 +194,7 @@ func TestAModuleThatArrivesLateRunsFromThenOn(t *testing.T) {
 		if got := ask(f); got != "200 /p" {
 			t.Error(got)
 		}
-		_ = f.(*filter).Close() //nolint:errcheck,forcetypeassert // its type
+		_ = f.(*filter).Close() //nolint:forcetypeassert // its type
 	}
 	m := &fetched{err: filters.ErrModulePending}
 	f, err := Factory{}.Compile(&filters.Env{Modules: m}, decodeOne(t, `{"config":{`+remote), nil)
@@ -202,7 +202,7 @@ func TestAModuleThatArrivesLateRunsFromThenOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.code, m.err = []byte("no module"), nil
-	if got := ask(f); got != "503 wasm_fail_stream" || !strings.Contains(f.(*filter).why(), "not a well-formed") { //nolint:errcheck,forcetypeassert // its type
+	if got := ask(f); got != "503 wasm_fail_stream" || !strings.Contains(f.(*filter).why(), "not a well-formed") { //nolint:forcetypeassert // its type
 		t.Error(got)
 	}
 	if _, err := (Factory{}).Compile(&filters.Env{Modules: &fetched{err: errors.New("404")}}, decodeOne(t, `{"config":{`+remote), nil); err == nil {
@@ -220,7 +220,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for _, e := range c.(*Config).Plugin.Env { //nolint:errcheck,forcetypeassert // of a Factory
+		for _, e := range c.(*Config).Plugin.Env { //nolint:forcetypeassert // of a Factory
 			if strings.HasPrefix(e, "ISTIO_META_WASM_") && (strings.HasPrefix(e, pullSecretVariable) || strings.HasPrefix(e, pullPolicyVariable+"=")) {
 				t.Fatal(e)
 			}

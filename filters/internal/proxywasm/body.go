@@ -21,7 +21,7 @@ const (
 // bodyReader shows a body to the guest while it is pulled. What the guest holds
 // back is kept here, up to a limit.
 type bodyReader struct {
-	message.Body
+	inner message.Body
 	c     *guestContext
 	limit int
 	// held is what the guest has seen and holds back, and does not see again;
@@ -30,7 +30,7 @@ type bodyReader struct {
 	// ahead is what was pulled before its time.
 	ahead, aheadLast bool
 	aheadData        []byte
-	last             bool // of Body was seen
+	last             bool // of inner was seen
 	done             bool
 }
 
@@ -94,7 +94,7 @@ func (c *guestContext) bodyLimit() int {
 
 // wrapRequest puts the guest before the request's body.
 func (c *guestContext) wrapRequest() *requestReader {
-	b := &requestReader{bodyReader{Body: c.stream.Body, c: c, limit: c.bodyLimit()}, c.stream}
+	b := &requestReader{bodyReader{inner: c.stream.Body, c: c, limit: c.bodyLimit()}, c.stream}
 	if c.requestWaiter.ch == nil {
 		c.requestWaiter.ch = make(chan struct{}, 1)
 	}
@@ -124,7 +124,7 @@ func (c *guestContext) wrapResponse(r *filters.Response) *responseReader {
 	if c.vm.fn.responseBody == nil && c.vm.fn.responseTrailers == nil || message.IsEmpty(r.Body) {
 		return nil
 	}
-	b := &responseReader{bodyReader{Body: r.Body, c: c, limit: c.bodyLimit()}, c.stream}
+	b := &responseReader{bodyReader{inner: r.Body, c: c, limit: c.bodyLimit()}, c.stream}
 	r.Body = b
 	return b
 }
@@ -144,7 +144,7 @@ func (b *responseReader) Next() ([]byte, bool, error) {
 // Trailers implements message.Body: some origins take trailers for headers, so
 // what the guest set or removed in the head is none.
 func (b *requestReader) Trailers() *message.Header {
-	t := b.Body.Trailers()
+	t := b.inner.Trailers()
 	if t == nil || len(b.c.touched) == 0 {
 		return t
 	}
@@ -159,7 +159,7 @@ func (b *requestReader) Trailers() *message.Header {
 func (b *requestReader) Interrupt(cause error) {
 	b.c.requestWaiter.stopped.CompareAndSwap(nil, &cause)
 	b.c.requestWaiter.signal()
-	if i, ok := b.Body.(filters.Interrupter); ok {
+	if i, ok := b.inner.(filters.Interrupter); ok {
 		i.Interrupt(cause)
 	} else {
 		b.stream.Interrupt(cause)
@@ -176,13 +176,16 @@ func (b *bodyReader) Ready() (int, bool) {
 	case b.last:
 		return len(b.held) + len(b.kept), true
 	}
-	return b.Body.Ready()
+	return b.inner.Ready()
 }
+
+// Trailers implements message.Body.
+func (b *bodyReader) Trailers() *message.Header { return b.inner.Trailers() }
 
 // Close implements message.Body.
 func (b *bodyReader) Close() {
 	b.held, b.kept, b.aheadData = nil, nil, nil
-	b.Body.Close()
+	b.inner.Close()
 }
 
 // prefetch pulls until the guest lets something pass.
@@ -210,7 +213,7 @@ func (b *bodyReader) next(d direction) ([]byte, bool, error) {
 		if b.last { // the guest holds back what is left
 			return b.finish(d)
 		}
-		p, last, err := b.Body.Next()
+		p, last, err := b.inner.Next()
 		if err != nil {
 			return nil, false, err
 		}
@@ -233,7 +236,7 @@ func (b *bodyReader) next(d direction) ([]byte, bool, error) {
 // the guest lets it.
 func (b *bodyReader) ask(d direction, p []byte) ([]byte, bool, error) {
 	c, v := b.c, b.c.vm
-	end := b.last && b.Body.Trailers() == nil
+	end := b.last && b.inner.Trailers() == nil
 	if len(p) == 0 && !end {
 		return nil, len(b.held)+len(b.kept) == 0 && b.last, nil
 	}
@@ -249,8 +252,8 @@ func (b *bodyReader) ask(d direction, p []byte) ([]byte, bool, error) {
 	}
 	seen := p
 	if len(b.kept) > 0 {
-		seen = append(b.kept, p...)
-		b.kept = nil
+		b.kept = append(b.kept, p...)
+		seen, b.kept = b.kept, nil
 	}
 	if len(seen)+len(b.held) > b.limit && (len(b.held) > 0 || len(seen) > len(p)) {
 		c.local = d.tooLarge()
@@ -287,9 +290,7 @@ func (b *bodyReader) ask(d direction, p []byte) ([]byte, bool, error) {
 	if at := d.shown(); at != nil {
 		b.kept = at.b
 	}
-	out := append(b.held, b.kept...)
-	b.held, b.kept = nil, nil
-	return out, true, nil
+	return b.pass(nil), true, nil
 }
 
 // callBody runs a callback for a part of a body.
@@ -319,7 +320,7 @@ func (b *bodyReader) finish(d direction) ([]byte, bool, error) {
 // finishWith runs the trailers callback, and returns out as the last part.
 func (b *bodyReader) finishWith(d direction, out []byte) ([]byte, bool, error) {
 	b.done = true
-	t := b.Body.Trailers()
+	t := b.inner.Trailers()
 	if t == nil {
 		return out, true, nil
 	}

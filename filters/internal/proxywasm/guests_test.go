@@ -231,10 +231,13 @@ func TestTimersAndQueuesCallTheGuest(t *testing.T) {
 		t.Errorf("%d ticks: the guest stopped the timer after three", n)
 	}
 	q := newWorld(t, Config{PluginConfig: "queue"})
-	if r := q.ask("enqueue"); r.status != "200" {
+	r := q.ask("enqueue")
+	if r.status != "200" {
 		t.Error(r)
 	}
-	q.log.until(t, "queue 0 item")
+	if !slices.Contains(r.log, "queue 0 item") { // it came before the end of the stream
+		q.log.until(t, "queue 0 item")
+	}
 }
 
 func TestAPluginMayPutOffItsEnd(t *testing.T) {

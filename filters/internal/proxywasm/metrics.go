@@ -65,7 +65,7 @@ func (v *vm) defineMetric(a []uint64) Status {
 }
 
 func (t *metricTable) define(s *stats.Scope, kind uint32, name string) uint32 {
-	n := 0
+	var n int
 	switch kind {
 	case counterMetric:
 		t.counters = append(t.counters, or(s.Counter(name)))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -387,7 +388,7 @@ func (p *pool) grow() {
 		p.logger.Error("wasm: no further VM can be started", "error", err)
 		return
 	}
-	p.vms.Store(new(append(vms[:len(vms):len(vms)], v)))
+	p.vms.Store(new(append(slices.Clip(vms), v)))
 }
 
 // reload replaces failed VMs by a new one, if the policy says so and the last
