@@ -84,6 +84,11 @@ abuse: build ## Attack a running Fairlead: floods and bombs, 41,220 requests tha
 bypass: build ## Ask for what a policy guards in every spelling, behind nginx and Go: nobody may get it
 	cd conformance && $(GO) vet ./bypass && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 -timeout 3m ./bypass
 
+MUTATION ?=
+.PHONY: mutation
+mutation: ## Put 40 bugs into the source, one by one: the tests must fail (about 5 minutes; MUTATION= picks some)
+	cd tools && $(GO) run ./mutate -only '$(MUTATION)'
+
 # A genuine istiod is compiled into this test: about ten CPU-minutes once, seconds when the build cache has it.
 ISTIO_GO := env CGO_ENABLED=0 GOFLAGS=-trimpath $(GO)
 .PHONY: conformance-istio

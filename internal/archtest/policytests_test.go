@@ -40,6 +40,37 @@ func TestEveryRowOfTheEngineTablesHasItsTests(t *testing.T) {
 	}
 }
 
+var (
+	cveRow = regexp.MustCompile(`^\| ((?:CVE|GHSA|GO|ISTIO)-[^|]+) \|`)
+	cveID  = regexp.MustCompile(`^(?:CVE-20\d\d-\d+|GHSA(?:-[a-z0-9]{4}){3}|GO-20\d\d-\d+|ISTIO-SECURITY-20\d\d-\d{3})$`)
+)
+
+// TestEveryListedVulnerabilityHasItsTests holds docs/cve-tests.md to the code.
+func TestEveryListedVulnerabilityHasItsTests(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "cve-tests.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHolder(filepath.Join("..", ".."))
+	ids := map[string]bool{}
+	for line := range strings.Lines(string(doc)) {
+		m := cveRow.FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		for id := range strings.SplitSeq(m[1], ", ") {
+			if !cveID.MatchString(id) || ids[id] {
+				t.Errorf("%q is no number of a vulnerability, or is there twice", id)
+			}
+			ids[id] = true
+		}
+		h.check(t, m[1], line)
+	}
+	if len(ids) < 110 || h.named < 90 {
+		t.Errorf("%d vulnerabilities and %d tests, want at least 110 and 90", len(ids), h.named)
+	}
+}
+
 // readRows checks the tables of a document, and returns how many rows there are
 // of each letter, and how many tests and cases they name.
 func readRows(t *testing.T, name string) (rows map[string]int, named, cases int) {
@@ -50,7 +81,7 @@ func readRows(t *testing.T, name string) (rows map[string]int, named, cases int)
 		t.Fatal(err)
 	}
 	rows = map[string]int{}
-	packages := map[string]*testPackage{}
+	h := newHolder(root)
 	for line := range strings.Lines(string(doc)) {
 		m := policyRow.FindStringSubmatch(line)
 		if m == nil {
@@ -60,30 +91,45 @@ func readRows(t *testing.T, name string) (rows map[string]int, named, cases int)
 		if rows[m[1]]++; m[2] != fmt.Sprint(rows[m[1]]) {
 			t.Errorf("row %s where %s%d should be", row, m[1], rows[m[1]])
 		}
-		held := line[strings.LastIndex(strings.TrimRight(line, " |\n"), "| "):]
-		tests := policyTest.FindAllStringSubmatch(held, -1)
-		if len(tests) == 0 || strings.Count(held, "`") != 2*len(tests) {
-			t.Errorf("row %s: %d tests in %s", row, len(tests), held)
+		h.check(t, row, line)
+	}
+	return rows, h.named, h.cases
+}
+
+// holder checks that what rows name as what holds them is there.
+type holder struct {
+	root         string
+	packages     map[string]*testPackage
+	named, cases int
+}
+
+func newHolder(root string) *holder { return &holder{root: root, packages: map[string]*testPackage{}} }
+
+// check reads the last column of a row.
+func (h *holder) check(t *testing.T, row, line string) {
+	t.Helper()
+	held := line[strings.LastIndex(strings.TrimRight(line, " |\n"), "| "):]
+	tests := policyTest.FindAllStringSubmatch(held, -1)
+	if len(tests) == 0 || strings.Count(held, "`") != 2*len(tests) {
+		t.Errorf("row %s: %d tests in %s", row, len(tests), held)
+	}
+	for _, x := range tests {
+		h.named++
+		p := h.packages[x[1]]
+		if p == nil {
+			p = readTests(t, filepath.Join(h.root, filepath.FromSlash(x[1])))
+			h.packages[x[1]] = p
 		}
-		for _, x := range tests {
-			named++
-			p := packages[x[1]]
-			if p == nil {
-				p = readTests(t, filepath.Join(root, filepath.FromSlash(x[1])))
-				packages[x[1]] = p
-			}
-			if !p.funcs[x[2]] {
-				t.Errorf("row %s: %s has no %s", row, x[1], x[2])
-			}
-			for _, c := range policyCase.FindAllStringSubmatch(x[3], -1) {
-				cases++
-				if !strings.Contains(p.text, c[1]) {
-					t.Errorf("row %s: no case %q in %s", row, c[1], x[1])
-				}
+		if !p.funcs[x[2]] {
+			t.Errorf("row %s: %s has no %s", row, x[1], x[2])
+		}
+		for _, c := range policyCase.FindAllStringSubmatch(x[3], -1) {
+			h.cases++
+			if !strings.Contains(p.text, c[1]) {
+				t.Errorf("row %s: no case %q in %s", row, c[1], x[1])
 			}
 		}
 	}
-	return rows, named, cases
 }
 
 // testPackage is what the tests of a package are called, and their text.

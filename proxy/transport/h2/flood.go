@@ -78,6 +78,18 @@ func (r *reader) countPayload(empty bool) *connError {
 	return nil
 }
 
+// smallData is less than who sends a body puts into a frame: what is under way
+// when a stream is reset is mostly more.
+const smallData = 1 << 10
+
+// countNobodys counts DATA that no stream takes, after countPayload.
+func (r *reader) countNobodys(size int) *connError {
+	if size > 0 {
+		r.flood.useful--
+	}
+	return r.countGlitch()
+}
+
 func (r *reader) countPriority() *connError {
 	r.flood.priorities++
 	if r.flood.priorities > uint64(r.c.lim.priorities)*(1+r.opened()) {

@@ -196,7 +196,7 @@ func TestServerProtocol(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = 193
+	const want = 196
 	if len(ar.Files) != want {
 		t.Errorf("%d cases, want %d", len(ar.Files), want)
 	}

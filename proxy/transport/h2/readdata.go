@@ -55,7 +55,10 @@ func (r *reader) dataFrame(b []byte, n int, flags uint8, id uint32) (more bool, 
 		if err := r.resetStream(id, codeStreamClosed, "DATA after END_STREAM"); err != nil {
 			return true, err
 		}
-		return true, r.countGlitch()
+		return true, r.countNobodys(size)
+	}
+	if size < smallData {
+		return true, r.countNobodys(size)
 	}
 	return true, nil
 }

@@ -3,11 +3,13 @@ package h2
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,6 +44,7 @@ type wire struct {
 	buf  bytes.Buffer
 	out  []byte
 	data map[uint32][]byte
+	late atomic.Bool // the connection was given up, 5 s after the script began
 
 	client  transport.ClientConn // client scripts only
 	results []chan string
@@ -254,6 +257,9 @@ func (w *wire) expect(ws []string) error {
 	case "FLOOD":
 		for {
 			f, err := w.next()
+			if w.late.Load() {
+				return errors.New("it was not cut")
+			}
 			if err != nil {
 				return nil //nolint:nilerr // cut, as wanted
 			}
@@ -267,8 +273,8 @@ func (w *wire) expect(ws []string) error {
 	}
 	f, err := w.next()
 	if ws[0] == "CLOSED" {
-		if err == nil {
-			return fmt.Errorf("got %v", f)
+		if err == nil || w.late.Load() {
+			return fmt.Errorf("it was not closed, got %v", f)
 		}
 		return nil
 	}
@@ -347,7 +353,10 @@ func (w *wire) expectData(ws []string) error {
 // run plays a script. It returns whether the connection was expected to end.
 func (w *wire) run(script string) (ends bool) {
 	w.t.Helper()
-	watchdog := time.AfterFunc(5*time.Second, func() { w.conn.Reset() })
+	watchdog := time.AfterFunc(5*time.Second, func() {
+		w.late.Store(true)
+		w.conn.Reset()
+	})
 	defer watchdog.Stop()
 	for n, line := range strings.Split(script, "\n") {
 		line, _, _ = strings.Cut(line, " # ")
