@@ -37,12 +37,12 @@ static_resources:
       route_config: &routes {virtual_hosts: [{name: all, domains: ["*"], routes: [
         {match: {prefix: /parameters, query_parameters: [{name: last, string_match: {exact: "1"}}]}, direct_response: {status: 200, body: {inline_string: found}}},
         {match: {prefix: /headers, headers: [{name: x-last, string_match: {exact: "1"}}]}, direct_response: {status: 200, body: {inline_string: found}}},
-        {match: {prefix: /runaway}, direct_response: {status: 200}},
+        {match: {prefix: /runaway}, direct_response: {status: 200}}, {match: {prefix: /policy}, direct_response: {status: 200}},
         {match: {prefix: /}, direct_response: {status: 200, body: {inline_string: ok}},
           typed_per_filter_config: {fairlead.rego: {"@type": type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true}}}]}]},
       http_filters: &filters [
         {name: fairlead.rego, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/fairlead.rego.v1.Config, value: {name: endless, policy: {sources: [
-          {inline_string: "package envoy.authz\ndefault allow := false\nallow if { input.parsed_path[0] != \"runaway\" }\nallow if { some i in numbers.range(1, 100000); some j in numbers.range(1, 100000); i * j == -1 }\n"}]}}}},
+          {inline_string: "package envoy.authz\ndefault allow := false\nallow if { not input.parsed_path[0] in {\"runaway\", \"policy\"} }\nallow if { input.parsed_path[0] == \"policy\"; count([x | some i in numbers.range(1, 300); x := i * i]) > 0 }\nallow if { some i in numbers.range(1, 100000); some j in numbers.range(1, 100000); i * j == -1 }\n"}]}}}},
         {name: istio.stats, typed_config: {"@type": type.googleapis.com/stats.PluginConfig}},
         {name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]}}]}]
   - name: h1

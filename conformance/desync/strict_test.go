@@ -140,7 +140,7 @@ func parse(b []byte) (m *message, rest []byte, err error) {
 		b, err = m.chunks(b)
 		return m, b, err
 	case len(cl) == 1:
-		n, err := strconv.ParseUint(cl[0], 10, 31)
+		n, err := strconv.ParseUint(cl[0], 10, 63)
 		if err != nil || strconv.FormatUint(n, 10) != cl[0] {
 			return nil, nil, fmt.Errorf("content-length %q", cl[0])
 		}
