@@ -77,7 +77,7 @@ differential: build ## Run the behaviour corpus against Fairlead and the real En
 	cd conformance && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 ./behaviour/... -differential
 
 .PHONY: abuse
-abuse: build ## Attack a running Fairlead: floods and bombs, 41,220 requests that parsers disagree about, WebSockets, gRPC
+abuse: build ## Attack a running Fairlead: floods and bombs, 41,466 requests that parsers disagree about, WebSockets, gRPC
 	cd conformance && $(GO) vet ./abuse ./desync ./grpc ./websocket && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 -timeout 3m ./abuse ./desync ./grpc ./websocket
 
 .PHONY: bypass

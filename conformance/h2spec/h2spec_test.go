@@ -64,6 +64,7 @@ func TestFairleadPassesEveryCaseOfH2spec(t *testing.T) {
 		{"plain", ports["Plain"].(int), nil},
 		{"TLS", ports["TLS"].(int), []string{"-t", "-k"}},
 		{"HBONE", tunnel, nil},
+		{"plain, long heads", ports["Plain"].(int), []string{"--max-header-length", "16000"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

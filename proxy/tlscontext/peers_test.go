@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -152,6 +153,8 @@ var peerCases = []struct {
 	{"a NUL at the end", uri(goodID + "\x00"), false},
 	{"bytes that are not ASCII", uri(goodID + "\xff"), false},
 	{"a byte that is not ASCII before", uri("\xc3spiffe://td/ns/app/sa/peer"), false},
+	{"another kind of name, with a NUL", sans(name{0, goodID + "\x00"}), false},
+	{"characters of two bytes", uri("\x00" + strings.Join(strings.Split(goodID, ""), "\x00")), false},
 	{"a CA", func(c *x509.Certificate) { c.IsCA = true }, false},
 	{"one that may sign certificates", func(c *x509.Certificate) { c.IsCA, c.KeyUsage = true, c.KeyUsage|x509.KeyUsageCertSign }, false},
 	{"one that may sign lists", func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCRLSign }, false},
@@ -162,8 +165,8 @@ var peerCases = []struct {
 
 // Every case meets a server and a client, in TLS 1.2 and 1.3.
 func TestPeersAreHeldToTheirIdentity(t *testing.T) {
-	if len(peerCases) != 42 {
-		t.Errorf("%d cases, want 42", len(peerCases))
+	if len(peerCases) != 44 {
+		t.Errorf("%d cases, want 44", len(peerCases))
 	}
 	ca := newAuthority(t, "root", nil)
 	for _, tc := range peerCases {
