@@ -33,6 +33,17 @@ func (b *bench) scale(ctx context.Context) error {
 	if !b.deadline.IsZero() { // the rest of the budget is for workloads
 		deadline = time.Now().Add(time.Until(b.deadline) * 55 / 100)
 	}
+	if picked(b.o.figures, handshakes) {
+		limited, cancel := context.WithTimeout(ctx, 2*time.Minute)
+		err := b.handshakes(limited)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			b.report.Skipped[handshakes] = err.Error()
+		}
+	}
 	for _, name := range b.names {
 		if contender.Label(name) == "fairlead+istio" {
 			continue // it differs by a filter only
@@ -74,19 +85,7 @@ func (b *bench) scale(ctx context.Context) error {
 			slog.Info("scale", "figure", part.what, "contender", name, "took", time.Since(begin).Round(time.Millisecond))
 		}
 	}
-	if !picked(b.o.figures, handshakes) {
-		return nil
-	}
-	if time.Now().After(deadline) {
-		b.report.Skipped[handshakes] = "no time left"
-		return nil
-	}
-	limited, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	if err := b.handshakes(limited); err != nil {
-		b.report.Skipped[handshakes] = err.Error()
-	}
-	return ctx.Err()
+	return nil
 }
 
 // picked reports whether name contains one of the words of list, or list is
