@@ -141,6 +141,9 @@ func (c *Cluster) Pick(p *PickContext) (*Host, error) {
 	for r.Attempt = 0; ; r.Attempt++ {
 		i := hs.lb.Pick(&r)
 		if i < 0 {
+			if hs.lb.Refusing() {
+				c.stats().lbPanic.Inc()
+			}
 			c.stats().cxNoneHealthy.Inc()
 			return nil, ErrNoHealthyHost
 		}
@@ -280,7 +283,7 @@ func (c *Cluster) rebuild() {
 func (c *Cluster) compile(hs *hostSet) {
 	s := &c.spec.LB
 	cfg := &lb.Config{
-		Policy: policies[s.Policy], PanicThreshold: s.PanicThreshold, OverprovisioningFactor: hs.overprovisioning,
+		Policy: policies[s.Policy], PanicThreshold: s.PanicThreshold, FailOnPanic: s.FailOnPanic, OverprovisioningFactor: hs.overprovisioning,
 		LocalityWeighted: s.LocalityWeighted, ChoiceCount: int(s.ChoiceCount), ActiveRequestBias: s.ActiveRequestBias,
 		RingMin: s.RingMin, RingMax: s.RingMax, MaglevSize: s.MaglevTableSize,
 		SlowStart: s.SlowStartWindow, SlowStartAggression: s.SlowStartAggression, SlowStartMinWeight: s.SlowStartMinWeight,

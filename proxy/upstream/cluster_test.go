@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
@@ -357,5 +358,23 @@ func TestStatusListsClustersAndHosts(t *testing.T) {
 	h := st[0].Hosts[0]
 	if h.Address != "10.0.0.1:80" || h.CxActive != 1 || h.RqTotal != 1 || h.Health != "healthy" || h.SuccessRate != -1 {
 		t.Errorf("%+v", h)
+	}
+}
+
+// As Envoy 1.40: one of three hosts is healthy, and nothing goes to it.
+func TestTrafficFailsOnPanicIfSoConfigured(t *testing.T) {
+	spec := cluster("a", "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80")
+	spec.LB.PanicThreshold, spec.LB.FailOnPanic = 50, true
+	for i := range 2 {
+		spec.Assignment.Localities[0].Endpoints[1+i].Health = xdsresource.HealthUnhealthy
+	}
+	m := newTestManager(t, &origin{}, func(o *Options) { o.Stats = (&stats.Registry{}).Scope("") })
+	m.Apply([]*xdsresource.Cluster{spec})
+	c := m.Cluster("a")
+	if h, err := c.Pick(&PickContext{}); !errors.Is(err, ErrNoHealthyHost) {
+		t.Errorf("%v, %v", h, err)
+	}
+	if s := c.stats(); s.lbPanic.Value() != 1 || s.cxNoneHealthy.Value() != 1 {
+		t.Errorf("lb_healthy_panic %d, none healthy %d", s.lbPanic.Value(), s.cxNoneHealthy.Value())
 	}
 }

@@ -92,6 +92,8 @@ type LB struct {
 	UseHostnameForHashing bool
 	// PanicThreshold is a percentage, 50 by default; 0 disables panic mode.
 	PanicThreshold float64
+	// FailOnPanic is fail_traffic_on_panic.
+	FailOnPanic bool
 	// LocalityWeighted is locality_weighted_lb_config; ZoneAware isn't executed.
 	LocalityWeighted bool
 	// SlowStartWindow 0 is off.

@@ -102,3 +102,17 @@ func TestNameResolutionThatIsNotExecutedIsReported(t *testing.T) {
 		wantError(t, xdsresource.ClusterType, tc.doc, tc.want)
 	}
 }
+
+func TestFailingTrafficOnPanicIsDecoded(t *testing.T) {
+	const extension = `load_balancing_policy: {policies: [{typed_extension_config: {name: x, typed_config: {"@type": type.googleapis.com/envoy.extensions.load_balancing_policies.random.v3.Random,
+locality_lb_config: {zone_aware_lb_config: {fail_traffic_on_panic: true, min_cluster_size: 3}}}}}]}`
+	for doc, path := range map[string]string{
+		`common_lb_config: {zone_aware_lb_config: {fail_traffic_on_panic: true, routing_enabled: {value: 100}}}`: "common_lb_config.zone_aware_lb_config.routing_enabled",
+		extension: "load_balancing_policy.policies[0].typed_extension_config.typed_config.locality_lb_config.zone_aware_lb_config.min_cluster_size",
+	} {
+		c := cluster(t, "{name: c, "+doc+"}")
+		if !c.LB.FailOnPanic || len(c.Ignored) != 1 || c.Ignored[0].Path != path {
+			t.Errorf("%s: %v, %v", doc, c.LB.FailOnPanic, c.Ignored)
+		}
+	}
+}

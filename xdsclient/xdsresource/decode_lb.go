@@ -29,6 +29,9 @@ func (s *scope) lb(c *Cluster, m *clusterv3pb.Cluster) LB {
 		LocalityWeighted:      m.GetCommonLbConfig().GetLocalityWeightedLbConfig() != nil,
 		UseHostnameForHashing: m.GetCommonLbConfig().GetConsistentHashingLbConfig().GetUseHostnameForHashing(),
 	}
+	if m.GetLoadBalancingPolicy() == nil {
+		lb.FailOnPanic = m.GetCommonLbConfig().GetZoneAwareLbConfig().GetFailTrafficOnPanic()
+	}
 	policy := m.GetLbPolicy()
 	if m.GetLoadBalancingPolicy() != nil {
 		policy = clusterv3pb.Cluster_LOAD_BALANCING_POLICY_CONFIG
@@ -218,4 +221,5 @@ func (s *scope) overrideHost(lb *LB, m *overridehostv3pb.OverrideHost, depth int
 
 func (s *scope) localityConfig(lb *LB, m *lbcommonv3pb.LocalityLbConfig) {
 	lb.LocalityWeighted = lb.LocalityWeighted || m.GetLocalityWeightedLbConfig() != nil
+	lb.FailOnPanic = m.GetZoneAwareLbConfig().GetFailTrafficOnPanic()
 }

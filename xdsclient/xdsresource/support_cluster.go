@@ -1,6 +1,7 @@
 package xdsresource
 
 const (
+	noZones  = "zone-aware routing needs a local cluster, which a bootstrap's cluster_manager can't name here; priorities and weights of the control plane are executed"
 	noHealth = "active health checks are not executed; endpoints count as healthy"
 )
 
@@ -59,18 +60,21 @@ var clusterTable = []message{
 	},
 	{
 		name:      "envoy.config.cluster.v3.Cluster.CommonLbConfig",
-		supported: `healthy_panic_threshold locality_weighted_lb_config consistent_hashing_lb_config`,
+		supported: `healthy_panic_threshold zone_aware_lb_config locality_weighted_lb_config consistent_hashing_lb_config`,
 		moot: notes{
 			"update_merge_window":             "an update is applied at once",
 			"ignore_new_hosts_until_first_hc": noHealth,
 		},
 		ignored: notes{
-			"zone_aware_lb_config":                  "zone-aware routing is not executed; the control plane's priorities and weights are",
 			"close_connections_on_host_set_change?": "connections to endpoints that are gone end with their requests",
 			"override_host_status":                  "an override host must be healthy or degraded",
 		},
 	},
 	{name: "envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig"},
+	{
+		name: "envoy.config.cluster.v3.Cluster.CommonLbConfig.ZoneAwareLbConfig", supported: `fail_traffic_on_panic`,
+		ignored: notes{"routing_enabled": noZones, "min_cluster_size": noZones},
+	},
 	{
 		name:      "envoy.config.cluster.v3.Cluster.CommonLbConfig.ConsistentHashingLbConfig",
 		supported: `use_hostname_for_hashing`,
@@ -153,8 +157,13 @@ var clusterTable = []message{
 	},
 	{
 		name:      "envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig",
-		supported: `locality_weighted_lb_config`,
-		ignored:   notes{"zone_aware_lb_config": "zone-aware routing is not executed; the control plane's priorities and weights are"},
+		supported: `locality_weighted_lb_config zone_aware_lb_config`,
+	},
+	{
+		name: "envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.ZoneAwareLbConfig", supported: `fail_traffic_on_panic`,
+		ignored: notes{
+			"routing_enabled": noZones, "min_cluster_size": noZones, "force_locality_direct_routing?": noZones, "force_local_zone": noZones, "locality_basis": noZones,
+		},
 	},
 	{name: "envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.LocalityWeightedLbConfig"},
 	{name: "envoy.extensions.load_balancing_policies.common.v3.SlowStartConfig", supported: `slow_start_window aggression min_weight_percent`},

@@ -10,6 +10,7 @@ package lb
 
 import (
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -68,6 +69,9 @@ type Config struct {
 	Policy Policy
 	// PanicThreshold is a percentage; 0 disables panic mode.
 	PanicThreshold float64
+	// FailOnPanic picks no host of a priority in panic mode; RingHash and Maglev
+	// don't know it.
+	FailOnPanic bool
 	// OverprovisioningFactor is a percentage; 0 means 140.
 	OverprovisioningFactor uint32
 	// LocalityWeighted chooses a locality by weight first.
@@ -114,7 +118,7 @@ type level struct {
 	nHealthy, nDegraded, n    int
 	availability, degAvail    uint32 // percentages, overprovisioned
 	healthyLoad, degradedLoad uint32 // percentages of all traffic
-	panicking                 bool
+	panicking, refusing       bool
 }
 
 // New compiles a set. hosts and localities are not kept, except Host.Active.
@@ -160,6 +164,11 @@ const maxPriorities = 64
 
 // Panicking reports whether priority p ignores health.
 func (s *Set) Panicking(p int) bool { return p < len(s.levels) && s.levels[p].panicking }
+
+// Refusing reports whether a priority in panic mode takes no traffic.
+func (s *Set) Refusing() bool {
+	return s != nil && slices.ContainsFunc(s.levels, func(l level) bool { return l.refusing })
+}
 
 // Load returns the percentages of traffic that go to the healthy and the
 // degraded hosts of priority p.
@@ -240,6 +249,8 @@ func (s *Set) chooseOther(h, skip uint64) *source {
 
 func (l *level) source(degraded bool) *source {
 	switch {
+	case l.refusing:
+		return nil
 	case l.panicking:
 		return &l.all
 	case degraded:
@@ -278,6 +289,7 @@ func (s *Set) spread(cfg *Config) {
 	for p := range s.levels {
 		l := &s.levels[p]
 		l.panicking = sum < 100 && 100*float64(l.nHealthy+l.nDegraded) < cfg.PanicThreshold*float64(max(l.n, 1))
+		l.refusing = l.panicking && cfg.FailOnPanic && cfg.Policy != RingHash && cfg.Policy != Maglev
 		all = all && l.panicking
 	}
 	if all {

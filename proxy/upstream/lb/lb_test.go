@@ -70,6 +70,9 @@ func TestSharesFollowPolicyWeightsHealthAndLocality(t *testing.T) {
 		{"an unhealthy host gets nothing", Config{}, mod(hosts(1, 1, 1), health(Healthy, Unhealthy, Healthy)), one, []float64{.5, 0, .5}, 0.001},
 		{"all unhealthy without panic mode gives nothing", Config{}, mod(hosts(1, 1), health(Unhealthy, Unhealthy)), one, []float64{0, 0}, 0},
 		{"all unhealthy in panic mode uses all", Config{PanicThreshold: 50}, mod(hosts(1, 1), health(Unhealthy, Unhealthy)), one, []float64{.5, .5}, 0.001},
+		{"panic mode that fails traffic", Config{PanicThreshold: 50, FailOnPanic: true}, mod(hosts(1, 1, 1), health(Healthy, Unhealthy, Unhealthy)), one, []float64{0, 0, 0}, 0},
+		{"a ring knows no panic that fails", Config{Policy: RingHash, PanicThreshold: 50, FailOnPanic: true}, mod(hosts(1, 1), health(Unhealthy, Unhealthy)), one, []float64{.5, .5}, 0.1},
+		{"above the threshold traffic goes on", Config{PanicThreshold: 30, FailOnPanic: true}, mod(hosts(1, 1, 1), health(Healthy, Unhealthy, Unhealthy)), one, []float64{1, 0, 0}, 0},
 		{"panic mode below the threshold", Config{PanicThreshold: 50}, mod(hosts(1, 1, 1), health(Healthy, Unhealthy, Unhealthy)), one, []float64{.333, .333, .333}, 0.001},
 		{"priority 1 is idle while priority 0 suffices", Config{}, mod(hosts(1, 1), prio(0, 1)), one, []float64{1, 0}, 0},
 		// 2 of 4 healthy: 1.4 * 50 = 70 % stay, 30 % go to priority 1.
@@ -87,7 +90,7 @@ func TestSharesFollowPolicyWeightsHealthAndLocality(t *testing.T) {
 		{"maglev without a hash spreads by weight", Config{Policy: Maglev}, hosts(1, 3), one, []float64{.25, .75}, 0.02},
 		{"ring hash honours locality weights", Config{Policy: RingHash, LocalityWeighted: true, RingMin: 4096}, mod(hosts(1, 1, 1), local(0, 1, 1)), []Locality{{1}, {1}}, []float64{.5, .25, .25}, 0.05},
 	}
-	if len(cases) != 21 {
+	if len(cases) != 24 {
 		t.Errorf("%d cases", len(cases))
 	}
 	for _, c := range cases {
