@@ -202,7 +202,7 @@ func (f *filter) request(s *filters.Stream, in *inspection, g *gate) (*filters.R
 				s.Interrupt(err)
 			}
 		})
-		s.Body = b
+		s.Body = filters.Interruptible(b, s.Body)
 		f.hold(&s.Request, b)
 		switch {
 		case in.stopped():

@@ -207,7 +207,7 @@ func (f *filter) buffer(s *filters.Stream) (buf []byte, partial bool, err error)
 			return nil, false, errTooLarge
 		}
 		if over || last {
-			s.Body = &replay{Body: s.Body, ahead: buf, last: last}
+			s.Body = filters.Interruptible(&replay{Body: s.Body, ahead: buf, last: last}, s.Body)
 			return buf, over, nil
 		}
 	}

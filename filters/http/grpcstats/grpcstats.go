@@ -74,7 +74,7 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 	c := &counted{}
 	if s.Body != message.NoBody {
 		c.request = body{Body: s.Body, count: &c.Request}
-		s.Body = &c.request
+		s.Body = filters.Interruptible(&c.request, s.Body)
 	}
 	// Without emit_filter_state the counts are kept under the filter's own key.
 	key := grpccount.Key

@@ -47,7 +47,7 @@ func (filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, error
 	var in *decoder
 	if encoded && s.Body != message.NoBody {
 		in = &decoder{inner: s.Body}
-		s.Body = in
+		s.Body = filters.Interruptible(in, s.Body)
 	}
 	r, err := next.Do(s)
 	if in != nil && in.err != nil && (err != nil || r == nil || r.Local) {

@@ -34,6 +34,7 @@ func (Factory) Compile(env *filters.Env, base, override filters.Config) (filters
 		return nil, fmt.Errorf("jwt_authn: configuration is a %T", base)
 	}
 	f := &filter{c: c}
+	f.drop = f.writes
 	if env == nil {
 		env = &filters.Env{}
 	}
@@ -122,6 +123,7 @@ type filter struct {
 	fixed     *Requirement // of the route, nil if rules decide
 	providers []*provider
 	sanitize  []string
+	drop      func(name string) bool // writes
 	release   []func()
 
 	allowed, denied, bypassed, hit, miss *stats.Counter
@@ -168,27 +170,13 @@ func (f *filter) clean(s *filters.Stream) {
 		s.Request.Del(name)
 		s.Request.DelAliases(name)
 	}
-	if s.Body != message.NoBody {
-		s.Body = &cleanTrailers{s.Body, f.sanitize}
-	}
+	s.Body = filters.WithoutTrailers(s.Body, f.drop)
 }
 
-// cleanTrailers is a request body whose trailers hold nothing that the filter
-// writes: some origins take trailers for headers.
-type cleanTrailers struct {
-	message.Body
-	names []string
-}
-
-// Trailers returns the trailers that may pass.
-func (c *cleanTrailers) Trailers() *message.Header {
-	t := c.Body.Trailers()
-	if t != nil {
-		t.DelFunc(func(f message.Field) bool {
-			return slices.ContainsFunc(c.names, func(n string) bool { return message.SameForCGI(n, f.Name) })
-		})
-	}
-	return t
+// writes tells whether the filter writes a header that origins could take name
+// for.
+func (f *filter) writes(name string) bool {
+	return slices.ContainsFunc(f.sanitize, func(n string) bool { return message.SameForCGI(n, name) })
 }
 
 func preflight(h *message.Header) bool {

@@ -284,6 +284,34 @@ type trailed struct {
 func (b *trailed) Next() ([]byte, bool, error) { return nil, true, nil }
 func (b *trailed) Trailers() *message.Header   { return b.trailers }
 
+// stoppable is a body that can be interrupted.
+type stoppable struct {
+	trailed
+	cause error
+}
+
+func (b *stoppable) Interrupt(cause error) { b.cause = cause }
+
+// What ends a request early ends its body, and not the whole stream for want of
+// a way to do so.
+func TestTheBodyCanBeInterruptedBehindTheFilter(t *testing.T) {
+	f := compile(t, strict(`,"claimToHeaders":[{"headerName":"x-jwt-sub","claimName":"sub"}]`), "", nil)
+	s := asking("Bearer " + token1(nil))
+	in, cause := &stoppable{trailed: trailed{message.NoBody, nil}}, errors.New("over")
+	s.Body = in
+	s.SetChain([]filters.HTTPFilter{f, &upstream{}})
+	if r, err := filters.Start(s); err != nil || r.Status() != 200 {
+		t.Fatal(err)
+	}
+	i, ok := s.Body.(filters.Interrupter)
+	if !ok {
+		t.Fatal("the filter's body can't be interrupted")
+	}
+	if i.Interrupt(cause); !errors.Is(in.cause, cause) {
+		t.Errorf("the body heard %v", in.cause)
+	}
+}
+
 func TestNoSpellingOfAClaimHeaderIsTheClients(t *testing.T) {
 	f := compile(t, strict(`,"forwardPayloadHeader":"x-jwt-payload","claimToHeaders":[{"headerName":"x-jwt-sub","claimName":"sub"},{"headerName":"x-jwt-none","claimName":"none"}]`), "", nil)
 	s := asking("Bearer " + token1(nil))

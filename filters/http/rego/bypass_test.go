@@ -2,6 +2,7 @@ package rego
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/open-policy-agent/opa/v1/ast"
 
+	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 )
 
@@ -284,6 +286,41 @@ func (b *trailed) Next() ([]byte, bool, error) { return nil, true, nil }
 func (b *trailed) Ready() (int, bool)          { return 0, false }
 func (b *trailed) Trailers() *message.Header   { return b.h }
 func (b *trailed) Close()                      {}
+
+// stoppable is a body that can be interrupted.
+type stoppable struct {
+	trailed
+	text  []byte
+	cause error
+}
+
+func (b *stoppable) Next() ([]byte, bool, error) { p := b.text; b.text = nil; return p, true, nil }
+func (b *stoppable) Interrupt(cause error)       { b.cause = cause }
+
+// What ends a request early ends its body, and not the whole stream for want of
+// a way to do so: behind trailers that are cleaned, and a body that was read.
+func TestTheBodyCanBeInterruptedBehindTheFilter(t *testing.T) {
+	for name, policy := range map[string]string{
+		"trailers": `allow := {"allowed": true, "headers": {"X-User-Id": "7"}}`,
+		"the body": `default allow := false
+allow if input.parsed_body.a == 1`,
+	} {
+		f := compileJSON(t, env(), conf("package envoy.authz\n"+policy), "")
+		s := request{method: "POST", header: [][2]string{{"content-type", "application/json"}}}.stream()
+		in, cause := &stoppable{text: []byte(`{"a": 1}`)}, errors.New("over")
+		s.Body = in
+		if u, _ := run(t, f, s); !u.called {
+			t.Fatalf("%s: denied", name)
+		}
+		i, ok := s.Body.(filters.Interrupter)
+		if !ok {
+			t.Fatalf("%s: it can't be interrupted any more", name)
+		}
+		if i.Interrupt(cause); !errors.Is(in.cause, cause) {
+			t.Errorf("%s: the body heard %v", name, in.cause)
+		}
+	}
+}
 
 // TestSchemasAreNotFetched: a JSON schema may name others by URL.
 func TestSchemasAreNotFetched(t *testing.T) {

@@ -282,7 +282,7 @@ func (d *decision) applyRequest(s *filters.Stream, f *filter) error {
 		}
 	}
 	if len(d.headers)+len(d.remove) > 0 && !message.IsEmpty(s.Body) {
-		s.Body = &cleanTrailers{s.Body, d.headers, d.remove}
+		s.Body = filters.WithoutTrailers(s.Body, d.names)
 	}
 	if len(d.querySet)+len(d.queryRemove) > 0 {
 		s.Request.Set(message.Path, d.rewriteQuery(s.Request.Get(message.Path)))
@@ -299,25 +299,11 @@ func (d *decision) applyRequest(s *filters.Stream, f *filter) error {
 	return nil
 }
 
-// cleanTrailers is a request body whose trailers hold nothing that the decision
-// sets or removes: some origins take trailers for headers.
-type cleanTrailers struct {
-	message.Body
-	set    []header
-	remove []string
-}
-
-// Trailers returns the trailers that may pass.
-func (c *cleanTrailers) Trailers() *message.Header {
-	t := c.Body.Trailers()
-	if t == nil {
-		return nil
-	}
-	t.DelFunc(func(f message.Field) bool {
-		return slices.ContainsFunc(c.set, func(h header) bool { return message.SameForCGI(h.name, f.Name) }) ||
-			slices.ContainsFunc(c.remove, func(name string) bool { return message.SameForCGI(name, f.Name) })
-	})
-	return t
+// names tells whether the decision sets or removes a header that origins could
+// take name for.
+func (d *decision) names(name string) bool {
+	return slices.ContainsFunc(d.headers, func(h header) bool { return message.SameForCGI(h.name, name) }) ||
+		slices.ContainsFunc(d.remove, func(n string) bool { return message.SameForCGI(n, name) })
 }
 
 // rewriteQuery removes and sets parameters and leaves the others byte for byte.

@@ -240,7 +240,9 @@ func (f *filter) buffer(s *filters.Stream, c *compiled) (requestBody, error) {
 	if err != nil {
 		return requestBody{}, err
 	}
-	s.Body = rest
+	if rest != s.Body {
+		s.Body = filters.Interruptible(rest, s.Body)
+	}
 	if truncated && !f.cfg.truncate {
 		return requestBody{}, errTooLarge
 	}

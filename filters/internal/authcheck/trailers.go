@@ -11,38 +11,10 @@ import (
 // spellings: some origins take trailers for headers, and what the service sets
 // or removes must not be undone there. a and body must not be changed meanwhile.
 func (a *Answer) CleanTrailers(body message.Body) message.Body {
-	if len(a.Headers)+len(a.Remove) == 0 || body == message.NoBody {
+	if len(a.Headers)+len(a.Remove) == 0 {
 		return body
 	}
-	c := cleanTrailers{body, a}
-	if i, ok := body.(filters.Interrupter); ok {
-		return &interruptible{c, i}
-	}
-	return &c
-}
-
-type cleanTrailers struct {
-	message.Body
-	a *Answer
-}
-
-// interruptible is cleanTrailers of a body that can be interrupted.
-type interruptible struct {
-	cleanTrailers
-	filters.Interrupter
-}
-
-// Trailers implements message.Body.
-func (c *cleanTrailers) Trailers() *message.Header {
-	t := c.Body.Trailers()
-	if t == nil {
-		return nil
-	}
-	t.DelFunc(func(f message.Field) bool { return c.a.names(f.Name) })
-	if t.Len() == 0 {
-		return nil
-	}
-	return t
+	return filters.WithoutTrailers(body, a.names)
 }
 
 // names reports whether a sets, adds, appends to or removes a request header
