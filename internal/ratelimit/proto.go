@@ -7,8 +7,10 @@ import (
 	"strings"
 
 	routev3pb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	exprv3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/rate_limit_descriptors/expr/v3"
 	matcherv3pb "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	metadatav3pb "github.com/envoyproxy/go-control-plane/envoy/type/metadata/v3"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/matcher"
@@ -118,11 +120,34 @@ func actionFromProto(m *routev3pb.RateLimit_Action) (a Action, err error) {
 	case *routev3pb.RateLimit_Action_Metadata, *routev3pb.RateLimit_Action_DynamicMetadata:
 		return metadataActionFromProto(m)
 	case *routev3pb.RateLimit_Action_Extension:
-		return a, errors.New("extension: descriptors by extensions are not supported")
+		a, err = expressionFromProto(x.Extension.GetTypedConfig())
+		return a, in("extension.typed_config")
 	default:
 		return a, errors.New("action_specifier: is not supported")
 	}
 	return a, nil
+}
+
+// expressionFromProto converts the one extension that Envoy has, a CEL expression.
+func expressionFromProto(m *anypb.Any) (Action, error) {
+	var d exprv3pb.Descriptor
+	if !m.MessageIs(&d) {
+		return Action{}, fmt.Errorf("type_url: descriptors by %q are not supported", m.GetTypeUrl())
+	}
+	if err := m.UnmarshalTo(&d); err != nil {
+		return Action{}, fmt.Errorf("value: %w", err)
+	}
+	switch {
+	case d.GetDescriptorKey() == "":
+		return Action{}, errors.New("descriptor_key: must not be empty")
+	case d.GetParsed() != nil:
+		return Action{}, errors.New("parsed: is not supported, use text")
+	}
+	e, err := format.CompileCEL(d.GetText())
+	if err != nil {
+		return Action{}, fmt.Errorf("text: %w", err)
+	}
+	return Action{Kind: Expression, Key: d.GetDescriptorKey(), Expr: e, SkipIfAbsent: d.GetSkipIfError()}, nil
 }
 
 func metadataActionFromProto(m *routev3pb.RateLimit_Action) (Action, error) {

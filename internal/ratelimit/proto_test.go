@@ -12,6 +12,8 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
 
+const expression = `{"extension":{"name":"e","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.rate_limit_descriptors.expr.v3.Descriptor",`
+
 func TestFromProto(t *testing.T) {
 	h := &message.Header{}
 	h.Add(message.Path, "/p?q=one")
@@ -35,7 +37,13 @@ func TestFromProto(t *testing.T) {
 		{"an override and hits", `{"actions":[{"sourceCluster":{}}],"limit":{"rateLimit":{"requestsPerUnit":3,"unit":"HOUR"}},"hitsAddend":{"number":4}}`, "source_cluster=n 3/3 +4"},
 		{"on completion", `{"applyOnStreamDone":true}`, "apply_on_stream_done: "},
 		{"no action", `{"actions":[{"sourceCluster":{}},{}]}`, "actions[1].action_specifier: "},
-		{"an extension", `{"actions":[{"extension":{"name":"x"}}]}`, "actions[0].extension: "},
+		{"an extension", `{"actions":[{"extension":{"name":"x"}}]}`, "actions[0].extension.typed_config.type_url: "},
+		{"an expression", `{"actions":[` + expression + `"descriptorKey":"k","text":"request.path"}}}]}`, "k=/p?q=one"},
+		{"an expression that is no string", `{"actions":[` + expression + `"descriptorKey":"k","text":"1 + 2"}}}]}`, "k=3"},
+		{"an expression that fails", `{"actions":[{"remoteAddress":{}},` + expression + `"descriptorKey":"k","text":"request.headers['none']"}}}]}`, "none"},
+		{"an expression that may fail", `{"actions":[{"genericKey":{"descriptorValue":"g"}},` + expression + `"descriptorKey":"k","skipIfError":true,"text":"request.headers['none']"}}}]}`, "generic_key=g"},
+		{"a broken expression", `{"actions":[` + expression + `"descriptorKey":"k","text":"("}}}]}`, "actions[0].extension.typed_config.text: "},
+		{"an expression without a key", `{"actions":[` + expression + `"text":"1"}}}]}`, "actions[0].extension.typed_config.descriptor_key: "},
 		{"a broken format of hits", `{"hitsAddend":{"format":"%NONSENSE%"}}`, "hits_addend.format: "},
 		{"a broken value", `{"actions":[{"genericKey":{"descriptorValue":"%NONSENSE%"}}]}`, "actions[0].generic_key.descriptor_value: "},
 		{"a broken range", `{"actions":[{"remoteAddressMatch":{"addressMatcher":{"ranges":[{"addressPrefix":"x"}]}}}]}`, "actions[0].remote_address_match.address_matcher.ranges[0].address_prefix: "},

@@ -200,6 +200,7 @@ const (
 	QueryMatch
 	QueryValue
 	AddressMatch
+	Expression // extension envoy.rate_limit_descriptors.expr
 )
 
 // Action makes one entry. Which fields count depends on Kind.
@@ -218,6 +219,9 @@ type Action struct {
 	Headers []matcher.Header
 	Query   []matcher.QueryParameter
 	Ranges  []netip.Prefix
+	// Expr gives the value of Expression; with SkipIfAbsent an error leaves the entry
+	// out instead of the descriptor.
+	Expr *format.CEL
 	// Metadata is read from the stream, or from the route.
 	Metadata  MetadataKey
 	FromRoute bool
@@ -278,6 +282,10 @@ func (a *Action) entry(in *Input) (e Entry, ok, skip bool) {
 			return e, false, false
 		}
 		return a.rendered(in)
+	case Expression:
+		b, found := a.Expr.Append(nil, in.format())
+		e.Value = string(b)
+		return e, found, !found && a.SkipIfAbsent
 	}
 	return e, false, false
 }

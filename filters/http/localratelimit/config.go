@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	routev3pb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	ratelimitcommonv3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	local_ratelimitv3pb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/local_ratelimit/v3"
 	typev3pb "github.com/envoyproxy/go-control-plane/envoy/type/v3"
@@ -147,7 +146,7 @@ func (c *Config) descriptors(m *local_ratelimitv3pb.LocalRateLimit, d *filters.D
 		}
 		c.Descriptors = append(c.Descriptors, y)
 	}
-	c.Own, err = decodeLimits(m.GetRateLimits(), d)
+	c.Own, err = decode.RateLimits(m.GetRateLimits(), d)
 	return err
 }
 
@@ -170,40 +169,6 @@ func decodeDescriptor(m *ratelimitcommonv3pb.LocalRateLimitDescriptor) (Descript
 		return d, fmt.Errorf("token_bucket.%w", err)
 	}
 	return d, nil
-}
-
-// decodeLimits converts rate_limits. Envoy, too, refuses here what only those of
-// routes may have. It returns nil if there are none.
-func decodeLimits(ms []*routev3pb.RateLimit, d *filters.Decoding) (*ratelimit.Policy, error) {
-	if len(ms) == 0 {
-		return nil, nil //nolint:nilnil // the documented "none"
-	}
-	p := &ratelimit.Policy{}
-	for i, m := range ms {
-		at := fmt.Sprintf("rate_limits[%d].", i)
-		switch {
-		case m.GetStage() != nil:
-			return nil, errors.New(at + "stage: is not supported here")
-		case m.GetDisableKey() != "":
-			return nil, errors.New(at + "disable_key: is not supported here")
-		case m.GetLimit() != nil:
-			return nil, errors.New(at + "limit: is not supported here")
-		}
-		for j, a := range m.GetActions() {
-			if a.GetDynamicMetadata() != nil {
-				return nil, fmt.Errorf("%sactions[%d].dynamic_metadata: is not supported here, use metadata", at, j)
-			}
-		}
-		l, err := ratelimit.FromProto(m)
-		if err != nil {
-			return nil, fmt.Errorf("%s%w", at, err)
-		}
-		if m.GetXRatelimitOption() != routev3pb.RateLimit_UNSPECIFIED {
-			d.Ignore(at+"x_ratelimit_option", "enable_x_ratelimit_headers of the filter applies")
-		}
-		p.Route = append(p.Route, l)
-	}
-	return p, nil
 }
 
 func decodeBucket(m *typev3pb.TokenBucket) (Bucket, error) {

@@ -217,14 +217,14 @@ func TestTheBucketThatDecidesIsTold(t *testing.T) {
 			descriptor("path=q user=b", `{"maxTokens":1,"fillInterval":"90s"}`) + "]"
 		f := compile(t, config(minutely(9), more), "", nil)
 		for i, c := range []struct{ request, want, limit string }{
-			{"", "200 9 8 60 ", ""},
-			{"user=a", "200 3 2 30 ", ""}, // the buckets of values begin when they are met
-			{"user=a path=p", "200 4 3 89 ", ""},
-			{"user=a path=p", "200 4 2 89 ", ""},
-			{"user=b", "200 3 2 30 ", ""},
-			{"user=b path=q", "200 1 0 89 ", ""},
-			{"user=b path=q", "429 1 0 89 89", "1 requests, 1 more each 1m30s, for path=q, user=b"},
-			{"user=a path=p", "429 3 0 30 30", "3 requests, 3 more each 30s, for each user"},
+			{"", "200 9 8 0 ", ""},
+			{"user=a", "200 3 2 0 ", ""},
+			{"user=a path=p", "200 4 3 0 ", ""},
+			{"user=a path=p", "200 4 2 0 ", ""},
+			{"user=b", "200 3 2 0 ", ""},
+			{"user=b path=q", "200 1 0 90 ", ""},
+			{"user=b path=q", "429 1 0 90 90", "1 requests, 1 more each 1m30s, for path=q, user=b"},
+			{"user=a path=p", "429 3 0 10 10", "3 requests, 3 more each 30s, for each user"},
 		} {
 			if i == 1 {
 				time.Sleep(time.Second)

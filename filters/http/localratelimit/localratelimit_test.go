@@ -1,6 +1,9 @@
 package localratelimit
 
 import (
+	"fmt"
+	"math/big"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,7 +73,7 @@ func status(t *testing.T, f filters.HTTPFilter, edit func(s *filters.Stream)) in
 	return r.Status()
 }
 
-func TestBucketIsFilledStepByStep(t *testing.T) {
+func TestBucketIsFilledContinuously(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := compile(t, config(`{"maxTokens":3,"tokensPerFill":2,"fillInterval":"10s"}`, ""), "", nil)
 		take := func() (n int) {
@@ -82,11 +85,55 @@ func TestBucketIsFilledStepByStep(t *testing.T) {
 		for i, step := range []struct {
 			wait time.Duration
 			want int
-		}{{0, 3}, {9 * time.Second, 0}, {time.Second, 2}, {25 * time.Second, 3}, {5 * time.Second, 2}, {1000 * time.Hour, 3}} {
+		}{{0, 3}, {4 * time.Second, 0}, {time.Second, 1}, {10 * time.Second, 2}, {12 * time.Second, 2}, {3 * time.Second, 1}, {1000 * time.Hour, 3}} {
 			time.Sleep(step.wait)
 			if got := take(); got != step.want {
 				t.Errorf("step %d: %d tokens, want %d", i, got, step.want)
 			}
+		}
+	})
+}
+
+// What Envoy 1.40 answered in a row of requests, max_tokens 4 and 2 tokens each 4 s:
+// milliseconds, status, x-ratelimit-remaining, x-ratelimit-reset.
+const envoyFills = `
+0 200 3 0
+0 200 2 0
+0 200 1 0
+0 200 0 2
+0 429 0 2
+500 429 0 2
+1000 429 0 1
+1500 429 0 1
+2000 200 0 2
+2500 429 0 2
+3010 429 0 1
+4010 200 0 2
+5010 429 0 1
+6020 200 0 2
+7030 429 0 1
+12030 200 2 0
+12030 200 1 0
+`
+
+func TestTokensComeAsInEnvoy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := compile(t, config(`{"maxTokens":4,"tokensPerFill":2,"fillInterval":"4s"}`, `,"enableXRatelimitHeaders":"DRAFT_VERSION_03"`), "", nil)
+		begin, n := time.Now(), 0
+		for line := range strings.Lines(strings.TrimSpace(envoyFills)) {
+			var ms int
+			if _, err := fmt.Sscan(line, &ms); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Duration(ms)*time.Millisecond - time.Since(begin))
+			_, r, _ := run(t, f, nil)
+			if got := fmt.Sprintf("%d %d %s %s", ms, r.Status(), r.Header.Get("x-ratelimit-remaining"), r.Header.Get("x-ratelimit-reset")); got != strings.TrimSpace(line) {
+				t.Errorf("%s, Envoy %s", got, line)
+			}
+			n++
+		}
+		if n != 17 {
+			t.Errorf("%d requests", n)
 		}
 	})
 }
@@ -218,10 +265,11 @@ func FuzzBucket(f *testing.F) {
 			}
 		}
 		now := start.Add(time.Duration(wait) * time.Millisecond)
-		want := min(uint64(c.Max), uint64(now.Sub(start)/c.Interval)*uint64(c.Fill))
+		tokens := new(big.Int).Mul(big.NewInt(int64(now.Sub(start))), big.NewInt(int64(c.Fill)))
+		want := min(uint64(c.Max), tokens.Div(tokens, big.NewInt(int64(c.Interval))).Uint64())
 		var got uint64
-		if _, next := b.state(now); next <= 0 || next > c.Interval {
-			t.Fatalf("next tokens in %v", next)
+		if left, next := b.state(now); uint64(left) != want || (next > 0) != (want == 0) || next > c.Interval+time.Millisecond {
+			t.Fatalf("%d left, the next in %v, want %d", left, next, want)
 		}
 		for b.take(1, now) {
 			got++

@@ -34,10 +34,14 @@ type Config struct {
 	// Internal and External are the requests that are limited.
 	Internal, External bool
 	Service            *authcheck.Service
-	DenyOnError        bool
-	ResourceExhausted  bool
-	XRateLimit         bool // x-ratelimit-* headers
-	NoLimitedHeader    bool // x-envoy-ratelimited
+	// DenyPPM are the requests that are denied if the service fails.
+	DenyPPM    uint32
+	RetryAfter bool // retry-after
+	// Own are rate_limits, nil for those of routes and virtual hosts.
+	Own               *ratelimit.Policy
+	ResourceExhausted bool
+	XRateLimit        bool // x-ratelimit-* headers
+	NoLimitedHeader   bool // x-envoy-ratelimited
 	// Status answers what is limited, StatusOnError what fails and is denied.
 	Status, StatusOnError int
 	ResponseHeaders       []headeredit.Edit
@@ -51,6 +55,7 @@ type Config struct {
 type Override struct {
 	VirtualHost ratelimit.VirtualHostLimits
 	Domain      string
+	Own         *ratelimit.Policy // nil: the filter's, or those of routes
 }
 
 // Decode implements filters.HTTPFactory.
@@ -60,7 +65,7 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 		return nil, err
 	}
 	c := &Config{
-		Domain: m.GetDomain(), Stage: m.GetStage(), DenyOnError: m.GetFailureModeDeny(), ResourceExhausted: m.GetRateLimitedAsResourceExhausted(),
+		Domain: m.GetDomain(), Stage: m.GetStage(), RetryAfter: m.GetEnableRetryAfterHeader(), ResourceExhausted: m.GetRateLimitedAsResourceExhausted(),
 		XRateLimit: m.GetEnableXRatelimitHeaders() != ratelimitv3pb.RateLimit_OFF, NoLimitedHeader: m.GetDisableXEnvoyRatelimitedHeader(),
 		Status: 429, StatusOnError: 500, StatPrefix: m.GetStatPrefix(), MetadataNamespace: m.GetMetadataNamespace(),
 	}
@@ -72,10 +77,6 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 		return nil, errors.New("domain: must not be empty")
 	case c.Stage > 10:
 		return nil, fmt.Errorf("stage: %d is greater than 10", c.Stage)
-	case len(m.GetRateLimits()) > 0:
-		return nil, errors.New("rate_limits: not supported here, set those of routes or virtual hosts")
-	case m.GetFailureModeDenyPercent() != nil:
-		return nil, errors.New("failure_mode_deny_percent: not supported, use failure_mode_deny")
 	}
 	switch m.GetRequestType() {
 	case "", "both":
@@ -96,8 +97,17 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 		}
 		c.StatusOnError = s
 	}
-	decode.IgnoreSet(d, m, "retry-after is not sent", "enable_retry_after_header")
 	var err error
+	if c.Own, err = decode.RateLimits(m.GetRateLimits(), d); err != nil {
+		return nil, err
+	}
+	deny := uint32(0)
+	if m.GetFailureModeDeny() {
+		deny = 1_000_000
+	}
+	if c.DenyPPM, err = decode.RuntimePartsPerMillion(m.GetFailureModeDenyPercent(), deny, "failure_mode_deny_percent", d); err != nil {
+		return nil, fmt.Errorf("failure_mode_deny_percent.default_value: %w", err)
+	}
 	if c.ResponseHeaders, err = headeredit.DecodeOptions(m.GetResponseHeadersToAdd(), "response_headers_to_add"); err != nil {
 		return nil, err
 	}
@@ -122,17 +132,18 @@ func (Factory) Decode(a filters.Any, d *filters.Decoding) (filters.Config, error
 }
 
 // DecodeOverride implements filters.HTTPFactory.
-func (Factory) DecodeOverride(a filters.Any, _ *filters.Decoding) (filters.Config, error) {
+func (Factory) DecodeOverride(a filters.Any, d *filters.Decoding) (filters.Config, error) {
 	m := &ratelimitv3pb.RateLimitPerRoute{}
 	if err := decode.Strict(a, m); err != nil {
 		return nil, err
 	}
 	o := &Override{Domain: m.GetDomain()}
-	if len(m.GetRateLimits()) > 0 {
-		return nil, errors.New("rate_limits: not supported here, set those of routes or virtual hosts")
+	var err error
+	if o.Own, err = decode.RateLimits(m.GetRateLimits(), d); err != nil {
+		return nil, err
 	}
 	if m.GetOverrideOption() != ratelimitv3pb.RateLimitPerRoute_DEFAULT {
-		return nil, fmt.Errorf("override_option: %s is not supported", m.GetOverrideOption())
+		d.Ignore("override_option", "Envoy doesn't execute it either; vh_rate_limits is")
 	}
 	switch m.GetVhRateLimits() {
 	case ratelimitv3pb.RateLimitPerRoute_OVERRIDE:
@@ -182,6 +193,9 @@ type answer struct {
 	request, response [][2]string
 	body              []byte
 	metadata          map[string]any
+	// retry is when a descriptor that is over its limit may be asked again, in
+	// seconds; 0 if none is.
+	retry int64
 }
 
 // status is that of one descriptor, if it has a limit.
@@ -205,6 +219,9 @@ func parse(b []byte) (*answer, error) {
 	}
 	a := &answer{over: m.GetOverallCode() == rlsv3pb.RateLimitResponse_OVER_LIMIT, body: m.GetRawBody(), metadata: decode.Struct(m.GetDynamicMetadata())}
 	for _, s := range m.GetStatuses() {
+		if s.GetCode() == rlsv3pb.RateLimitResponse_OVER_LIMIT {
+			a.retry = max(a.retry, 1, s.GetDurationUntilReset().GetSeconds())
+		}
 		l := s.GetCurrentLimit()
 		if l == nil {
 			continue

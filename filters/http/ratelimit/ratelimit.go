@@ -32,13 +32,16 @@ func (Factory) Compile(env *filters.Env, base, override filters.Config) (filters
 	if !ok {
 		return nil, fmt.Errorf("ratelimit: configuration is a %T", base)
 	}
-	f := &filter{c: c, domain: c.Domain}
+	f := &filter{c: c, domain: c.Domain, own: c.Own}
 	if override != nil {
 		o, ok := override.(*Override)
 		if !ok {
 			return nil, fmt.Errorf("ratelimit: per-route configuration is a %T", override)
 		}
 		f.virtualHost = o.VirtualHost
+		if o.Own != nil {
+			f.own = o.Own
+		}
 		if o.Domain != "" {
 			f.domain = o.Domain
 		}
@@ -60,6 +63,7 @@ type filter struct {
 	c            *Config
 	domain, node string
 	virtualHost  ratelimit.VirtualHostLimits
+	own          *ratelimit.Policy // nil: those of routes and virtual hosts
 	upstreams    filters.Upstreams
 	stats        *stats.Scope
 	clusters     stats.Cache[string, counters]
@@ -84,16 +88,18 @@ func (f *filter) count(cluster string) *counters {
 
 // descriptors are what the limits of the route yield for s.
 func (f *filter) descriptors(s *filters.Stream) []ratelimit.Descriptor {
-	r, ok := s.Route.(ratelimit.Route)
-	if !ok {
-		return nil
+	p, stage := f.own, uint32(0)
+	if p == nil {
+		stage = f.c.Stage
+		if r, ok := s.Route.(ratelimit.Route); ok {
+			p = r.RateLimits()
+		}
 	}
-	p := r.RateLimits()
 	if p == nil {
 		return nil
 	}
 	in := &ratelimit.Input{Info: &s.Info, Request: &s.Request, Cluster: cluster(s), Node: f.node, RouteMetadata: s.Route.Metadata()}
-	return p.Descriptors(f.c.Stage, f.virtualHost, in)
+	return p.Descriptors(stage, f.virtualHost, in)
 }
 
 func hit(ppm uint32) bool { return ppm >= 1_000_000 || ppm > 0 && rand.Uint32N(1_000_000) < ppm }
@@ -132,7 +138,7 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 	}
 	if err != nil {
 		n.failed.Inc()
-		if f.c.DenyOnError {
+		if hit(f.c.DenyPPM) {
 			return s.Deny(f.c.StatusOnError, "", "rate_limiter_error", streaminfo.RateLimitServiceError,
 				streaminfo.Decision{Filter: "ratelimit", Policy: f.domain, Reason: "service_failed", Why: err.Error}), nil
 		}
@@ -184,6 +190,9 @@ func (f *filter) limited(s *filters.Stream, a *answer) *filters.Response {
 	}
 	headeredit.Apply(f.c.ResponseHeaders, &r.Header, &format.Context{Info: &s.Info, Request: &s.Request, Response: &r.Header})
 	f.annotate(r, a)
+	if f.c.RetryAfter && f.c.Status == 429 && a.retry > 0 && !r.Header.Has("retry-after") {
+		r.Header.Set("retry-after", strconv.FormatInt(a.retry, 10))
+	}
 	return r
 }
 
@@ -241,10 +250,13 @@ func (f *filter) Explain(s *filters.Stream) filters.Explanation {
 		}
 		x.Text = append(x.Text, "descriptor:"+b.String())
 	}
-	if f.c.DenyOnError {
-		x.Text = append(x.Text, "if it fails, the request is denied")
-	} else {
+	switch f.c.DenyPPM {
+	case 0:
 		x.Text = append(x.Text, "if it fails, the request passes")
+	case 1_000_000:
+		x.Text = append(x.Text, "if it fails, the request is denied")
+	default:
+		x.Text = append(x.Text, fmt.Sprintf("if it fails, %g %% of the requests are denied", float64(f.c.DenyPPM)/10_000))
 	}
 	return x
 }

@@ -119,6 +119,7 @@ func run(t *testing.T, f filters.HTTPFilter, p *ratelimit.Policy, edit func(*fil
 	s := &filters.Stream{}
 	s.Reset()
 	s.Info.Conn = &streaminfo.Conn{}
+	s.Request.Add(message.Method, "GET")
 	s.Request.Add(message.Path, "/x?q=1")
 	if edit != nil {
 		edit(s)
@@ -133,6 +134,15 @@ func run(t *testing.T, f filters.HTTPFilter, p *ratelimit.Policy, edit func(*fil
 	q.Agrees(t, s, !r.Local, &u.seen)
 	return s, r, u
 }
+
+const expr = `{"extension":{"name":"e","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.rate_limit_descriptors.expr.v3.Descriptor",`
+
+// ownLimits were asked of Envoy 1.40, which made of them for a GET what the tests
+// want.
+const ownLimits = `,"rateLimits":[{"actions":[{"genericKey":{"descriptorValue":"own"}}]},
+{"actions":[` + expr + `"descriptorKey":"num","text":"request.size + 7"}}},` + expr + `"descriptorKey":"s","skipIfError":true,"text":"request.headers['none']"}}}]},
+{"actions":[` + expr + `"descriptorKey":"b","text":"request.method == 'GET'"}}}]},
+{"actions":[{"genericKey":{"descriptorValue":"gone"}},` + expr + `"descriptorKey":"s","text":"request.headers['none']"}}}]}]`
 
 func TestWhichLimitsCount(t *testing.T) {
 	r, v := []*ratelimit.Limit{fixed("r")}, []*ratelimit.Limit{fixed("v")}
@@ -154,6 +164,10 @@ func TestWhichLimitsCount(t *testing.T) {
 		{"this stage", `,"stage":1`, "", &ratelimit.Policy{Route: []*ratelimit.Limit{staged}}, "rls edge generic_key=s"},
 		{"internal requests only", `,"requestType":"internal"`, "", &ratelimit.Policy{Route: r}, ""},
 		{"external requests only", `,"requestType":"external"`, "", &ratelimit.Policy{Route: r}, "rls edge generic_key=r"},
+		{"the filter's own", ownLimits, "", &ratelimit.Policy{Route: r, VirtualHost: v}, "rls edge generic_key=own;num=7;b=true"},
+		{"the filter's own for a route without any", ownLimits, "", nil, "rls edge generic_key=own;num=7;b=true"},
+		{"those of the override", ownLimits, `{"rateLimits":[{"actions":[{"genericKey":{"descriptorValue":"per-route"}}]}]}`, &ratelimit.Policy{Route: r}, "rls edge generic_key=per-route"},
+		{"the stage is of those of routes", ownLimits + `,"stage":1`, "", nil, "rls edge generic_key=own;num=7;b=true"},
 		{"none of a share", `,"filterEnabled":{"defaultValue":{"numerator":100}}`, "", &ratelimit.Policy{Route: r}, "rls edge generic_key=r"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -217,28 +231,75 @@ func TestWhatAnAnswerDoes(t *testing.T) {
 	}
 }
 
+// As Envoy 1.40 answered.
+func TestRetryAfterIsOfTheDescriptorsThatAreOver(t *testing.T) {
+	p := &ratelimit.Policy{Route: []*ratelimit.Limit{fixed("r")}}
+	const statuses = `{"overallCode":"OVER_LIMIT","statuses":[{"code":"OVER_LIMIT","durationUntilReset":"2.700s"},{"code":"OK","durationUntilReset":"9s"},{"code":"OVER_LIMIT","durationUntilReset":"0.100s"}]`
+	for _, c := range []struct{ name, config, answer, want string }{
+		{"the longest", `,"enableRetryAfterHeader":true`, statuses + `}`, "2"},
+		{"off", "", statuses + `}`, ""},
+		{"another status", `,"enableRetryAfterHeader":true,"rateLimitedStatus":{"code":503}`, statuses + `}`, ""},
+		{"at least a second", `,"enableRetryAfterHeader":true`, `{"overallCode":"OVER_LIMIT","statuses":[{"code":"OVER_LIMIT","durationUntilReset":"0.100s"}]}`, "1"},
+		{"none is over", `,"enableRetryAfterHeader":true`, `{"overallCode":"OVER_LIMIT","statuses":[{"code":"OK","durationUntilReset":"9s"}]}`, ""},
+		{"the service's own", `,"enableRetryAfterHeader":true`, statuses + `,"responseHeadersToAdd":[{"key":"retry-after","value":"77"}]}`, "77"},
+	} {
+		if _, r, _ := run(t, compile(t, c.config, "", &service{answer: c.answer}), p, nil); r.Header.Get("retry-after") != c.want {
+			t.Errorf("%s: %q, want %q", c.name, r.Header.Get("retry-after"), c.want)
+		}
+	}
+}
+
+func TestAShareOfFailuresIsDenied(t *testing.T) {
+	p := &ratelimit.Policy{Route: []*ratelimit.Limit{fixed("r")}}
+	for config, want := range map[string][2]int{
+		`,"failureModeDeny":true,"failureModeDenyPercent":{"defaultValue":{"numerator":0}}`: {0, 0},
+		`,"failureModeDenyPercent":{"defaultValue":{"numerator":100}}`:                      {1000, 1000},
+		`,"failureModeDenyPercent":{"defaultValue":{"numerator":50}}`:                       {400, 600},
+	} {
+		f, denied := compile(t, config, "", &service{err: errors.New("down")}), 0
+		for range 1000 {
+			if _, r, _ := run(t, f, p, nil); r.Status() == 500 {
+				denied++
+			}
+		}
+		if denied < want[0] || denied > want[1] {
+			t.Errorf("%s: %d of 1000 are denied", config, denied)
+		}
+	}
+}
+
 func TestWhatIsNotExecutedIsRefused(t *testing.T) {
 	for config, want := range map[string]string{
 		`"rateLimitService":{"transportApiVersion":"V3","grpcService":{"envoyGrpc":{"clusterName":"rls"}}}`: "domain: ",
-		`"domain":"x"`:                         "rate_limit_service.",
-		base + `,"stage":11`:                   "stage: ",
-		base + `,"requestType":"some"`:         "request_type: ",
-		base + `,"rateLimits":[{}]`:            "rate_limits: ",
-		base + `,"failureModeDenyPercent":{}`:  "failure_mode_deny_percent: ",
-		base + `,"statusOnError":{"code":200}`: "status_on_error.code: ",
-		base + `,"timeout":"-1s"`:              "timeout: ",
-		`"domain":"x","rateLimitService":{"transportApiVersion":"V3","grpcService":{"googleGrpc":{"targetUri":"a"}}}`: "google_grpc",
+		`"domain":"x"`:                 "rate_limit_service.",
+		base + `,"stage":11`:           "stage: ",
+		base + `,"requestType":"some"`: "request_type: ",
+		base + `,"rateLimits":[{"stage":1,"actions":[{"remoteAddress":{}}]}]`:                                                                 "rate_limits[0].stage: ",
+		base + `,"rateLimits":[{"applyOnStreamDone":true,"actions":[{"remoteAddress":{}}]}]`:                                                  "rate_limits[0].apply_on_stream_done: ",
+		base + `,"rateLimits":[{"actions":[{"extension":{"name":"x","typedConfig":{"@type":"type.googleapis.com/google.protobuf.Empty"}}}]}]`: "rate_limits[0].actions[0].extension.typed_config.type_url: ",
+		base + `,"rateLimits":[{"actions":[` + expr + `"descriptorKey":"a","text":"("}}}]}]`:                                                  "rate_limits[0].actions[0].extension.typed_config.text: ",
+		base + `,"statusOnError":{"code":200}`:                                                                                                "status_on_error.code: ",
+		base + `,"timeout":"-1s"`:                                                                                                             "timeout: ",
+		`"domain":"x","rateLimitService":{"transportApiVersion":"V3","grpcService":{"googleGrpc":{"targetUri":"a"}}}`:                         "google_grpc",
 	} {
 		_, err := Factory{}.Decode(filters.Any{TypeURL: typeURL, JSON: true, Value: []byte("{" + config + "}")}, nil)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", config, err)
 		}
 	}
-	for config, want := range map[string]string{`{"rateLimits":[{}]}`: "rate_limits: ", `{"overrideOption":"INCLUDE_POLICY"}`: "override_option: "} {
+	for config, want := range map[string]string{`{"rateLimits":[{"stage":1}]}`: "rate_limits[0].stage: ", `{"vhRateLimits":9}`: "vh_rate_limits: "} {
 		_, err := Factory{}.DecodeOverride(filters.Any{TypeURL: typeURLPerRoute, JSON: true, Value: []byte(config)}, nil)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", config, err)
 		}
+	}
+	var bounded filters.Decoding
+	if _, err := (Factory{}).Decode(filters.Any{TypeURL: typeURL, JSON: true, Value: []byte(`{"domain":"x","rateLimitService":{"transportApiVersion":"V3","grpcService":{"envoyGrpc":{"clusterName":"rls","maxReceiveMessageLength":5}}}}`)}, &bounded); err != nil || len(bounded.Ignored()) != 1 {
+		t.Errorf("max_receive_message_length: %v, %v", bounded.Ignored(), err)
+	}
+	var d filters.Decoding
+	if _, err := (Factory{}).DecodeOverride(filters.Any{TypeURL: typeURLPerRoute, JSON: true, Value: []byte(`{"overrideOption":"INCLUDE_POLICY"}`)}, &d); err != nil || len(d.Ignored()) != 1 || d.Ignored()[0].Path != "override_option" {
+		t.Errorf("override_option: %v, %v", d.Ignored(), err)
 	}
 }
 

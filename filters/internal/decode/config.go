@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev3pb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3pb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	typev3pb "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/ratelimit"
 )
 
 // Into decodes a into m and reports unknown fields to d as ignored.
@@ -187,6 +189,9 @@ func Retry(m *corev3pb.RetryPolicy, path string, d *filters.Decoding) (*filters.
 // GRPCRetry converts the retry policy of a gRPC service, which may stand in two
 // places.
 func GRPCRetry(m *corev3pb.GrpcService, d *filters.Decoding) (*filters.Retry, error) {
+	if m.GetEnvoyGrpc().GetMaxReceiveMessageLength() != nil {
+		d.Ignore("grpc_service.envoy_grpc.max_receive_message_length", "answers have a bound of their own")
+	}
 	policy, path := m.GetRetryPolicy(), "grpc_service.retry_policy"
 	if policy == nil {
 		policy, path = m.GetEnvoyGrpc().GetRetryPolicy(), "grpc_service.envoy_grpc.retry_policy"
@@ -196,4 +201,39 @@ func GRPCRetry(m *corev3pb.GrpcService, d *filters.Decoding) (*filters.Retry, er
 		return nil, fmt.Errorf("%s.%w", path, err)
 	}
 	return r, nil
+}
+
+// RateLimits converts the rate_limits of a rate limit filter, which stand for those
+// of routes and virtual hosts. Envoy, too, refuses here what only those of
+// routes may have. It returns nil if there are none.
+func RateLimits(ms []*routev3pb.RateLimit, d *filters.Decoding) (*ratelimit.Policy, error) {
+	if len(ms) == 0 {
+		return nil, nil //nolint:nilnil // the documented "none"
+	}
+	p := &ratelimit.Policy{}
+	for i, m := range ms {
+		at := fmt.Sprintf("rate_limits[%d].", i)
+		switch {
+		case m.GetStage() != nil:
+			return nil, errors.New(at + "stage: is not supported here")
+		case m.GetDisableKey() != "":
+			return nil, errors.New(at + "disable_key: is not supported here")
+		case m.GetLimit() != nil:
+			return nil, errors.New(at + "limit: is not supported here")
+		}
+		for j, a := range m.GetActions() {
+			if a.GetDynamicMetadata() != nil {
+				return nil, fmt.Errorf("%sactions[%d].dynamic_metadata: is not supported here, use metadata", at, j)
+			}
+		}
+		l, err := ratelimit.FromProto(m)
+		if err != nil {
+			return nil, fmt.Errorf("%s%w", at, err)
+		}
+		if m.GetXRatelimitOption() != routev3pb.RateLimit_UNSPECIFIED {
+			d.Ignore(at+"x_ratelimit_option", "enable_x_ratelimit_headers of the filter applies")
+		}
+		p.Route = append(p.Route, l)
+	}
+	return p, nil
 }
