@@ -24,6 +24,8 @@ type Config struct {
 	GRPCStatus int
 	AbortGRPC  bool
 	AbortPPM   uint32
+	// Body of the answer.
+	Body string
 	// Headers, Cluster and Nodes restrict the faults.
 	Headers []matcher.Header
 	Cluster string
@@ -99,6 +101,9 @@ func (c *Config) abort(m *faultv3pb.FaultAbort, d *filters.Decoding) error {
 		return nil
 	}
 	var err error
+	if c.Body = m.GetResponseBody(); c.Body == "" {
+		c.Body = "fault filter abort"
+	}
 	if c.AbortPPM, err = decode.PartsPerMillion(m.GetPercentage(), 0); err != nil {
 		return fmt.Errorf("percentage: %w", err)
 	}

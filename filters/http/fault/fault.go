@@ -111,7 +111,7 @@ func (f *filter) abort(s *filters.Stream) *filters.Response {
 	if f.c.AbortGRPC {
 		status = httpFromGRPC(f.c.GRPCStatus)
 	}
-	r := s.LocalReply(status, "fault filter abort", abortDetails, streaminfo.FaultInjected)
+	r := s.LocalReply(status, f.c.Body, abortDetails, streaminfo.FaultInjected)
 	if f.c.AbortGRPC && s.Info.IsGRPC {
 		r.Header.Set("grpc-status", strconv.Itoa(f.c.GRPCStatus))
 	}

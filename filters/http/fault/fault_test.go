@@ -82,6 +82,21 @@ func TestAbort(t *testing.T) {
 	}
 }
 
+func TestTheBodyOfAnAbort(t *testing.T) {
+	for config, want := range map[string]string{
+		`{"abort":{"httpStatus":503,` + all + `}}`:                            "fault filter abort",
+		`{"abort":{"httpStatus":503,"responseBody":"try later",` + all + `}}`: "try later",
+	} {
+		r, err := filters.Start(stream(compile(t, config, "")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, _, err := r.Body.Next(); string(b) != want || err != nil {
+			t.Errorf("%q, %v, want %q", b, err, want)
+		}
+	}
+}
+
 func TestDelayHoldsTheRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := stream(compile(t, `{"delay":{"fixedDelay":"5s",`+all+`}}`, ""))
