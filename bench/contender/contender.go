@@ -44,13 +44,24 @@ func (p *Ports) Of(s Shape) int {
 	}
 }
 
-// Listen fills the ports that the contender listens on with free ones.
+// Listen fills the ports that the contender listens on with free ones, each with
+// another one.
 func (p *Ports) Listen() error {
-	for _, port := range []*int{&p.Plain, &p.HBONE, &p.H1, &p.H2TLS, &p.GRPC, &p.Admin} {
-		var err error
-		if *port, err = freePort(); err != nil {
+	ports := []*int{&p.Plain, &p.HBONE, &p.H1, &p.H2TLS, &p.GRPC, &p.Admin}
+	held := make([]net.Listener, 0, len(ports))
+	defer func() {
+		for _, l := range held {
+			_ = l.Close()
+		}
+	}()
+	for _, port := range ports { // all are held until the last is found
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
 			return err
 		}
+		held = append(held, l)
+		a, _ := l.Addr().(*net.TCPAddr)
+		*port = a.Port
 	}
 	return nil
 }
@@ -323,15 +334,4 @@ func (c *Contender) pprof(ctx context.Context, what, file string) error {
 		return err
 	}
 	return os.WriteFile(file, b, 0o600)
-}
-
-// freePort returns a port that was free a moment ago.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	a, _ := l.Addr().(*net.TCPAddr)
-	return a.Port, nil
 }
