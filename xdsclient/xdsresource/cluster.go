@@ -303,7 +303,7 @@ type TLSParams struct {
 	MinVersion, MaxVersion uint16
 	CipherSuites           []uint16
 	// Curves are the key exchanges that are offered and taken; empty: Envoy's
-	// default.
+	// default. Their order counts for nothing.
 	Curves []tls.CurveID
 }
 

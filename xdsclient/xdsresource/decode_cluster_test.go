@@ -213,6 +213,31 @@ passthrough_metadata: [{name: a, kind: {host: {}}}, {name: b, kind: {cluster: {}
 	}
 }
 
+// Which of them are taken is executed, which is preferred is not.
+func TestAnOrderOfCurvesThatIsNotKeptIsReported(t *testing.T) {
+	for list, want := range map[string]string{
+		"X25519MLKEM768, X25519, P-256":       "",
+		"x25519, prime256v1":                  "",
+		"P-384":                               "",
+		"P-256, X25519":                       "their order counts for nothing",
+		"X25519, X25519MLKEM768":              "their order counts for nothing",
+		"X25519, MLKEM1024":                   "MLKEM1024 is not available",
+		"secp521r1, MLKEM1024, secp384r1":     "their order counts for nothing",
+		"X25519, X25519, P-256, P-256, P-521": "",
+	} {
+		c := cluster(t, `{name: c, transport_socket: `+strings.Replace(upstreamTLS, "%", "common_tls_context: {tls_params: {ecdh_curves: ["+list+"]}}", 1)+`}`)
+		var got string
+		for _, ig := range c.Ignored {
+			if strings.HasSuffix(ig.Path, "ecdh_curves") {
+				got = ig.Reason
+			}
+		}
+		if (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("%s: reported %q, want %q", list, got, want)
+		}
+	}
+}
+
 func TestTLSThatCannotBeExecutedFailsHandshakes(t *testing.T) {
 	for _, tc := range []struct{ name, ctx, want string }{
 		{"custom validator", `common_tls_context: {validation_context: {custom_validator_config: {name: spiffe, typed_config: {"@type": type.googleapis.com/google.protobuf.Empty}}}}`, "custom_validator_config"},

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"slices"
 	"strings"
 
 	corev3pb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -237,6 +238,31 @@ var curves = map[string]tls.CurveID{
 	"X25519MLKEM768": tls.X25519MLKEM768, "MLKEM1024": 0,
 }
 
+// curveOrder is in which order crypto/tls prefers them, whatever it is told.
+var curveOrder = []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256, tls.CurveP384, tls.CurveP521}
+
+func (s *scope) ecdhCurves(names []string) (out []tls.CurveID) {
+	for _, name := range names {
+		switch id, ok := curves[name]; {
+		case !ok:
+			s.errorf("ecdh_curves", "%q is no curve", name)
+		case id == 0:
+			s.ignore("ecdh_curves", "curve "+name+" is not available; the others are offered")
+		default:
+			out = append(out, id)
+		}
+	}
+	if len(names) > 0 && len(out) == 0 {
+		s.unsupported("ecdh_curves", "none of the curves is available")
+	}
+	if !slices.IsSortedFunc(out, func(a, b tls.CurveID) int {
+		return slices.Index(curveOrder, a) - slices.Index(curveOrder, b)
+	}) {
+		s.ignore("ecdh_curves", "their order counts for nothing: X25519MLKEM768 is taken before all others, then what the client has sent a share for, then X25519, P-256, P-384, P-521")
+	}
+	return out
+}
+
 func (s *scope) tlsParams(m *tlsv3pb.TlsParameters) TLSParams {
 	p := TLSParams{MinVersion: tlsVersions[m.GetTlsMinimumProtocolVersion()], MaxVersion: tlsVersions[m.GetTlsMaximumProtocolVersion()]}
 	if p.MinVersion != 0 && p.MaxVersion != 0 && p.MinVersion > p.MaxVersion {
@@ -256,19 +282,7 @@ func (s *scope) tlsParams(m *tlsv3pb.TlsParameters) TLSParams {
 	if len(m.GetCipherSuites()) > 0 && len(p.CipherSuites) == 0 && p.MinVersion < tls.VersionTLS13 {
 		s.unsupported("cipher_suites", "none of the suites is available")
 	}
-	for _, name := range m.GetEcdhCurves() {
-		switch id, ok := curves[name]; {
-		case !ok:
-			s.errorf("ecdh_curves", "%q is no curve", name)
-		case id == 0:
-			s.ignore("ecdh_curves", "curve "+name+" is not available; the others are offered")
-		default:
-			p.Curves = append(p.Curves, id)
-		}
-	}
-	if len(m.GetEcdhCurves()) > 0 && len(p.Curves) == 0 {
-		s.unsupported("ecdh_curves", "none of the curves is available")
-	}
+	p.Curves = s.ecdhCurves(m.GetEcdhCurves())
 	return p
 }
 
