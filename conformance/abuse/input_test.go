@@ -23,7 +23,8 @@ import (
 
 // inputBootstrap: port %[1]d speaks HTTP/2, %[2]d HTTP/1.1, %[3]d is of the
 // administrator, %[4]d and %[5]d speak HTTP/1.1 over TLS, one of them without
-// tls_inspector; folder %[6]s has the certificates, and gets the logs.
+// tls_inspector; folder %[6]s has the certificates, and gets the logs; %[7]s are
+// filters before all others.
 const inputBootstrap = `
 admin: {address: {socket_address: {address: 127.0.0.1, port_value: %[3]d}}}
 static_resources:
@@ -40,7 +41,7 @@ static_resources:
         {match: {prefix: /runaway}, direct_response: {status: 200}}, {match: {prefix: /policy}, direct_response: {status: 200}},
         {match: {prefix: /}, direct_response: {status: 200, body: {inline_string: ok}},
           typed_per_filter_config: {fairlead.rego: {"@type": type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true}}}]}]},
-      http_filters: &filters [
+      http_filters: &filters [ %[7]s
         {name: fairlead.rego, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/fairlead.rego.v1.Config, value: {name: endless, policy: {sources: [
           {inline_string: "package envoy.authz\ndefault allow := false\nallow if { not input.parsed_path[0] in {\"runaway\", \"policy\"} }\nallow if { input.parsed_path[0] == \"policy\"; count([x | some i in numbers.range(1, 300); x := i * i]) > 0 }\nallow if { some i in numbers.range(1, 100000); some j in numbers.range(1, 100000); i * j == -1 }\n"}]}}}},
         {name: istio.stats, typed_config: {"@type": type.googleapis.com/stats.PluginConfig}},
@@ -69,11 +70,11 @@ type inputVictim struct {
 	tls [2]int
 }
 
-func newInputVictim(t *testing.T) *inputVictim {
+func newInputVictim(t *testing.T, filters ...string) *inputVictim {
 	t.Helper()
 	dir, _, _ := credentials(t)
 	v := &inputVictim{victim: &victim{t: t, h2: running.FreePort(t), h1: running.FreePort(t), admin: running.FreePort(t)}, dir: dir, tls: [2]int{running.FreePort(t), running.FreePort(t)}}
-	v.pid = running.Start(t, fmt.Sprintf(inputBootstrap, v.h2, v.h1, v.admin, v.tls[0], v.tls[1], dir), v.tls[1])
+	v.pid = running.Start(t, fmt.Sprintf(inputBootstrap, v.h2, v.h1, v.admin, v.tls[0], v.tls[1], dir, strings.Join(filters, " ")), v.tls[1])
 	return v
 }
 

@@ -2,6 +2,7 @@ package abuse
 
 import (
 	"bufio"
+	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -121,39 +122,53 @@ func (o *overloader) closed(conns int, d time.Duration) float64 {
 	return float64(n.Load()) / d.Seconds()
 }
 
+// limiter admits so many requests a second.
+const limiter = `{name: limit, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: limit,
+  token_bucket: {max_tokens: %[1]d, tokens_per_fill: %[1]d, fill_interval: 0.05s}, filter_enabled: {default_value: {numerator: 100}}, filter_enforced: {default_value: {numerator: 100}}}},`
+
 // What is offered twice as much as it can take, on one processor, goes on doing what
-// it can. It measures, so it runs only where $OVERLOAD says how long (60s).
+// it can, and with a limit of what it can also in time. It measures, so it runs only
+// where $OVERLOAD says how long (60s).
 func TestOverloadIsNoCollapse(t *testing.T) {
 	d, err := time.ParseDuration(os.Getenv("OVERLOAD"))
 	if err != nil {
 		t.Skip("it measures: OVERLOAD=60s")
 	}
 	t.Setenv("GOMAXPROCS", "1") // of the process that is started
-	v := newInputVictim(t)
-	o := &overloader{port: v.h1}
+	free := newInputVictim(t)
+	o := &overloader{port: free.h1}
 	o.closed(32, time.Second) // warm
 	peak := o.closed(32, 5*time.Second)
 	_, calm := o.run(0.8*peak, 5*time.Second)
+	t.Logf("peak %.0f requests/s, p99 %v at 80 %%", peak, calm.Round(100*time.Microsecond))
+	overload(t, "without a limit", free.pid, free.h1, peak, d)
+	v := newInputVictim(t, fmt.Sprintf(limiter, max(int(0.95*peak*0.05), 1)))
+	goodput, recovered, grown := overload(t, "with a limit", v.pid, v.h1, peak, d)
+	if goodput < 0.9*peak || recovered > 2*time.Second || grown > maxRSS {
+		t.Errorf("goodput %.0f of %.0f, fast again after %v, %d bytes more", goodput, peak, recovered, grown)
+	}
+}
+
+func overload(t *testing.T, what string, pid, port int, peak float64, d time.Duration) (goodput float64, recovered time.Duration, grown int64) {
+	t.Helper()
+	v := &victim{t: t, pid: pid}
+	o := &overloader{port: port}
+	o.closed(32, time.Second)
 	_, rss0 := v.usage()
 	goodput, p99 := o.run(2*peak, d)
 	_, rss1 := v.usage()
 	ended := time.Now()
-	recovered := time.Duration(0)
-	a := dialAsker(t, v.h1)
-	for fast := 0; fast < 5; time.Sleep(10 * time.Millisecond) {
+	a := dialAsker(t, port)
+	for fast := 0; fast < 5 && recovered < 10*time.Second; time.Sleep(10 * time.Millisecond) {
 		began := time.Now()
 		if a.ask("/policy/heavy", 5*time.Second) == 200 && time.Since(began) < 20*time.Millisecond {
 			fast++
 		} else {
 			fast = 0
 		}
-		if recovered = time.Since(ended); recovered > 10*time.Second {
-			break
-		}
+		recovered = time.Since(ended)
 	}
-	t.Logf("peak %.0f requests/s, p99 %v at 80 %%; offered %.0f/s for %v: %.0f/s in time (%.0f %% of the peak), p99 %v, %d late or refused, %d without a connection, memory %+.1f MiB, fast again after %v",
-		peak, calm.Round(100*time.Microsecond), 2*peak, d, goodput, 100*goodput/peak, p99.Round(100*time.Microsecond), o.bad.Load(), o.dropped.Load(), float64(rss1-rss0)/(1<<20), recovered.Round(time.Millisecond))
-	if goodput < 0.9*peak || recovered > 5*time.Second {
-		t.Errorf("goodput %.0f of %.0f, fast again after %v", goodput, peak, recovered)
-	}
+	t.Logf("%s, offered %.0f/s for %v: %.0f/s in time (%.0f %% of the peak), p99 %v, %d late or refused, %d without a connection, memory %+.1f MiB, fast again after %v",
+		what, 2*peak, d, goodput, 100*goodput/peak, p99.Round(100*time.Microsecond), o.bad.Load(), o.dropped.Load(), float64(rss1-rss0)/(1<<20), recovered.Round(time.Millisecond))
+	return goodput, recovered, rss1 - rss0
 }

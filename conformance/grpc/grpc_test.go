@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
@@ -29,6 +30,10 @@ func plaintext() credentials.TransportCredentials { return insecure.NewCredentia
 // account is what a client can say about a call that is over.
 func account(messages []string, header, trailer metadata.MD, err error) string {
 	s := status.Convert(err)
+	text := s.Message()
+	if s.Code() == codes.DeadlineExceeded || s.Code() == codes.Canceled {
+		text = "" // of the client, or of the server: who was faster
+	}
 	h := sha256.New()
 	for _, m := range messages {
 		_, _ = fmt.Fprintf(h, "%d:%s", len(m), m)
@@ -42,7 +47,7 @@ func account(messages []string, header, trailer metadata.MD, err error) string {
 		}
 		return b.String()
 	}
-	return fmt.Sprintf("status %v %q, %d messages %x, header %s, trailer %s", s.Code(), s.Message(), len(messages), h.Sum(nil), meta(header), meta(trailer))
+	return fmt.Sprintf("status %v %q, %d messages %x, header %s, trailer %s", s.Code(), text, len(messages), h.Sum(nil), meta(header), meta(trailer))
 }
 
 // stream makes a call of any kind: send, then half-close, then read to the end.
