@@ -184,6 +184,22 @@ func upstreamPeer(info *streaminfo.Info, request *message.Header) *streaminfo.Pe
 	return p
 }
 
+// lookup asks the table of workloads for a destination that no filter has told
+// yet: the one that does, runs after this reporter.
+func (ms *Metrics) lookup(e *ends) {
+	if ms.reporter == reporterDestination || peers.Get(&e.info.FilterState, peers.Upstream) != nil {
+		return
+	}
+	p := peers.Lookup(ms.workloads, peers.UpstreamAddress(e.info))
+	if p == nil {
+		return
+	}
+	e.destination = p
+	if ms.reporter == reporterSource && e.peerID == "" {
+		e.peerID = p.Identity
+	}
+}
+
 func (e *ends) upstreamIdentity() {
 	if t := e.info.Upstream.TLS; t != nil {
 		e.peerID, e.localID = first(t.Peer.URISANs), first(t.LocalCert.URISANs)

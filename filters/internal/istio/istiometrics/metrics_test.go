@@ -219,6 +219,46 @@ func TestMessagesOfAShortStreamNameItsDestination(t *testing.T) {
 	}
 }
 
+// The reports on a stream that lasts name the workload that the table has for the
+// host: the filter that says so has not run when the response begins.
+func TestMessagesOfALongStreamNameItsDestination(t *testing.T) {
+	for _, tc := range []struct{ config, direction, want string }{
+		{`{"reporter":"SERVER_GATEWAY","disableHostHeaderFallback":true,"tcpReportingDuration":"0.02s"}`, "inbound", waypointPeers},
+		{`{"disableHostHeaderFallback":true,"tcpReportingDuration":"0.02s"}`, "outbound", ""},
+		{`{"disableHostHeaderFallback":true,"tcpReportingDuration":"0.02s"}`, "inbound", ""},
+	} {
+		ms, reg := compile(t, tc.config, tc.direction)
+		ms.workloads = table{netip.MustParseAddr("10.0.0.9"): server}
+		s := stream()
+		s.Info.IsGRPC = true
+		s.Info.FilterState.Set("upstream_peer", nil, streaminfo.SharingNone)
+		s.Info.Upstream.Address = netip.MustParseAddrPort("10.0.0.9:80")
+		counts := &grpccount.Counts{}
+		counts.Request.Store(2)
+		s.Info.FilterState.Set(grpccount.Key, counts, streaminfo.SharingNone)
+		m := ms.WatchMessages(s)
+		for end := time.Now().Add(5 * time.Second); !strings.Contains(dump(t, reg), "istio_request_messages_total{"); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("no periodic report")
+			}
+		}
+		s.Info.FilterState.Set("upstream_peer", server, streaminfo.SharingNone)
+		ms.Request(s, s.NewResponse(), m)
+		out := dump(t, reg)
+		ls, v := labelSet(t, out, "istio_request_messages_total")
+		if tc.want != "" {
+			check(t, ls, tc.want)
+		}
+		want := map[string]string{"inbound": "gw-istio", "outbound": "reviews-v1"}[tc.direction]
+		if tc.want == "" && ls["destination_workload"] != want || v != "2" {
+			t.Errorf("%s %s: %s messages, %v", tc.config, tc.direction, v, ls)
+		}
+		if p := ls["destination_principal"]; tc.direction == "outbound" && p != server.Identity {
+			t.Errorf("destination_principal %q", p)
+		}
+	}
+}
+
 func TestOverrides(t *testing.T) {
 	ms, reg := compile(t, `{"reporter":"SERVER_GATEWAY","disableHostHeaderFallback":true,"metrics":[
 		{"drop":true,"name":"request_bytes"},

@@ -95,14 +95,16 @@ func (*Messages) Serialize() string { return "" }
 // Field knows none.
 func (*Messages) Field(string) (string, bool) { return "", false }
 
-// WatchMessages starts periodic reports on the messages of s, whose cluster is
-// known by now; its labels stay from the first one on. It returns nil if there is nothing to watch.
+// WatchMessages starts periodic reports on the messages of s, whose response has
+// begun; its labels stay from the first one on. It returns nil if there is nothing
+// to watch.
 func (ms *Metrics) WatchMessages(s *filters.Stream) *Messages {
 	c := grpccount.Of(&s.Info.FilterState)
 	if c == nil || ms.interval <= 0 {
 		return nil
 	}
 	e := ms.ends(&s.Info, &s.Request)
+	ms.lookup(&e)
 	k := ms.key(&e, protoGRPC)
 	exprs := ms.evaluate(&format.Context{Info: &s.Info, Request: &s.Request}, &k)
 	h := ms.messageHandles(&e, exprs, k)
