@@ -144,7 +144,7 @@ func discard(c *upstream.Cluster, host *upstream.Host, st *upstream.Stream, head
 		if status < 200 {
 			continue
 		}
-		c.CountCode(status)
+		c.CountCode(status, true) // as what this proxy asks by itself
 		c.Status(host, status)
 		if end {
 			return nil

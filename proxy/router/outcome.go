@@ -58,7 +58,7 @@ func (rq *request) answered(st *upstream.Stream, status int, end bool) (*filters
 		case noRetry:
 		}
 	}
-	rq.c.CountCode(status)
+	rq.c.CountCode(status, fromInside(rq.s))
 	rq.retry.settle(rq.c, rq.high, true)
 	rq.pump.commit()
 	info.Details, info.ResponseCode = "via_upstream", status

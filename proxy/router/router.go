@@ -169,9 +169,13 @@ func (f *Filter) dropOverload(s *filters.Stream, c *upstream.Cluster, all bool) 
 	return resp
 }
 
+// fromInside is how responses are counted: by what HCM, or a trusted hop before,
+// said of the request.
+func fromInside(s *filters.Stream) bool { return s.Request.Get("x-envoy-internal") == "true" }
+
 // abort answers in place of upstream, counting the status for the cluster.
 func (f *Filter) abort(s *filters.Stream, c *upstream.Cluster, status int, body, details string, flag streaminfo.ResponseFlag, overloaded bool) *filters.Response {
-	c.CountCode(status)
+	c.CountCode(status, fromInside(s))
 	resp := s.LocalReply(status, body, details, flag)
 	if overloaded && !f.cfg.SuppressEnvoyHeaders {
 		resp.Header.Add("x-envoy-overloaded", "true")

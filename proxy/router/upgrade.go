@@ -97,7 +97,7 @@ func (rq *request) terminateConnect() (*filters.Response, bool, error) {
 	s.Info.Details, s.Info.ResponseCode = "via_upstream", 200
 	s.Info.FirstUpstreamRx = time.Now()
 	s.Info.Upstream.Relayed = true
-	rq.c.CountCode(200)
+	rq.c.CountCode(200, fromInside(s))
 	rq.c.Status(rq.host, 200)
 	rq.retry.settle(rq.c, rq.high, true)
 	rq.route.FinalizeResponse(s, rq.resp)

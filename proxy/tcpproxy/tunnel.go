@@ -83,7 +83,7 @@ func (s *session) ask(st *upstream.Stream, h *message.Header) (netio.Conn, error
 		if status < 200 {
 			continue
 		}
-		s.cluster.CountCode(status)
+		s.cluster.CountCode(status, false)
 		if s.f.cfg.Tunneling.PropagateResponseHeaders {
 			s.info.FilterState.Set(responseHeadersKey, newHeaders(&resp), streaminfo.SharingNone)
 		}

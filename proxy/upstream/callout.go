@@ -216,7 +216,7 @@ func (c *Cluster) roundTrip(ctx context.Context, req *filters.Callout, limit int
 			c.Failed(h, FailureReset)
 		}
 	} else {
-		c.stats().code(resp.Status)
+		c.stats().code(resp.Status, internal)
 		c.Status(h, resp.Status)
 	}
 	s.Release()

@@ -140,6 +140,7 @@ func (c *Cluster) connect(ctx context.Context, h *Host, o *ConnectOptions, alpn 
 	}
 	s.cxConnectFail.Inc()
 	h.st.cxFail.Add(1)
+	s.destroyed(parent.Err() == nil && ctx.Err() == nil, false)
 	switch {
 	case parent.Err() != nil:
 		return nil, &transport.ResetError{Reason: transport.LocalReset, Detail: "cancelled"}
@@ -349,7 +350,7 @@ func leftHop(b *breaker, s *clusterStats, h *Host) {
 	b.connections.give()
 	s.cxActive.Add(-1)
 	h.st.cxActive.Add(-1)
-	s.cxDestroy.Inc()
+	s.destroyed(false, false)
 }
 
 // CanTakeOver reports whether a byte stream to h can be handed over without a
@@ -384,7 +385,11 @@ func (t *tcpConn) ended() {
 		s := t.c.stats()
 		s.cxActive.Add(-1)
 		t.h.st.cxActive.Add(-1)
-		s.cxDestroy.Inc()
+		remote := false
+		if p, ok := t.Conn.(netio.Prober); ok {
+			_, remote = p.Probe()
+		}
+		s.destroyed(remote, false)
 		s.cxLengthMS.ObserveMillis(time.Since(t.start))
 	})
 }

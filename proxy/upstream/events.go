@@ -70,8 +70,15 @@ func (s *clusterStats) event(e Event) *stats.Counter {
 }
 
 // CountCode counts a response, or a local reply that stands for one, by its
-// status.
-func (c *Cluster) CountCode(status int) { c.stats().code(status) }
+// status. fromInside says that the request came from inside, as its header
+// x-envoy-internal tells.
+func (c *Cluster) CountCode(status int, fromInside bool) {
+	from := external
+	if fromInside {
+		from = internal
+	}
+	c.stats().code(status, from)
+}
 
 // CountRetried counts a response that nobody gets, for the request is sent
 // again.

@@ -365,10 +365,7 @@ func (pc *pooledConn) onClose(_ transport.ClientConn, err error) {
 	p.st.cxActive.Add(-1)
 	s := p.c.stats()
 	s.cxActive.Add(-1)
-	s.cxDestroy.Inc()
-	if pc.streams.Load() > 0 {
-		s.cxDestroyActive.Inc()
-	}
+	s.destroyed(byPeer(err), pc.streams.Load() > 0)
 	if transport.ReasonOf(err) == transport.ProtocolError {
 		s.cxProtocolError.Inc()
 	}

@@ -1,10 +1,15 @@
 package upstream
 
 import (
+	"context"
+	"errors"
+	"io"
 	"strconv"
 	"sync/atomic"
 
+	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/proxy/transport"
 )
 
 // clusterStats are the handles of one cluster's metrics, in Envoy's names.
@@ -14,7 +19,9 @@ type clusterStats struct {
 	scope *stats.Scope
 
 	cxTotal, cxHTTP1, cxHTTP2, cxConnectFail, cxConnectTimeout, cxOverflow      *stats.Counter
-	cxDestroy, cxDestroyActive, cxIdleTimeout, cxMaxRequests, cxMaxDuration     *stats.Counter
+	cxDestroy, cxDestroyActive, cxDestroyLocal, cxDestroyRemote                 *stats.Counter
+	cxDestroyLocalActive, cxDestroyRemoteActive                                 *stats.Counter
+	cxIdleTimeout, cxMaxRequests, cxMaxDuration                                 *stats.Counter
 	cxNoneHealthy, cxRxBytes, cxTxBytes, cxAttemptsExceeded, cxProtocolError    *stats.Counter
 	rqTotal, rqCompleted, rqPendingTotal, rqPendingOverflow, rqPendingFailure   *stats.Counter
 	rqCancelled, rqTimeout, rqPerTryTimeout, rqPerTryIdleTimeout, rqMaxDuration *stats.Counter
@@ -31,7 +38,32 @@ type clusterStats struct {
 
 	outlier outlierStats
 	class   [6]*stats.Counter
-	codes   [600]atomic.Pointer[stats.Counter]
+	codes   [600]atomic.Pointer[codeCounters]
+	origins [2]atomic.Pointer[originStats]
+}
+
+// side is where a request came from, as x-envoy-internal says.
+type side uint8
+
+const (
+	external side = iota
+	internal
+)
+
+var originNames = [...]string{"external_", "internal_"}
+
+// originStats count the responses to requests of one origin. They are made for the
+// first one.
+type originStats struct {
+	completed *stats.Counter
+	class     [6]*stats.Counter
+}
+
+// codeCounters count the responses with one status; those by origin are made for
+// the first one.
+type codeCounters struct {
+	all *stats.Counter
+	by  [2]atomic.Pointer[stats.Counter]
 }
 
 type outlierStats struct {
@@ -48,6 +80,8 @@ func newClusterStats(root *stats.Scope, name string) *clusterStats {
 		cxTotal: c("upstream_cx_total"), cxHTTP1: c("upstream_cx_http1_total"), cxHTTP2: c("upstream_cx_http2_total"),
 		cxConnectFail: c("upstream_cx_connect_fail"), cxConnectTimeout: c("upstream_cx_connect_timeout"), cxOverflow: c("upstream_cx_overflow"),
 		cxDestroy: c("upstream_cx_destroy"), cxDestroyActive: c("upstream_cx_destroy_with_active_rq"), cxIdleTimeout: c("upstream_cx_idle_timeout"),
+		cxDestroyLocal: c("upstream_cx_destroy_local"), cxDestroyRemote: c("upstream_cx_destroy_remote"),
+		cxDestroyLocalActive: c("upstream_cx_destroy_local_with_active_rq"), cxDestroyRemoteActive: c("upstream_cx_destroy_remote_with_active_rq"),
 		cxMaxRequests: c("upstream_cx_max_requests"), cxMaxDuration: c("upstream_cx_max_duration_reached"), cxNoneHealthy: c("upstream_cx_none_healthy"),
 		cxRxBytes: c("upstream_cx_rx_bytes_total"), cxTxBytes: c("upstream_cx_tx_bytes_total"), cxAttemptsExceeded: c("upstream_cx_connect_attempts_exceeded"),
 		cxProtocolError: c("upstream_cx_protocol_error"),
@@ -79,18 +113,74 @@ func newClusterStats(root *stats.Scope, name string) *clusterStats {
 }
 
 // code counts a response with this status.
-func (t *clusterStats) code(status int) {
+func (t *clusterStats) code(status int, from side) {
 	t.rqCompleted.Inc()
 	if status < 100 || status >= len(t.codes) || t.scope == nil {
 		return
 	}
 	t.class[status/100].Inc()
+	o := t.origins[from].Load()
+	if o == nil {
+		o = t.newOrigin(from)
+	}
+	o.completed.Inc()
+	o.class[status/100].Inc()
 	c := t.codes[status].Load()
 	if c == nil {
-		c = t.scope.Counter("upstream_rq", stats.Label{Name: "envoy_response_code", Value: strconv.Itoa(status)})
-		t.codes[status].Store(c)
+		c = &codeCounters{all: t.codeCounter("", status)}
+		if !t.codes[status].CompareAndSwap(nil, c) {
+			c = t.codes[status].Load()
+		}
 	}
-	c.Inc()
+	c.all.Inc()
+	n := c.by[from].Load()
+	if n == nil {
+		n = t.codeCounter(originNames[from], status)
+		c.by[from].Store(n)
+	}
+	n.Inc()
+}
+
+func (t *clusterStats) codeCounter(prefix string, status int) *stats.Counter {
+	return t.scope.Counter(prefix+"upstream_rq", stats.Label{Name: "envoy_response_code", Value: strconv.Itoa(status)})
+}
+
+func (t *clusterStats) newOrigin(from side) *originStats {
+	o := &originStats{completed: t.scope.Counter(originNames[from] + "upstream_rq_completed")}
+	for i := 1; i < len(o.class); i++ {
+		o.class[i] = t.scope.Counter(originNames[from]+"upstream_rq_xx", stats.Label{Name: "envoy_response_code_class", Value: strconv.Itoa(i)})
+	}
+	t.origins[from].Store(o)
+	return o
+}
+
+// destroyed counts a connection that has ended; active says that streams were on
+// it.
+func (t *clusterStats) destroyed(remote, active bool) {
+	t.cxDestroy.Inc()
+	side, sideActive := t.cxDestroyLocal, t.cxDestroyLocalActive
+	if remote {
+		side, sideActive = t.cxDestroyRemote, t.cxDestroyRemoteActive
+	}
+	side.Inc()
+	if active {
+		t.cxDestroyActive.Inc()
+		sideActive.Inc()
+	}
+}
+
+// byPeer reports whether err is that of a connection which the peer ended, or
+// which broke.
+func byPeer(err error) bool {
+	switch transport.ReasonOf(err) {
+	case transport.ConnectionTermination, transport.RemoteReset, transport.RemoteRefused:
+		return true
+	case transport.ConnectionFailure:
+		return !errors.Is(err, context.DeadlineExceeded)
+	case transport.LocalReset, transport.ProtocolError, transport.Overflow:
+		return false
+	}
+	return errors.Is(err, io.EOF) || errors.Is(err, netio.ErrReset)
 }
 
 // retried counts a response that was followed by another attempt, which is rare

@@ -314,7 +314,11 @@ func (s *clientStream) Reset() {
 	sent := s.sentEnd && s.sendErr == nil && s.out.n == 0
 	s.mu.Unlock()
 	if !s.tunnel && (!sent || !s.received()) {
-		s.c.Close(&transport.ResetError{Reason: transport.LocalReset})
+		var cause error = &transport.ResetError{Reason: transport.LocalReset}
+		if transport.ReasonOf(s.recvErr) == transport.ConnectionTermination {
+			cause = s.recvErr // there is nothing left to end
+		}
+		s.c.Close(cause)
 	}
 }
 
