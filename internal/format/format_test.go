@@ -143,6 +143,56 @@ func TestOperatorsRenderLikeEnvoy(t *testing.T) {
 	}
 }
 
+func TestWhyAConnectionWasClosedHere(t *testing.T) {
+	f, err := format.Compile("%DOWNSTREAM_LOCAL_CLOSE_REASON%")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Envoy 1.40's words, by what its TCP proxy did.
+	for _, c := range []struct {
+		info streaminfo.Info
+		want string
+	}{
+		{streaminfo.Info{}, "-"},
+		{streaminfo.Info{LocalClose: "tcp_session_idle_timeout"}, "tcp_session_idle_timeout"},
+		{streaminfo.Info{LocalClose: "max_connection_duration_reached", Flags: streaminfo.DurationTimeout}, "max_connection_duration_reached"},
+		{streaminfo.Info{Flags: streaminfo.UpstreamConnectionFailure | streaminfo.UpstreamRetryLimitExceeded}, "tcp_initializion_failure:0"},
+		{streaminfo.Info{Flags: streaminfo.NoHealthyUpstream}, "tcp_initializion_failure:1"},
+		{streaminfo.Info{Flags: streaminfo.UpstreamOverflow}, "tcp_initializion_failure:2"},
+		{streaminfo.Info{Flags: streaminfo.NoClusterFound}, "tcp_initializion_failure:3"},
+		{streaminfo.Info{Flags: streaminfo.NoHealthyUpstream, Protocol: message.HTTP11}, "-"}, // a request
+	} {
+		if got := string(f.Append(nil, &format.Context{Info: &c.info})); got != c.want {
+			t.Errorf("%+v: %q, want %q", c.info.Flags, got, c.want)
+		}
+	}
+}
+
+func TestNamesOfUpstreamHosts(t *testing.T) {
+	f, err := format.Compile("%UPSTREAM_HOST_NAME% %UPSTREAM_HOST_NAME_WITHOUT_PORT% %UPSTREAM_FILTER_STATE(k:PLAIN)% %UPSTREAM_FILTER_STATE(upstream_peer:FIELD:workload)%")
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := &streaminfo.FilterState{}
+	state.Set("k", streaminfo.String("v"), streaminfo.SharingNone)
+	state.Set("upstream_peer", &streaminfo.Peer{Workload: "w"}, streaminfo.SharingNone)
+	for _, c := range []struct {
+		u    streaminfo.Upstream
+		want string
+	}{
+		{streaminfo.Upstream{}, "- - - -"},
+		{streaminfo.Upstream{HostName: "a.test:81", Host: "10.0.0.1:80", State: state}, "a.test:81 a.test v w"},
+		{streaminfo.Upstream{HostName: "a.test", Host: "10.0.0.1:80"}, "a.test a.test - -"},
+		{streaminfo.Upstream{Host: "127.31.7.1:19200"}, "127.31.7.1:19200 127.31.7.1 - -"},
+		{streaminfo.Upstream{Host: "[::1]:80"}, "[::1]:80 ::1 - -"},
+		{streaminfo.Upstream{Host: "envoy://connect_originate/10.0.0.1:80"}, "envoy://connect_originate/10.0.0.1:80 envoy://connect_originate/10.0.0.1:80 - -"},
+	} {
+		if got := string(f.Append(nil, &format.Context{Info: &streaminfo.Info{Upstream: c.u}})); got != c.want {
+			t.Errorf("%+v: %q, want %q", c.u, got, c.want)
+		}
+	}
+}
+
 func TestEmptyContextIsAbsentEverywhere(t *testing.T) {
 	for _, src := range []string{
 		"%REQ(a)%", "%RESP(a)%", "%TRAILER(a)%", "%PROTOCOL%", "%DURATION%", "%START_TIME%", "%UPSTREAM_HOST%", "%DOWNSTREAM_LOCAL_ADDRESS%",

@@ -131,8 +131,13 @@ func anyMetadataOp(c command) (op, error) {
 }
 
 // filterStateOp is %FILTER_STATE(key:PLAIN|TYPED|FIELD:field):length%. TYPED,
-// the default, is JSON.
-func filterStateOp(c command) (op, error) {
+// the default, is JSON. UPSTREAM_FILTER_STATE reads what the connection to upstream
+// knows.
+func filterStateOp(upstream bool) func(c command) (op, error) {
+	return func(c command) (op, error) { return c.filterState(upstream) }
+}
+
+func (c command) filterState(upstream bool) (op, error) {
 	parts := strings.Split(c.sub, ":")
 	key, form := parts[0], "TYPED"
 	if key == "" {
@@ -144,6 +149,9 @@ func filterStateOp(c command) (op, error) {
 	get := func(x *Context) streaminfo.Object {
 		if x.Info == nil {
 			return nil
+		}
+		if upstream {
+			return x.Info.Upstream.State.Get(key)
 		}
 		if o := x.Info.FilterState.Get(key); o != nil || x.Info.Conn == nil {
 			return o

@@ -40,10 +40,30 @@ var unsupported = map[string]bool{
 	"BYTES_RETRANSMITTED": true, "PACKETS_RETRANSMITTED": true, "UPSTREAM_HEADER_BYTES_RECEIVED": true, "UPSTREAM_HEADER_BYTES_SENT": true,
 	"DOWNSTREAM_HEADER_BYTES_RECEIVED": true, "DOWNSTREAM_HEADER_BYTES_SENT": true, "ROUNDTRIP_DURATION": true,
 	"DOWNSTREAM_HANDSHAKE_DURATION": true, "REQUEST_TX_DURATION": true, "UPSTREAM_CONNECTION_ID": true,
-	"UPSTREAM_FILTER_STATE": true, "TLS_JA3_FINGERPRINT": true, "TLS_JA4_FINGERPRINT": true, "CUSTOM_FLAGS": true,
-	"DOWNSTREAM_LOCAL_CLOSE_REASON": true, "DOWNSTREAM_DETECTED_CLOSE_TYPE": true, "UPSTREAM_DETECTED_CLOSE_TYPE": true,
+	"TLS_JA3_FINGERPRINT": true, "TLS_JA4_FINGERPRINT": true, "CUSTOM_FLAGS": true,
+	"DOWNSTREAM_DETECTED_CLOSE_TYPE": true, "UPSTREAM_DETECTED_CLOSE_TYPE": true,
 	"UPSTREAM_LOCAL_CLOSE_REASON": true, "UPSTREAM_CONNECTION_POOL_READY_DURATION": true, "COALESCE": true,
-	"UPSTREAM_HOST_NAME": true, "UPSTREAM_HOST_NAME_WITHOUT_PORT": true, "UPSTREAM_HOSTS_ATTEMPTED": true,
+	"UPSTREAM_HOSTS_ATTEMPTED": true,
+}
+
+// hostName is the name of the endpoint, or its address.
+func hostName(i *streaminfo.Info) string {
+	if i.Upstream.HostName != "" {
+		return i.Upstream.HostName
+	}
+	return i.Upstream.Host
+}
+
+// withoutPort cuts a port off a name or address.
+func withoutPort(host string) string {
+	i := strings.LastIndexByte(host, ':')
+	if i < 0 || strings.HasPrefix(host, "envoy://") {
+		return host
+	}
+	if _, err := strconv.ParseUint(host[i+1:], 10, 16); err != nil {
+		return host
+	}
+	return strings.TrimSuffix(strings.TrimPrefix(host[:i], "["), "]")
 }
 
 type infoFunc func(i *streaminfo.Info, c *streaminfo.Conn) string
@@ -59,9 +79,14 @@ var strOps = map[string]infoFunc{
 		}
 		return c.TerminationDetails
 	},
-	"UPSTREAM_HOST":        func(i *streaminfo.Info, _ *streaminfo.Conn) string { return i.Upstream.Host },
-	"UPSTREAM_CLUSTER":     func(i *streaminfo.Info, _ *streaminfo.Conn) string { return i.Upstream.Cluster },
-	"UPSTREAM_CLUSTER_RAW": func(i *streaminfo.Info, _ *streaminfo.Conn) string { return i.Upstream.ClusterRaw },
+	"UPSTREAM_HOST":      func(i *streaminfo.Info, _ *streaminfo.Conn) string { return i.Upstream.Host },
+	"UPSTREAM_HOST_NAME": func(i *streaminfo.Info, _ *streaminfo.Conn) string { return hostName(i) },
+	"UPSTREAM_HOST_NAME_WITHOUT_PORT": func(i *streaminfo.Info, _ *streaminfo.Conn) string {
+		return withoutPort(hostName(i))
+	},
+	"DOWNSTREAM_LOCAL_CLOSE_REASON": func(i *streaminfo.Info, _ *streaminfo.Conn) string { return i.LocalCloseReason() },
+	"UPSTREAM_CLUSTER":              func(i *streaminfo.Info, _ *streaminfo.Conn) string { return i.Upstream.Cluster },
+	"UPSTREAM_CLUSTER_RAW":          func(i *streaminfo.Info, _ *streaminfo.Conn) string { return i.Upstream.ClusterRaw },
 	"UPSTREAM_TRANSPORT_FAILURE_REASON": func(i *streaminfo.Info, _ *streaminfo.Conn) string {
 		return i.Upstream.TransportFailureReason
 	},
@@ -201,7 +226,8 @@ var argOps = map[string]func(command) (op, error){
 	"CLUSTER_METADATA":      metadataOp(clusterMetadata),
 	"UPSTREAM_METADATA":     metadataOp(hostMetadata),
 	"METADATA":              anyMetadataOp,
-	"FILTER_STATE":          filterStateOp,
+	"FILTER_STATE":          filterStateOp(false),
+	"UPSTREAM_FILTER_STATE": filterStateOp(true),
 	"HOSTNAME":              hostnameOp,
 	"ENVIRONMENT":           environmentOp,
 	"LOCAL_REPLY_BODY":      localReplyBody,

@@ -113,7 +113,7 @@ type Info struct {
 	// ConnectionTerminationDetails overrides Conn's for this stream.
 	ConnectionTerminationDetails string
 	// LocalClose is why this proxy ended a connection that had been served:
-	// "tcp_session_idle_timeout". Logs have it in no operator.
+	// "tcp_session_idle_timeout".
 	LocalClose string
 
 	// RouteName and RouteMetadata are those of the route that matched.
@@ -183,6 +183,8 @@ type Upstream struct {
 	Cluster, ClusterRaw string
 	// ClusterMetadata and HostMetadata are read-only.
 	ClusterMetadata, HostMetadata *Metadata
+	// HostName is the endpoint's name, "" if it has none.
+	HostName string
 	// Host is %UPSTREAM_HOST%: "ip:port" or "envoy://listener/endpoint".
 	Host string
 	// Address is the IP form of Host; for an internal address its
@@ -207,3 +209,25 @@ type Upstream struct {
 	// streams on the connection share it: it is read-only.
 	State *FilterState
 }
+
+// LocalCloseReason is Envoy's word for why this proxy ended the connection of a
+// TCP proxy, "" if it didn't or it is another stream's: LocalClose, or that there
+// was no upstream.
+func (i *Info) LocalCloseReason() string {
+	switch {
+	case i.LocalClose != "" || i.Protocol != 0:
+		return i.LocalClose
+	case i.Flags&UpstreamConnectionFailure != 0:
+		return noUpstream + "0"
+	case i.Flags&NoHealthyUpstream != 0:
+		return noUpstream + "1"
+	case i.Flags&UpstreamOverflow != 0:
+		return noUpstream + "2"
+	case i.Flags&NoClusterFound != 0:
+		return noUpstream + "3"
+	}
+	return ""
+}
+
+// noUpstream is Envoy's spelling.
+const noUpstream = "tcp_initializion_failure:"

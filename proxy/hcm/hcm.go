@@ -88,6 +88,7 @@ type Config struct {
 type Manager struct {
 	cfg      Config
 	spec     *xdsresource.HTTPConnectionManager
+	server   transport.ServerConfig // spec's, with what it counts
 	upgrades map[string]xdsresource.Upgrade
 	// mapped are the header edits of the local reply mappers, by position.
 	mapped []*routing.Mutations
@@ -123,7 +124,7 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	m := &Manager{cfg: cfg, spec: cfg.Spec, conns: map[*conn]struct{}{}, upgrades: map[string]xdsresource.Upgrade{}}
+	m := &Manager{cfg: cfg, spec: cfg.Spec, server: cfg.Spec.Server, conns: map[*conn]struct{}{}, upgrades: map[string]xdsresource.Upgrade{}}
 	for _, u := range cfg.Spec.Upgrades {
 		m.upgrades[u.Type] = u
 	}
@@ -134,6 +135,7 @@ func New(cfg Config) (*Manager, error) {
 	}
 	m.pool.New = func() any { return newStream(m) }
 	sc := cfg.Stats
+	m.server.Received, m.server.Sent = sc.Counter("downstream_cx_rx_bytes_total"), sc.Counter("downstream_cx_tx_bytes_total")
 	m.st = managerStats{
 		rqTotal: sc.Counter("downstream_rq_total"), rqCompleted: sc.Counter("downstream_rq_completed"),
 		rqHTTP1: sc.Counter("downstream_rq_http1_total"), rqHTTP2: sc.Counter("downstream_rq_http2_total"),
@@ -240,7 +242,7 @@ func (cn *conn) start() {
 
 // serve runs the codec on the connection, whose first bytes have been read.
 func (cn *conn) serve(first []byte, http2 bool) {
-	cfg := &cn.m.spec.Server
+	cfg := &cn.m.server
 	type runner interface {
 		transport.ServerConn
 		Serve(done func())

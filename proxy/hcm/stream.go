@@ -409,6 +409,12 @@ func (st *stream) finish() {
 	info.WireBytesReceived, info.WireBytesSent = st.ss.BytesIn(), st.ss.BytesOut()
 	if st.tunnel != nil && info.Protocol != message.HTTP2 { // whose codec no longer counts
 		info.WireBytesSent += info.BytesSent
+		m.server.Sent.Add(info.BytesSent)
+		early := uint64(0)
+		if e, ok := st.ss.(interface{ EarlyBytes() uint64 }); ok {
+			early = e.EarlyBytes()
+		}
+		m.server.Received.Add(max(info.BytesReceived, early) - early)
 	}
 	st.nameCluster()
 	if len(info.Hidden) > 0 {

@@ -291,7 +291,7 @@ func (rq *request) describe(host *upstream.Host) {
 	u := &info.Upstream
 	u.Host, u.Address, u.Locality, u.HostMetadata = host.String(), host.Address(), host.Locality, &host.Endpoint.Metadata
 	u.Local, u.TLS, u.Protocol, u.TransportFailureReason, u.Relayed, u.Unmetered = netip.AddrPort{}, nil, 0, "", false, false
-	u.State = nil
+	u.State, u.HostName = nil, host.Endpoint.DisplayHost
 	if rq.pick.Avoid != nil {
 		rq.tried = append(rq.tried, host)
 	}

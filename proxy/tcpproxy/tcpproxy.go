@@ -258,7 +258,7 @@ func (s *session) connect() (netio.Conn, error) {
 			info.Flags = info.Flags.With(streaminfo.UpstreamOverflow)
 			info.Limit = "circuit breaker max_connections"
 			info.AttemptCount-- // as in Envoy, it wasn't made
-			info.Upstream.Host, info.Upstream.HostMetadata = "", nil
+			info.Upstream.Host, info.Upstream.HostName, info.Upstream.HostMetadata = "", "", nil
 			return nil, err
 		}
 		s.cluster.Failed(host, upstream.FailureConnect)
@@ -278,6 +278,7 @@ func (s *session) describe(h *upstream.Host) {
 	u := &s.info.Upstream
 	u.Host, u.Address, u.Locality, u.HostMetadata = h.String(), h.Address(), h.Locality, &h.Endpoint.Metadata
 	u.Local, u.TLS, u.TransportFailureReason, u.Relayed, u.State = netip.AddrPort{}, nil, "", false, nil
+	u.HostName = h.Endpoint.DisplayHost
 }
 
 // hash is hash_policy: the client's address, or a filter-state object.

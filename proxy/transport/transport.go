@@ -11,6 +11,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
 )
 
 // ResetReason says how a stream ended before its message was complete. It is
@@ -181,6 +182,10 @@ type ServerConfig struct {
 	MaxConnectionDuration time.Duration
 	// MaxRequestsPerConnection starts a drain after that many; 0: none.
 	MaxRequestsPerConnection int
+
+	// Received and Sent count the bytes of the connections, without TLS; nil counts
+	// nothing.
+	Received, Sent *stats.Counter
 
 	// HTTP/1 only.
 	AcceptHTTP10       bool

@@ -8,6 +8,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 )
 
@@ -19,6 +20,8 @@ type reader struct {
 	r, w int
 	in   atomic.Uint64
 	held atomic.Int64 // size of buf
+	// total counts the bytes of all such connections; server only.
+	total *stats.Counter
 }
 
 // bytes returns what is buffered.
@@ -78,6 +81,7 @@ func (r *reader) filled(n int, err error) error {
 	if n > 0 {
 		r.w += n
 		r.in.Add(uint64(n))
+		r.total.Add(uint64(n))
 		return nil
 	}
 	if err == nil {

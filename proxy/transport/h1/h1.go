@@ -112,7 +112,7 @@ const (
 // NewServer prepares c; cfg is shared and read-only.
 func NewServer(c netio.Conn, cfg *transport.ServerConfig, h transport.Handler) *Server {
 	s := &Server{cfg: cfg, h: h}
-	s.rd.c = c
+	s.rd.c, s.rd.total = c, cfg.Received
 	s.resume = s.run
 	if _, ok := c.(netio.Looper); ok {
 		s.step = s.loopStep
@@ -423,7 +423,8 @@ func (s *Server) refuse(err error) action {
 	b := append(appendStatusLine(nil, message.HTTP11, pe.status), "\r\n"...)
 	b = append(appendLength(b, uint64(len(text))), "content-type: text/plain\r\nconnection: close\r\n\r\n"...)
 	writeNames(b, nil, s.cfg.Case)
-	if _, err := s.rd.c.Write(append(b, text...)); err != nil {
+	n, err := s.rd.c.Write(append(b, text...))
+	if s.cfg.Sent.Add(uint64(n)); err != nil {
 		return actReset
 	}
 	return actLinger

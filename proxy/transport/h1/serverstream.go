@@ -27,7 +27,8 @@ type serverStream struct {
 	failed     bool
 	closeAfter bool
 	tunnel     bool
-	abandoned  bool // Reset was called
+	early      uint64 // bytes of the tunnel that came with the head
+	abandoned  bool   // Reset was called
 	sent       atomic.Uint64
 	inStart    uint64
 	endedAt    time.Time // if the handler said so
@@ -88,6 +89,7 @@ func (st *serverStream) begin() {
 	st.inStart = st.s.rd.in.Load() - uint64(len(st.s.rd.bytes()))
 	st.resp = responseHead{}
 	st.started, st.complete, st.failed, st.closeAfter, st.tunnel, st.abandoned = false, false, false, false, false, false
+	st.early = 0
 	st.sent.Store(0)
 	st.endedAt = time.Time{}
 }
@@ -114,7 +116,7 @@ var continueLine = []byte("HTTP/1.1 100 Continue\r\n\r\n")
 // sendContinue asks for the body, whatever becomes of the request, as Envoy does.
 func (st *serverStream) sendContinue() error {
 	n, err := st.s.rd.c.Write(continueLine)
-	st.sent.Add(uint64(n))
+	st.count(n)
 	return err
 }
 
@@ -227,12 +229,18 @@ func (st *serverStream) write(p, tail []byte) error {
 		loop = st.loop
 	}
 	n, err := st.out.send(st.s.rd.c, loop, p, tail)
-	st.sent.Add(uint64(n))
+	st.count(n)
 	if err != nil {
 		st.failed = true
 		return asReset(err)
 	}
 	return nil
+}
+
+// count counts bytes that were written.
+func (st *serverStream) count(n int) {
+	st.sent.Add(uint64(n))
+	st.s.cfg.Sent.Add(uint64(n))
 }
 
 // WriteTrailers implements transport.ServerStream.
@@ -269,10 +277,15 @@ func (st *serverStream) Tunnel() netio.Conn {
 		s.rd.c.Reset() // bytes of a body must not enter the tunnel
 	}
 	rest := s.rd.bytes()
+	st.early = uint64(len(rest))
 	c := netio.WithPrefix(s.rd.c, rest)
 	s.rd.drop()
 	return newTunnel(c, s.end)
 }
+
+// EarlyBytes are those of the tunnel that came with the head, and are counted as
+// bytes of the connection.
+func (st *serverStream) EarlyBytes() uint64 { return st.early }
 
 // Reset implements transport.ServerStream.
 func (st *serverStream) Reset(transport.ResetReason) {

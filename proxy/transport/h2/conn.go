@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/internal/timer"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 )
@@ -24,6 +25,7 @@ type conn struct {
 	client bool
 	lim    limits
 	pool   *workerPool
+	rx, tx *stats.Counter // bytes of the connection; server only
 	// onEnd is called once, when the reader and all handlers have ended.
 	onEnd func(error)
 

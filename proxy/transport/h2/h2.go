@@ -34,7 +34,7 @@ type Server struct{ c conn }
 // not kept. Serve must follow.
 func NewServer(nc netio.Conn, cfg *transport.ServerConfig, h transport.Handler) *Server {
 	s := &Server{}
-	s.c.handler = h
+	s.c.handler, s.c.rx, s.c.tx = h, cfg.Received, cfg.Sent
 	s.c.init(nc, serverLimits(cfg), false)
 	return s
 }

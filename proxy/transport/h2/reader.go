@@ -114,6 +114,9 @@ func (r *reader) step() bool {
 			}
 			n, err = r.c.nc.TryRead((*r.buf)[r.w:])
 		}
+		if n > 0 {
+			r.c.rx.Add(uint64(n))
+		}
 		if err != nil {
 			if errors.Is(err, netio.ErrWouldBlock) {
 				r.idle()

@@ -151,6 +151,7 @@ func (c *conn) writeOut(s *stream, more []byte) {
 		c.writes++
 		c.dataSent.Store(c.dataPut) // once a batch: each costs a fence
 		c.mu.Unlock()
+		c.tx.Add(uint64(len(b) + len(more)))
 		if more != nil {
 			err = netio.WriteParts(c.nc, b, more, nil)
 			more = nil
