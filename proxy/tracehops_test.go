@@ -94,7 +94,7 @@ func tunnelTo(t *testing.T, port int, target string) net.Conn {
 	t.Cleanup(tr.CloseIdleConnections)
 	body, out := io.Pipe()
 	resp, err := tr.RoundTrip((&http.Request{Method: http.MethodConnect, URL: &url.URL{Scheme: "http", Host: target}, Host: target, Header: http.Header{}, Body: body}).WithContext(t.Context()))
-	if err != nil || resp.StatusCode != 200 {
+	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatal(err, resp)
 	}
 	near, far := net.Pipe()
@@ -124,7 +124,7 @@ func TestEachHopHasItsSpans(t *testing.T) {
 			t.Fatal(err)
 		}
 		resp, err := http.ReadResponse(br, nil)
-		if err != nil || resp.StatusCode != 200 {
+		if err != nil || resp.StatusCode != http.StatusOK {
 			t.Fatal(err, resp)
 		}
 		_, _ = io.Copy(io.Discard, resp.Body)

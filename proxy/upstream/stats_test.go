@@ -102,9 +102,14 @@ func TestTheSideThatEndsAConnectionIsCounted(t *testing.T) {
 		err  error
 		peer bool
 	}{
-		{nil, false}, {netio.ErrClosed, false}, {io.EOF, true}, {netio.ErrReset, true},
-		{&transport.ResetError{Reason: transport.ConnectionTermination}, true}, {&transport.ResetError{Reason: transport.RemoteReset}, true},
-		{&transport.ResetError{Reason: transport.LocalReset}, false}, {&transport.ResetError{Reason: transport.ProtocolError}, false},
+		{nil, false},
+		{netio.ErrClosed, false},
+		{io.EOF, true},
+		{netio.ErrReset, true},
+		{&transport.ResetError{Reason: transport.ConnectionTermination}, true},
+		{&transport.ResetError{Reason: transport.RemoteReset}, true},
+		{&transport.ResetError{Reason: transport.LocalReset}, false},
+		{&transport.ResetError{Reason: transport.ProtocolError}, false},
 	} {
 		if got := byPeer(tc.err); got != tc.peer {
 			t.Errorf("%v: by the peer %v", tc.err, got)
