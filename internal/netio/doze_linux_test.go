@@ -183,7 +183,7 @@ func TestNothingIsLostAtTheEdgeOfADoze(t *testing.T) {
 		wg.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(i), 1))
 			buf := make([]byte, 8)
-			for k := range 12 {
+			for k := range 6 {
 				time.Sleep(dozeCheck*time.Duration(1+r.IntN(2)) + time.Duration(r.IntN(12)-2)*time.Millisecond)
 				msg := fmt.Sprintf("%08d", k)
 				if _, err := a.Write([]byte(msg)); err != nil {

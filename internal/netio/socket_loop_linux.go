@@ -12,8 +12,10 @@ import (
 const (
 	// lostCheck is how long a loop is quiet before the socket is looked at.
 	lostCheck = time.Second
-	// dozeCheck is how long a loop is quiet before its goroutine is given up.
-	dozeCheck = 50 * time.Millisecond
+	// dozeCheck is how long a loop is quiet before its goroutine is given up. It is
+	// longer than what keeps a connection apart from its next request under any
+	// load worth the name: waking costs a few µs, looking one timer a period.
+	dozeCheck = 250 * time.Millisecond
 )
 
 // Loop implements Looper.

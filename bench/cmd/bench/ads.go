@@ -142,7 +142,7 @@ func (b *bench) clusters(ctx context.Context, name string) error {
 			return err
 		}
 		b.figure(report.ClustersTime, c, 1, (c.StartTime + time.Since(begin)).Seconds())
-		rss, err := settled(ctx, c)
+		rss, err := settled(ctx, c, readyFor)
 		b.figure(report.ClustersRSS, c, 1, rss/(1<<20))
 		return err
 	})

@@ -130,7 +130,7 @@ func (b *bench) starts(ctx context.Context, name string) error {
 				continue
 			}
 			err := b.fresh(ctx, name, contender.Spec{Routes: v.routes}, func(c *contender.Contender) error {
-				rss, err := settled(ctx, c)
+				rss, err := settled(ctx, c, readyFor)
 				b.figure(v.time, c, round, c.StartTime.Seconds())
 				b.figure(v.rss, c, round, rss/(1<<20))
 				return err
@@ -143,9 +143,14 @@ func (b *bench) starts(ctx context.Context, name string) error {
 	return nil
 }
 
-// settled returns the memory, in bytes, once the process had time to tidy up.
-func settled(ctx context.Context, c *contender.Contender) (float64, error) {
-	if err := sleep(ctx, 400*time.Millisecond); err != nil {
+// How long nothing happens before memory is read.
+const readyFor, idleFor = 400 * time.Millisecond, 1500 * time.Millisecond
+
+// settled returns the memory, in bytes, once the process had time to tidy up:
+// idle is what it has when nothing has happened for a while, which several of its
+// timers may wait for.
+func settled(ctx context.Context, c *contender.Contender, idle time.Duration) (float64, error) {
+	if err := sleep(ctx, idle); err != nil {
 		return 0, err
 	}
 	u, err := c.Usage()
@@ -165,7 +170,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // each records how much memory one of n needs beyond before.
 func (b *bench) each(ctx context.Context, figure string, c *contender.Contender, before float64, n int) error {
-	after, err := settled(ctx, c)
+	after, err := settled(ctx, c, idleFor)
 	if err == nil {
 		b.figure(figure, c, 1, (after-before)/float64(n)/(1<<10))
 	}
@@ -183,7 +188,7 @@ func (b *bench) idleTunnels(ctx context.Context, name string) error {
 		if err := first.open(ctx, warmConnections, address(c, tlsShape(name)), same(b.client)); err != nil {
 			return err
 		}
-		before, err := settled(ctx, c)
+		before, err := settled(ctx, c, idleFor)
 		if err != nil {
 			return err
 		}
@@ -243,7 +248,7 @@ func (b *bench) idleStreams(ctx context.Context, name string) error {
 		if err := b.warmStreams(ctx, address(c, contender.HBONEPlain), request); err != nil {
 			return err
 		}
-		before, err := settled(ctx, c)
+		before, err := settled(ctx, c, idleFor)
 		if err != nil {
 			return err
 		}
@@ -312,7 +317,7 @@ func (b *bench) idleH1(ctx context.Context, name string) error {
 				return err
 			}
 		}
-		before, err := settled(ctx, c)
+		before, err := settled(ctx, c, idleFor)
 		if err != nil {
 			return err
 		}
