@@ -266,6 +266,11 @@ func (c *Cluster) update(a *xdsresource.ClusterLoadAssignment) {
 		}
 		h.st.drain()
 	}
+	if stay := len(old.hosts) - len(gone); c.spec.LB.RenewOnChange && (len(gone) > 0 || len(hs.hosts) > stay) {
+		for _, h := range hs.hosts {
+			h.st.eachPool((*pool).renew)
+		}
+	}
 }
 
 // rebuild compiles the host set again after health changed.

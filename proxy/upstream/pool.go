@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -285,6 +286,16 @@ func (p *pool) retire(pc *pooledConn) {
 	p.removeReady(pc)
 	p.mu.Unlock()
 	pc.Drain()
+}
+
+// renew takes all connections out of use: who comes next gets a new one.
+func (p *pool) renew() {
+	p.mu.Lock()
+	all := slices.Collect(maps.Keys(p.all))
+	p.mu.Unlock()
+	for _, pc := range all {
+		p.retire(pc)
+	}
 }
 
 // removeReady takes pc out of ready. The caller holds p.mu.

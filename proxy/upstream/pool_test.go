@@ -58,6 +58,39 @@ func TestHTTP1ConnectionIsReusedLastInFirstOut(t *testing.T) {
 	idle(t, c)
 }
 
+// close_connections_on_host_set_change: streams in flight end as they would.
+func TestConnectionsAreRenewedWhenTheHostsChange(t *testing.T) {
+	for _, renew := range []bool{false, true} {
+		o := &origin{}
+		spec := cluster("a", "10.0.0.1:80")
+		spec.LB.RenewOnChange = renew
+		c := serving(t, o, spec)
+		s1, s2 := open(t, c), open(t, c)
+		idleOne := s2.pc
+		finish(t, s2)
+		c.update(assignment("10.0.0.1:80")) // the same hosts
+		s2 = open(t, c)
+		if s2.pc != idleOne {
+			t.Errorf("renew %v: the connection is another one although the hosts are the same", renew)
+		}
+		finish(t, s2)
+		c.update(assignment("10.0.0.1:80", "10.0.0.2:80"))
+		c.update(assignment("10.0.0.1:80"))
+		if s := open(t, c); (s.pc == idleOne) == renew {
+			t.Errorf("renew %v: the former connection is used: %v", renew, !renew)
+		} else {
+			finish(t, s)
+		}
+		finish(t, s1)
+		if s := open(t, c); renew && s.pc == s1.pc {
+			t.Error("the connection of a stream that was in flight is used again")
+		} else {
+			finish(t, s)
+		}
+		idle(t, c)
+	}
+}
+
 func TestHTTP2StreamsShareAConnectionUpToItsLimit(t *testing.T) {
 	o := &origin{limit: 3}
 	spec := cluster("a", "10.0.0.1:80")

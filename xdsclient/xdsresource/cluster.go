@@ -94,6 +94,8 @@ type LB struct {
 	PanicThreshold float64
 	// FailOnPanic is fail_traffic_on_panic.
 	FailOnPanic bool
+	// RenewOnChange is close_connections_on_host_set_change.
+	RenewOnChange bool
 	// LocalityWeighted is locality_weighted_lb_config; ZoneAware isn't executed.
 	LocalityWeighted bool
 	// SlowStartWindow 0 is off.

@@ -116,3 +116,9 @@ locality_lb_config: {zone_aware_lb_config: {fail_traffic_on_panic: true, min_clu
 		}
 	}
 }
+
+func TestRenewalOfConnectionsIsDecoded(t *testing.T) {
+	if c := cluster(t, `{name: c, common_lb_config: {close_connections_on_host_set_change: true}}`); !c.LB.RenewOnChange || len(c.Ignored) != 0 {
+		t.Errorf("%v, %v", c.LB.RenewOnChange, c.Ignored)
+	}
+}

@@ -27,6 +27,7 @@ func (s *scope) lb(c *Cluster, m *clusterv3pb.Cluster) LB {
 		SlowStartAggression: 1, SlowStartMinWeight: 10,
 		PanicThreshold:        percent(m.GetCommonLbConfig().GetHealthyPanicThreshold(), 50),
 		LocalityWeighted:      m.GetCommonLbConfig().GetLocalityWeightedLbConfig() != nil,
+		RenewOnChange:         m.GetCommonLbConfig().GetCloseConnectionsOnHostSetChange(),
 		UseHostnameForHashing: m.GetCommonLbConfig().GetConsistentHashingLbConfig().GetUseHostnameForHashing(),
 	}
 	if m.GetLoadBalancingPolicy() == nil {

@@ -59,15 +59,15 @@ var clusterTable = []message{
 		supported: `use_http_header http_header_name upstream_port_override metadata_key`,
 	},
 	{
-		name:      "envoy.config.cluster.v3.Cluster.CommonLbConfig",
-		supported: `healthy_panic_threshold zone_aware_lb_config locality_weighted_lb_config consistent_hashing_lb_config`,
+		name: "envoy.config.cluster.v3.Cluster.CommonLbConfig",
+		supported: `healthy_panic_threshold zone_aware_lb_config locality_weighted_lb_config consistent_hashing_lb_config
+			close_connections_on_host_set_change`,
 		moot: notes{
 			"update_merge_window":             "an update is applied at once",
 			"ignore_new_hosts_until_first_hc": noHealth,
 		},
 		ignored: notes{
-			"close_connections_on_host_set_change?": "connections to endpoints that are gone end with their requests",
-			"override_host_status":                  "an override host must be healthy or degraded",
+			"override_host_status": "an override host must be healthy or degraded",
 		},
 	},
 	{name: "envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig"},
