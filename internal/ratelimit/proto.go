@@ -20,10 +20,7 @@ import (
 // starts with the field's path; disable_key and x_ratelimit_option, which limit
 // nothing, are left to the caller to report.
 func FromProto(m *routev3pb.RateLimit) (*Limit, error) {
-	l := &Limit{Stage: m.GetStage().GetValue()}
-	if m.GetApplyOnStreamDone() {
-		return nil, errors.New("apply_on_stream_done: is not supported")
-	}
+	l := &Limit{Stage: m.GetStage().GetValue(), OnDone: m.GetApplyOnStreamDone()}
 	switch o := m.GetLimit().GetOverrideSpecifier().(type) {
 	case *routev3pb.RateLimit_Override_DynamicMetadata_:
 		k, err := metadataKey(o.DynamicMetadata.GetMetadataKey())

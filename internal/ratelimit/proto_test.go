@@ -35,7 +35,7 @@ func TestFromProto(t *testing.T) {
 		{"dynamic metadata", `{"actions":[{"dynamicMetadata":{"descriptorKey":"m",` + key + `}}]}`, "m=gold"},
 		{"metadata of the route", `{"actions":[{"metadata":{"descriptorKey":"m","source":"ROUTE_ENTRY","defaultValue":"d",` + key + `}}]}`, "m=d"},
 		{"an override and hits", `{"actions":[{"sourceCluster":{}}],"limit":{"rateLimit":{"requestsPerUnit":3,"unit":"HOUR"}},"hitsAddend":{"number":4}}`, "source_cluster=n 3/3 +4"},
-		{"on completion", `{"applyOnStreamDone":true}`, "apply_on_stream_done: "},
+		{"on completion", `{"applyOnStreamDone":true,"actions":[{"sourceCluster":{}}]}`, "source_cluster=n"},
 		{"no action", `{"actions":[{"sourceCluster":{}},{}]}`, "actions[1].action_specifier: "},
 		{"an extension", `{"actions":[{"extension":{"name":"x"}}]}`, "actions[0].extension.typed_config.type_url: "},
 		{"an expression", `{"actions":[` + expression + `"descriptorKey":"k","text":"request.path"}}}]}`, "k=/p?q=one"},

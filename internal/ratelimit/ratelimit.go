@@ -5,6 +5,7 @@ package ratelimit
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/fairlead-mesh/fairlead/internal/format"
@@ -59,7 +60,20 @@ type Limit struct {
 	Override     *Override
 	OverrideFrom *MetadataKey
 	Hits         *Hits
+	// OnDone is apply_on_stream_done: what is asked about the request when it has
+	// ended.
+	OnDone bool
 }
+
+// Moment is when a filter asks.
+type Moment uint8
+
+// Moments. A filter that knows but one takes all limits, as Envoy's local one.
+const (
+	AnyTime Moment = iota
+	OnRequest
+	OnDone
+)
 
 // Hits is hits_addend: a number, or a text that renders one.
 type Hits struct {
@@ -92,22 +106,33 @@ const (
 	IgnoreVirtualHost
 )
 
-// Descriptors are what the limits of a stage make of in; p may be nil. A route
-// that includes its virtual host's limits does so whatever v is.
-func (p *Policy) Descriptors(stage uint32, v VirtualHostLimits, in *Input) []Descriptor {
+// Descriptors are what the limits of a stage and moment make of in; p may be nil. A
+// route that includes its virtual host's limits does so whatever v is.
+func (p *Policy) Descriptors(stage uint32, v VirtualHostLimits, m Moment, in *Input) []Descriptor {
 	if p == nil {
 		return nil
 	}
-	out := describe(nil, p.Route, stage, in)
-	if p.IncludeVirtualHost || v == IncludeVirtualHost || v == IfRouteHasNone && len(p.Route) == 0 {
-		out = describe(out, p.VirtualHost, stage, in)
+	out := describe(nil, p.Route, stage, m, in)
+	if p.includes(v) {
+		out = describe(out, p.VirtualHost, stage, m, in)
 	}
 	return out
 }
 
-func describe(out []Descriptor, limits []*Limit, stage uint32, in *Input) []Descriptor {
+func (p *Policy) includes(v VirtualHostLimits) bool {
+	return p.IncludeVirtualHost || v == IncludeVirtualHost || v == IfRouteHasNone && len(p.Route) == 0
+}
+
+// AsksOnDone reports whether there are limits of a stage to ask about when a
+// request has ended; p may be nil.
+func (p *Policy) AsksOnDone(stage uint32, v VirtualHostLimits) bool {
+	done := func(l *Limit) bool { return l.OnDone && l.Stage == stage }
+	return p != nil && (slices.ContainsFunc(p.Route, done) || p.includes(v) && slices.ContainsFunc(p.VirtualHost, done))
+}
+
+func describe(out []Descriptor, limits []*Limit, stage uint32, m Moment, in *Input) []Descriptor {
 	for _, l := range limits {
-		if l.Stage != stage {
+		if l.Stage != stage || m != AnyTime && l.OnDone != (m == OnDone) {
 			continue
 		}
 		if d, ok := l.Describe(in); ok {
@@ -124,6 +149,8 @@ type Route interface{ RateLimits() *Policy }
 type Input struct {
 	Info    *streaminfo.Info
 	Request *message.Header
+	// Response is nil before there is one.
+	Response *message.Header
 	// Cluster is the route's, Node this proxy's own.
 	Cluster, Node string
 	// RouteMetadata may be nil.
@@ -164,7 +191,9 @@ func (l *Limit) Describe(in *Input) (Descriptor, bool) {
 	return d, true
 }
 
-func (in *Input) format() *format.Context { return &format.Context{Info: in.Info, Request: in.Request} }
+func (in *Input) format() *format.Context {
+	return &format.Context{Info: in.Info, Request: in.Request, Response: in.Response}
+}
 
 var units = map[string]Unit{"SECOND": Second, "MINUTE": Minute, "HOUR": Hour, "DAY": Day, "MONTH": Month, "YEAR": Year}
 

@@ -146,6 +146,11 @@ func (c *Config) descriptors(m *local_ratelimitv3pb.LocalRateLimit, d *filters.D
 		}
 		c.Descriptors = append(c.Descriptors, y)
 	}
+	for i, l := range m.GetRateLimits() {
+		if l.GetApplyOnStreamDone() {
+			d.Ignore(fmt.Sprintf("rate_limits[%d].apply_on_stream_done", i), "tokens are taken before the request goes on, as by Envoy")
+		}
+	}
 	c.Own, err = decode.RateLimits(m.GetRateLimits(), d)
 	return err
 }

@@ -353,7 +353,6 @@ func TestDescriptorsThatAreRefused(t *testing.T) {
 		`,"rateLimits":[{"stage":0}]`:                          "rate_limits[0].stage: ",
 		`,"rateLimits":[{"disableKey":"k"}]`:                   "rate_limits[0].disable_key: ",
 		`,"rateLimits":[{"limit":{}}]`:                         "rate_limits[0].limit: ",
-		`,"rateLimits":[{"applyOnStreamDone":true}]`:           "rate_limits[0].apply_on_stream_done: ",
 		`,"rateLimits":[{"actions":[{"dynamicMetadata":{}}]}]`: "rate_limits[0].actions[0].dynamic_metadata: ",
 		`,"rateLimits":[{},{"actions":[{}]}]`:                  "rate_limits[1].actions[0].action_specifier: ",
 		`,"rateLimits":[{"actions":[{"genericKey":{"descriptorValue":"%NONSENSE%"}}]}]`: "rate_limits[0].actions[0].generic_key.descriptor_value: ",

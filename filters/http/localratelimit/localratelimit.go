@@ -116,7 +116,7 @@ func (f *filter) descriptors(s *filters.Stream) []ratelimit.Descriptor {
 	if s.Route != nil {
 		in.Cluster, in.RouteMetadata = cluster(s), s.Route.Metadata()
 	}
-	return p.Descriptors(stage, f.c.VirtualHost, in)
+	return p.Descriptors(stage, f.c.VirtualHost, ratelimit.AnyTime, in)
 }
 
 // cluster is where the route leads, also by a header.

@@ -32,7 +32,7 @@ func (Factory) Compile(env *filters.Env, base, override filters.Config) (filters
 	if !ok {
 		return nil, fmt.Errorf("ratelimit: configuration is a %T", base)
 	}
-	f := &filter{c: c, domain: c.Domain, own: c.Own}
+	f := &filter{c: c, domain: c.Domain, own: c.Own, late: make(chan struct{}, maxLate)}
 	if override != nil {
 		o, ok := override.(*Override)
 		if !ok {
@@ -46,6 +46,7 @@ func (Factory) Compile(env *filters.Env, base, override filters.Config) (filters
 			f.domain = o.Domain
 		}
 	}
+	f.mark = fmt.Sprintf("fairlead.ratelimit.%s.%d", f.domain, c.Stage)
 	if c.EnabledPPM == 0 {
 		return nil, nil //nolint:nilnil // nothing to do
 	}
@@ -63,10 +64,14 @@ type filter struct {
 	c            *Config
 	domain, node string
 	virtualHost  ratelimit.VirtualHostLimits
-	own          *ratelimit.Policy // nil: those of routes and virtual hosts
-	upstreams    filters.Upstreams
-	stats        *stats.Scope
-	clusters     stats.Cache[string, counters]
+	// mark is the filter state of requests that OnStreamEnd tells the service of; late
+	// bounds these calls.
+	mark      string
+	late      chan struct{}
+	own       *ratelimit.Policy // nil: those of routes and virtual hosts
+	upstreams filters.Upstreams
+	stats     *stats.Scope
+	clusters  stats.Cache[string, counters]
 }
 
 // counters are those of the cluster that requests are routed to.
@@ -86,20 +91,26 @@ func (f *filter) count(cluster string) *counters {
 	})
 }
 
-// descriptors are what the limits of the route yield for s.
-func (f *filter) descriptors(s *filters.Stream) []ratelimit.Descriptor {
-	p, stage := f.own, uint32(0)
-	if p == nil {
-		stage = f.c.Stage
-		if r, ok := s.Route.(ratelimit.Route); ok {
-			p = r.RateLimits()
-		}
+// limits are those that count for s, and their stage; nil for none.
+func (f *filter) limits(s *filters.Stream) (p *ratelimit.Policy, stage uint32) {
+	if f.own != nil {
+		return f.own, 0
 	}
+	if r, ok := s.Route.(ratelimit.Route); ok {
+		p = r.RateLimits()
+	}
+	return p, f.c.Stage
+}
+
+// descriptors are what the limits of the route yield for s at a moment; answer is
+// nil before there is one.
+func (f *filter) descriptors(s *filters.Stream, m ratelimit.Moment, answer *message.Header) []ratelimit.Descriptor {
+	p, stage := f.limits(s)
 	if p == nil {
 		return nil
 	}
-	in := &ratelimit.Input{Info: &s.Info, Request: &s.Request, Cluster: cluster(s), Node: f.node, RouteMetadata: s.Route.Metadata()}
-	return p.Descriptors(stage, f.virtualHost, in)
+	in := &ratelimit.Input{Info: &s.Info, Request: &s.Request, Response: answer, Cluster: cluster(s), Node: f.node, RouteMetadata: s.Route.Metadata()}
+	return p.Descriptors(stage, f.virtualHost, m, in)
 }
 
 func hit(ppm uint32) bool { return ppm >= 1_000_000 || ppm > 0 && rand.Uint32N(1_000_000) < ppm }
@@ -127,7 +138,10 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 	if s.Route == nil || !f.concerns(s) || !hit(f.c.EnabledPPM) {
 		return next.Do(s)
 	}
-	ds := f.descriptors(s)
+	if p, stage := f.limits(s); p.AsksOnDone(stage, f.virtualHost) {
+		s.Info.FilterState.Set(f.mark, streaminfo.String("true"), streaminfo.SharingNone)
+	}
+	ds := f.descriptors(s, ratelimit.OnRequest, nil)
 	if len(ds) == 0 {
 		return next.Do(s)
 	}
@@ -238,8 +252,15 @@ func (f *filter) Explain(s *filters.Stream) filters.Explanation {
 	if s.Route == nil || !f.concerns(s) {
 		return filters.Explanation{Verdict: filters.VerdictPass, Text: []string{"the request is not of the kind that is limited"}}
 	}
-	ds := f.descriptors(s)
+	var done []string
+	if p, stage := f.limits(s); p.AsksOnDone(stage, f.virtualHost) {
+		done = []string{"when the request has ended the service is told of what apply_on_stream_done limits"}
+	}
+	ds := f.descriptors(s, ratelimit.OnRequest, nil)
 	if len(ds) == 0 {
+		if done != nil {
+			return filters.Explanation{Verdict: filters.VerdictPass, Text: done}
+		}
 		return filters.Explanation{Verdict: filters.VerdictPass, Text: []string{"the route's rate limits yield no descriptor: the service is not asked"}}
 	}
 	x := filters.Explanation{Verdict: filters.VerdictUnknown, Text: []string{"the service behind cluster " + f.c.Service.Cluster + " would be asked in domain " + f.domain + "; it is not asked here"}}
@@ -250,6 +271,7 @@ func (f *filter) Explain(s *filters.Stream) filters.Explanation {
 		}
 		x.Text = append(x.Text, "descriptor:"+b.String())
 	}
+	x.Text = append(x.Text, done...)
 	switch f.c.DenyPPM {
 	case 0:
 		x.Text = append(x.Text, "if it fails, the request passes")

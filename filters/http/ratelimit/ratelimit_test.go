@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	rlsv3pb "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -231,6 +232,69 @@ func TestWhatAnAnswerDoes(t *testing.T) {
 	}
 }
 
+// As Envoy 1.40: the service is asked about the others before, and about these
+// when the request has ended, whatever became of it.
+func TestLimitsThatApplyOnStreamDone(t *testing.T) {
+	done := fixed("done")
+	done.OnDone = true
+	n, err := format.Compile("%RESPONSE_CODE%")
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted := fixed("counted")
+	counted.OnDone, counted.Hits = true, &ratelimit.Hits{Format: n}
+	for _, c := range []struct {
+		name, config string
+		policy       *ratelimit.Policy
+		denied       bool
+		want         string
+	}{
+		{"beside another", "", &ratelimit.Policy{Route: []*ratelimit.Limit{fixed("r"), done}}, false, "rls edge generic_key=r | rls edge generic_key=done"},
+		{"alone", "", &ratelimit.Policy{Route: []*ratelimit.Limit{done}}, false, "rls edge generic_key=done"},
+		{"of the virtual host", "", &ratelimit.Policy{VirtualHost: []*ratelimit.Limit{done}}, false, "rls edge generic_key=done"},
+		{"with the response", "", &ratelimit.Policy{Route: []*ratelimit.Limit{counted}}, false, "rls edge generic_key=counted,hits 200"},
+		{"of a request that was limited", "", &ratelimit.Policy{Route: []*ratelimit.Limit{fixed("r"), done}}, true, "rls edge generic_key=r | rls edge generic_key=done"},
+		{"of another stage", `,"stage":1`, &ratelimit.Policy{Route: []*ratelimit.Limit{done}}, false, ""},
+		{"of the filter", `,"rateLimits":[{"applyOnStreamDone":true,"actions":[{"genericKey":{"descriptorValue":"own"}}]}]`, nil, false, "rls edge generic_key=own"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			sv := &service{answer: `{"overallCode":"OK"}`}
+			if c.denied {
+				sv.answer = `{"overallCode":"OVER_LIMIT"}`
+			}
+			f := compile(t, c.config, "", sv)
+			s, r, _ := run(t, f, c.policy, nil)
+			s.Info.ResponseCode = r.Status()
+			e, ok := f.(filters.StreamEnder)
+			if !ok {
+				t.Fatal("no end of streams is told to the filter")
+			}
+			e.OnStreamEnd(s, r)
+			synctest.Wait()
+			if got := strings.Join(sv.asked, " | "); got != c.want {
+				t.Errorf("%s: asked %q, want %q", c.name, got, c.want)
+			}
+		})
+	}
+}
+
+func TestAStreamThatTheFilterDidNotSeeIsNotToldOf(t *testing.T) {
+	done := fixed("done")
+	done.OnDone = true
+	sv := &service{answer: `{"overallCode":"OK"}`}
+	f := compile(t, "", "", sv)
+	s := &filters.Stream{}
+	s.Reset()
+	s.Info.Conn = &streaminfo.Conn{}
+	s.SelectRoute(&route{policy: &ratelimit.Policy{Route: []*ratelimit.Limit{done}}, chain: []filters.HTTPFilter{f}})
+	if e, ok := f.(filters.StreamEnder); ok {
+		e.OnStreamEnd(s, nil)
+	}
+	if len(sv.asked) != 0 {
+		t.Errorf("asked %q", sv.asked)
+	}
+}
+
 // As Envoy 1.40 answered.
 func TestRetryAfterIsOfTheDescriptorsThatAreOver(t *testing.T) {
 	p := &ratelimit.Policy{Route: []*ratelimit.Limit{fixed("r")}}
@@ -275,7 +339,6 @@ func TestWhatIsNotExecutedIsRefused(t *testing.T) {
 		base + `,"stage":11`:           "stage: ",
 		base + `,"requestType":"some"`: "request_type: ",
 		base + `,"rateLimits":[{"stage":1,"actions":[{"remoteAddress":{}}]}]`:                                                                 "rate_limits[0].stage: ",
-		base + `,"rateLimits":[{"applyOnStreamDone":true,"actions":[{"remoteAddress":{}}]}]`:                                                  "rate_limits[0].apply_on_stream_done: ",
 		base + `,"rateLimits":[{"actions":[{"extension":{"name":"x","typedConfig":{"@type":"type.googleapis.com/google.protobuf.Empty"}}}]}]`: "rate_limits[0].actions[0].extension.typed_config.type_url: ",
 		base + `,"rateLimits":[{"actions":[` + expr + `"descriptorKey":"a","text":"("}}}]}]`:                                                  "rate_limits[0].actions[0].extension.typed_config.text: ",
 		base + `,"statusOnError":{"code":200}`:                                                                                                "status_on_error.code: ",

@@ -62,9 +62,11 @@ func (v *Service) Check(ctx context.Context, u filters.Upstreams, question []byt
 // Call sends question, a message with FrameSize bytes before it, to the method
 // at path and returns the message that is the answer. who begins errors.
 func (v *Service) Call(ctx context.Context, u filters.Upstreams, who, path string, question []byte, x *format.Context) ([]byte, error) {
-	if u == nil {
-		return nil, fmt.Errorf("%s: %w", who, errNoService)
-	}
+	return v.Send(ctx, u, who, v.Prepare(path, question, x))
+}
+
+// Prepare makes a call. It keeps question, and nothing of x.
+func (v *Service) Prepare(path string, question []byte, x *format.Context) *filters.Callout {
 	question[0] = 0 // not compressed
 	binary.BigEndian.PutUint32(question[1:], uint32(len(question)-FrameSize))
 	c := &filters.Callout{Body: question, Timeout: v.Timeout, Retry: v.Retry, HTTP2: true}
@@ -80,6 +82,14 @@ func (v *Service) Call(ctx context.Context, u filters.Upstreams, who, path strin
 	}
 	for i := range v.Metadata {
 		h.Add(v.Metadata[i].Name, v.Metadata[i].Value.Render(x))
+	}
+	return c
+}
+
+// Send makes a prepared call and returns the answer's message.
+func (v *Service) Send(ctx context.Context, u filters.Upstreams, who string, c *filters.Callout) ([]byte, error) {
+	if u == nil {
+		return nil, fmt.Errorf("%s: %w", who, errNoService)
 	}
 	r, err := u.RoundTrip(ctx, v.Cluster, c, maxAnswer)
 	if err != nil {
