@@ -260,6 +260,13 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) filters.HTTPFilte
 		cb.b.s.log.Error("http filter can't be compiled; its requests are refused", "where", path, "error", err)
 		return refuse{spec.Name}
 	}
+	if why := cb.b.s.missing(modulesOf(tc.Config)); why != nil {
+		severity := "error"
+		if tc.FailOpen {
+			severity = "warning"
+		}
+		cb.b.diagLate(cb.where, "http_filters["+spec.Name+"]", severity, "the filter does not run, and its failure policy decides about requests: its module is not here: "+why.Error())
+	}
 	cb.refs = append(cb.refs, ref)
 	return ref.filter
 }

@@ -148,9 +148,9 @@ func (s *Server) withModules(prev *Snapshot, res *Resources) (*Resources, []Diag
 			Message: "the former configuration stays in force until the module of the new one is here: " + why.Error(),
 		})
 	}
-	slices.SortFunc(notes, func(a, b Diagnostic) int { return strings.Compare(a.Resource, b.Resource) })
 	s.modules.Want(refs)
-	s.holdChains(prev, &out)
+	notes = append(notes, s.holdChains(prev, &out)...)
+	slices.SortFunc(notes, func(a, b Diagnostic) int { return strings.Compare(a.Resource, b.Resource) })
 	return &out, notes
 }
 
@@ -165,14 +165,15 @@ func (s *Server) missing(refs []filters.ModuleRef) error {
 }
 
 // holdChains replaces chains of res that wait for a module by the former ones.
-func (s *Server) holdChains(prev *Snapshot, res *Resources) {
+func (s *Server) holdChains(prev *Snapshot, res *Resources) []Diagnostic {
+	var notes []Diagnostic
 	cloned := false
 	for name, l := range res.Listeners {
 		old := prev.Resources.Listeners[name]
 		if old == nil || old == l {
 			continue
 		}
-		held := s.heldChains(res, old, l)
+		held, why := s.heldChains(res, old, l)
 		if held == nil {
 			continue
 		}
@@ -180,57 +181,69 @@ func (s *Server) holdChains(prev *Snapshot, res *Resources) {
 			res.Listeners, cloned = maps.Clone(res.Listeners), true
 		}
 		res.Listeners[name] = held
-		s.log.Info("filter chains stay as they were until a WebAssembly module is here", "listener", name)
+		notes = append(notes, why...)
 	}
+	return notes
 }
 
 // heldChains is l with those of its chains replaced that wait, nil if none do.
-func (s *Server) heldChains(res *Resources, old, l *xdsresource.Listener) *xdsresource.Listener {
-	var out *xdsresource.Listener
-	copied := func() *xdsresource.Listener {
-		if out == nil {
+func (s *Server) heldChains(res *Resources, old, l *xdsresource.Listener) (held *xdsresource.Listener, notes []Diagnostic) {
+	hold := func(fc *xdsresource.FilterChain, from []*xdsresource.FilterChain) *xdsresource.FilterChain {
+		former, why := s.former(res, fc, from)
+		if former == nil {
+			return fc
+		}
+		if held == nil {
 			c := *l
 			c.FilterChains = slices.Clone(l.FilterChains)
-			out = &c
+			held = &c
 		}
-		return out
+		notes = append(notes, Diagnostic{
+			Resource: "listener " + l.Name + ": filter chain " + fc.Name, Path: "filters", Severity: "warning", late: true,
+			Message: "the chain stays as it was until the module of a new filter is here: " + why.Error(),
+		})
+		return former
 	}
 	for i, fc := range l.FilterChains {
-		if former := s.former(res, fc, old.FilterChains); former != nil {
-			copied().FilterChains[i] = former
+		if c := hold(fc, old.FilterChains); c != fc {
+			held.FilterChains[i] = c
 		}
 	}
 	if fc := l.DefaultFilterChain; fc != nil && old.DefaultFilterChain != nil {
-		if former := s.former(res, fc, []*xdsresource.FilterChain{old.DefaultFilterChain}); former != nil {
-			copied().DefaultFilterChain = former
+		if c := hold(fc, []*xdsresource.FilterChain{old.DefaultFilterChain}); c != fc {
+			held.DefaultFilterChain = c
 		}
 	}
-	return out
+	return held, notes
 }
 
-// former is what stays in place of fc, nil if it need not wait.
-func (s *Server) former(res *Resources, fc *xdsresource.FilterChain, old []*xdsresource.FilterChain) *xdsresource.FilterChain {
-	waits := false
+// former is what stays in place of fc, nil if it need not wait, and why.
+func (s *Server) former(res *Resources, fc *xdsresource.FilterChain, old []*xdsresource.FilterChain) (*xdsresource.FilterChain, error) {
+	var why error
 	filterConfigs(res, fc, func(tc *xdsresource.TypedConfig) {
-		waits = waits || tc != nil && s.awaited(modulesOf(tc.Config))
+		if tc != nil && why == nil {
+			why = s.awaited(modulesOf(tc.Config))
+		}
 	})
-	if !waits {
-		return nil
+	if why == nil {
+		return nil, nil
 	}
 	for _, o := range old {
 		if o.Name == fc.Name && o.Frame != fc.Frame && o.Broken == "" && reflect.DeepEqual(o.Match, fc.Match) {
-			return o
+			return o, why
+		}
+	}
+	return nil, nil
+}
+
+// awaited says why one of the modules is worth waiting for, nil if none is.
+func (s *Server) awaited(refs []filters.ModuleRef) error {
+	for _, ref := range refs {
+		if _, settled, err := s.modules.Look(ref); !settled {
+			return err
 		}
 	}
 	return nil
-}
-
-// awaited tells whether one of the modules is worth waiting for.
-func (s *Server) awaited(refs []filters.ModuleRef) bool {
-	return slices.ContainsFunc(refs, func(ref filters.ModuleRef) bool {
-		_, settled, _ := s.modules.Look(ref)
-		return !settled
-	})
 }
 
 // moduleState stands for where the modules of a configuration are: what was
@@ -252,20 +265,18 @@ func (s *Server) moduleState(tc *xdsresource.TypedConfig) string {
 	return out.String()
 }
 
-// awaitModules waits, before the first configuration serves, for its modules. It
-// reports false if the time is over, or the wait was ended.
-func (s *Server) awaitModules(res *Resources, look, end <-chan time.Time) bool {
+// awaitModules waits, before the first configuration serves, for its modules.
+func (s *Server) awaitModules(res *Resources, look, end <-chan time.Time) {
 	refs := neededModules(res)
 	s.modules.Want(refs)
-	for s.awaited(refs) {
+	for s.awaited(refs) != nil {
 		select {
 		case <-look:
 		case <-s.hurry:
-			return false
+			return
 		case <-end:
 			s.log.Warn("WebAssembly modules are not here in time; the proxy serves without them")
-			return false
+			return
 		}
 	}
-	return true
 }

@@ -6,13 +6,11 @@
 package wasmmodule
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -240,28 +238,6 @@ func (s *Store) Look(ref filters.ModuleRef) (sum string, settled bool, err error
 	defer s.mu.Unlock()
 	m := s.wantLocked(&ref)
 	return m.sum, m.settled, m.why()
-}
-
-// Status is where a module is.
-type Status struct {
-	// URL is without what may be a secret in it.
-	URL string
-	// SHA256 is that of the module, "" while it isn't here.
-	SHA256 string
-	// Err is that of the last attempt, nil if there was none.
-	Err error
-}
-
-// Status lists the modules that are wanted, sorted by URL.
-func (s *Store) Status() []Status {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := make([]Status, 0, len(s.modules))
-	for _, m := range s.modules {
-		out = append(out, Status{URL: shown(m.ref.URL), SHA256: m.sum, Err: m.err})
-	}
-	slices.SortFunc(out, func(a, b Status) int { return cmp.Compare(a.URL, b.URL) })
-	return out
 }
 
 // wantLocked returns the module of ref; a new one is looked for in the cache,
