@@ -19,6 +19,8 @@ import (
 const (
 	indexFile  = "index.json"
 	fileSuffix = ".wasm"
+	// maxNames bounds the index: each version of a resource may be another name.
+	maxNames = 4096
 )
 
 // cache keeps modules by the digest of their content, and under which names they
@@ -130,6 +132,12 @@ func (c *cache) remember(name, sum string) {
 	defer c.mu.Unlock()
 	if c.blobs[sum] == nil || c.names[name] == sum {
 		return
+	}
+	for old := range c.names { // any: it is asked for again
+		if len(c.names) < maxNames {
+			break
+		}
+		delete(c.names, old)
 	}
 	c.names[name] = sum
 	c.writeIndexLocked()

@@ -203,6 +203,53 @@ func TestASlowServerIsNotWaitedFor(t *testing.T) {
 	})
 }
 
+func TestAConfigurationSaysHowOftenItIsTriedAtOnce(t *testing.T) {
+	r := newRegistry(t)
+	r.hook = func(w http.ResponseWriter, _ *http.Request) bool {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	}
+	for retries, want := range map[int]int{-1: 4, 0: 1, 2: 3} {
+		n := r.count("manifests")
+		s, _ := testStore(t, Options{Attempts: 4, LaterPause: time.Hour})
+		if _, err := settled(t, s, filters.ModuleRef{URL: r.url(":v1"), Retries: retries, Base: time.Millisecond, Max: 2 * time.Millisecond}); err == nil {
+			t.Error("it is here")
+		}
+		if got := r.count("manifests") - n; got != want {
+			t.Errorf("%d retries: %d attempts, want %d", retries, got, want)
+		}
+	}
+}
+
+func TestAStoreThatIsClosedFetchesNothing(t *testing.T) {
+	r := newRegistry(t)
+	r.pushModule("v1", guest("x"))
+	s, _ := testStore(t, Options{})
+	s.Close()
+	if b, err := s.Module(refTo(r.url(":v1"))); err == nil || errors.Is(err, filters.ErrModulePending) {
+		t.Errorf("%q, %v", b, err)
+	}
+	if n := r.count("v2"); n != 0 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+func TestTheIndexOfTheCacheIsBounded(t *testing.T) {
+	c := newCache(t.TempDir(), 1<<20, time.Hour, slog.Default())
+	c.known("")
+	sum, err := c.put(guest("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxNames {
+		c.names[fmt.Sprint(i)] = sum
+	}
+	c.remember("last", sum)
+	if len(c.names) != maxNames || c.known("last") != sum {
+		t.Errorf("%d names", len(c.names))
+	}
+}
+
 func TestRequestsForOneModuleAreOne(t *testing.T) {
 	r := newRegistry(t)
 	r.pushModule("v1", guest("one"))

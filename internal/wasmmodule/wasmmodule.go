@@ -9,6 +9,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -26,12 +27,12 @@ const (
 	DefaultPurgeInterval = time.Hour
 	DefaultTimeout       = 15 * time.Second
 	DefaultAttempts      = 5
-	DefaultWait          = 15 * time.Second
+	DefaultWait          = 10 * time.Second
 )
 
 // concurrency bounds how many modules are fetched at a time: each takes the
 // memory of a module or two.
-const concurrency = 3
+const concurrency = 8
 
 // The pauses between attempts: of the first ones, which a configuration waits
 // for, and of those that follow.
@@ -70,6 +71,8 @@ type Options struct {
 	// LaterPause replaces the first pause after a fetch has failed.
 	LaterPause time.Duration
 }
+
+var errClosed = errors.New("the proxy ends")
 
 // Store is filters.Modules. It starts no goroutine before the first module is
 // asked for. It is safe for concurrent use.
@@ -248,6 +251,10 @@ func (s *Store) wantLocked(ref *filters.ModuleRef) *module {
 		return m
 	}
 	m := &module{ref: *ref, key: key, stop: func() {}}
+	if s.closed {
+		m.settled, m.err = true, errClosed
+		return m
+	}
 	s.modules[key] = m
 	sum := s.cache.known(key)
 	hit := sum != "" && s.cache.pin(sum)
