@@ -252,6 +252,7 @@ func (s *scenario) startProxy(t *testing.T, role, name, pod, ip string) error {
 		`PROXY_CONFIG={"controlPlaneAuthPolicy":"NONE","terminationDrainDuration":"` + s.drain.String() + `","discoveryAddress":"` + s.relay.l.Addr().String() + `"}`,
 		"ISTIO_META_CLUSTER_ID=Kubernetes", "ISTIO_META_INTERCEPTION_MODE=REDIRECT", "ISTIO_META_WORKLOAD_NAME=" + name,
 		"ISTIO_META_OWNER=kubernetes://apis/apps/v1/namespaces/app/deployments/" + name, "ISTIO_META_MESH_ID=cluster.local", "TRUST_DOMAIN=cluster.local",
+		"WASM_HTTP_REQUEST_MAX_RETRIES=2",
 	}
 	p, err := start(cmd)
 	if err != nil {
