@@ -25,12 +25,12 @@ type moduleSource interface {
 // noModules answers for a Server that calls nobody.
 type noModules struct{}
 
-func (noModules) Module(filters.ModuleRef) ([]byte, error) { return nil, filters.ErrModulePending }
-func (noModules) Want([]filters.ModuleRef)                 {}
-func (noModules) Look(filters.ModuleRef) (string, bool, error) {
-	return "", true, filters.ErrModulePending
-}
-func (noModules) Close() {}
+var errNotFetched = fmt.Errorf("nothing is fetched for a configuration that is not run: %w", filters.ErrModulePending)
+
+func (noModules) Module(filters.ModuleRef) ([]byte, error)     { return nil, errNotFetched }
+func (noModules) Want([]filters.ModuleRef)                     {}
+func (noModules) Look(filters.ModuleRef) (string, bool, error) { return "", true, errNotFetched }
+func (noModules) Close()                                       {}
 
 func newModules(s *Server) moduleSource {
 	if s.opt.Offline {
