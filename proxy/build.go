@@ -377,6 +377,7 @@ func (b *builder) setFilters(h *builtHCM) ([]filters.HTTPFilter, error) {
 	}()
 	cb := h.chains
 	cb.b = b
+	h.ecds = b.httpDigests(cb.specs) // before: a module may arrive meanwhile
 	cb.resolve(b.res)
 	old := slices.Concat(cb.base, cb.renew())
 	def, err := cb.chain(nil)
@@ -384,7 +385,6 @@ func (b *builder) setFilters(h *builtHCM) ([]filters.HTTPFilter, error) {
 	if len(old) > 0 {
 		b.s.later(func() { b.s.filters.release(old, b.s.log) })
 	}
-	h.ecds = b.httpDigests(cb.specs)
 	return def, err
 }
 

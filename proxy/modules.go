@@ -44,9 +44,6 @@ func newModules(s *Server) moduleSource {
 // reapply puts the resources of the last Apply in force again: a module that
 // they need has come, or has failed to.
 func (s *Server) reapply() {
-	if s.snapshot.Load() == nil {
-		return
-	}
 	if err := s.apply(nil); err != nil {
 		s.log.Warn("applying configuration again for a WebAssembly module", "error", err)
 	}

@@ -47,6 +47,9 @@ func (guestFactory) Compile(env *filters.Env, base, _ filters.Config) (filters.H
 	if errors.Is(err, filters.ErrModulePending) && strings.Contains(base.(*guestConfig).URL, "patient") {
 		return guest("waiting"), nil
 	}
+	if err != nil && strings.Contains(base.(*guestConfig).URL, "tardy") {
+		time.Sleep(50 * time.Millisecond) // it arrives now
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +205,7 @@ func TestAModuleThatDoesNotComeIsAMatterOfTheFailurePolicy(t *testing.T) {
 			url := m.URL + c.path + "guest"
 			w.res.Extensions["p"] = guestPlugin(url, c.open)
 			w.mustApply()
-			within(t, "the new chain", func() bool { return w.diagnosed(c.severity, url) })
+			within(t, "the new chain", func() bool { return w.diagnosed(c.severity, "http_filters[p]") && w.diagnosed(c.severity, url) })
 			awaitGuest(t, port, c.want)
 			client := dial(t, port)
 			defer client.Close()
@@ -264,6 +267,23 @@ func TestTheFormerConfigurationStaysUntilTheModuleOfANewOneIsHere(t *testing.T) 
 				t.Error("it is still asked for")
 			}
 		})
+	}
+}
+
+func TestAModuleThatArrivesWhileItsFilterIsCompiledIsTakenUp(t *testing.T) {
+	m := newModuleServer(t, "/tardy")
+	w := moduleWorld(t, wasmmodule.Options{Wait: time.Nanosecond})
+	port := freePort(t)
+	w.listen("l", port, "", chainYAML("c", "{}", plugged, `route_config: {name: r, virtual_hosts: [{name: v, domains: [b], routes: [{match: {prefix: /}, direct_response: {status: 200}}]}]}`))
+	// Requests that no route matches run the filters, too.
+	for _, name := range []string{"tardy-one", "tardy-two"} { // of a new chain, and of one that is there
+		w.res.Extensions["p"] = guestPlugin(m.URL+"/"+name, false)
+		w.mustApply()
+		awaitGuest(t, port, "404 "+name)
+		w.res.Extensions["p"] = guestPlugin(m.URL+"/none", true)
+		w.mustApply()
+		delete(w.res.Extensions, "p")
+		w.mustApply()
 	}
 }
 

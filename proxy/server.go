@@ -202,10 +202,14 @@ func (s *Server) apply(dynamic *Resources) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.containApply(&err)
-	if s.closed {
+	switch {
+	case s.closed && dynamic == nil:
+		return nil
+	case s.closed:
 		return errors.New("proxy: closed")
-	}
-	if dynamic == nil {
+	case dynamic == nil && s.dynamic == nil:
+		return nil
+	case dynamic == nil:
 		dynamic = s.dynamic
 	}
 	s.dynamic = dynamic
