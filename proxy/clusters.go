@@ -83,6 +83,7 @@ func (s *Server) warm(dynamic *Resources) error {
 		return errors.New("proxy: closed")
 	}
 	res := merge(s.opt.Static, dynamic)
+	s.dynamic = nil // what was is not put in force again: it would forget the modules of res
 	s.secrets.SetADS(res.Secrets)
 	s.applyClusters(s.snapshot.Load(), res)
 	s.mu.Unlock()

@@ -25,11 +25,15 @@ type moduleSource interface {
 // noModules answers for a Server that calls nobody.
 type noModules struct{}
 
-var errNotFetched = fmt.Errorf("nothing is fetched for a configuration that is not run: %w", filters.ErrModulePending)
+// notFetched is a filters.ErrModulePending in other words.
+type notFetched struct{}
 
-func (noModules) Module(filters.ModuleRef) ([]byte, error)     { return nil, errNotFetched }
+func (notFetched) Error() string        { return "nothing is fetched for a configuration that is not run" }
+func (notFetched) Is(target error) bool { return target == filters.ErrModulePending } //nolint:errorlint // what Is is for
+
+func (noModules) Module(filters.ModuleRef) ([]byte, error)     { return nil, notFetched{} }
 func (noModules) Want([]filters.ModuleRef)                     {}
-func (noModules) Look(filters.ModuleRef) (string, bool, error) { return "", true, errNotFetched }
+func (noModules) Look(filters.ModuleRef) (string, bool, error) { return "", true, notFetched{} }
 func (noModules) Close()                                       {}
 
 func newModules(s *Server) moduleSource {

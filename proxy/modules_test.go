@@ -304,3 +304,23 @@ func TestTheFirstConfigurationWaitsForItsModules(t *testing.T) {
 		}
 	}
 }
+
+// What is told about a module while the first configuration waits for it must not
+// bring the former one back, which doesn't need it.
+func TestAWaitForModulesIsNotBegunAgain(t *testing.T) {
+	m := newModuleServer(t, "/a")
+	reg := builtin.Registry()
+	reg.RegisterHTTP(guestFactory{})
+	w := newWorldWith(t, proxy.Options{Registry: reg, AwaitClusters: true, Modules: wasmmodule.Options{Attempts: 1, LaterPause: time.Hour}})
+	w.mustApply()
+	const times = 30
+	for i := range times {
+		w.res.Extensions["p"] = guestPlugin(fmt.Sprintf("%s/none/%d", m.URL, i), false)
+		w.mustApply()
+		delete(w.res.Extensions, "p")
+		w.mustApply()
+	}
+	if n := m.asked.Load(); n != times {
+		t.Errorf("%d requests for %d modules", n, times)
+	}
+}
