@@ -25,15 +25,17 @@ type moduleSource interface {
 // noModules answers for a Server that calls nobody.
 type noModules struct{}
 
-// notFetched is a filters.ErrModulePending in other words.
-type notFetched struct{}
+// notFetchedError is a filters.ErrModulePending in other words.
+type notFetchedError struct{}
 
-func (notFetched) Error() string        { return "nothing is fetched for a configuration that is not run" }
-func (notFetched) Is(target error) bool { return target == filters.ErrModulePending } //nolint:errorlint // what Is is for
+func (notFetchedError) Error() string {
+	return "nothing is fetched for a configuration that is not run"
+}
+func (notFetchedError) Is(target error) bool { return target == filters.ErrModulePending }
 
-func (noModules) Module(filters.ModuleRef) ([]byte, error)     { return nil, notFetched{} }
+func (noModules) Module(filters.ModuleRef) ([]byte, error)     { return nil, notFetchedError{} }
 func (noModules) Want([]filters.ModuleRef)                     {}
-func (noModules) Look(filters.ModuleRef) (string, bool, error) { return "", true, notFetched{} }
+func (noModules) Look(filters.ModuleRef) (string, bool, error) { return "", true, notFetchedError{} }
 func (noModules) Close()                                       {}
 
 func newModules(s *Server) moduleSource {
