@@ -61,6 +61,7 @@ type keeper struct {
 	used         time.Duration
 	base         uint64 // size after the last release
 	worked       bool   // since the last release
+	paused       bool   // was quiet after that at the last look
 	rest         time.Duration
 }
 
@@ -77,10 +78,13 @@ func (k *keeper) tick() time.Duration {
 	since := now.Sub(k.released)
 	switch {
 	case !quiet:
-		k.worked = true
+		k.worked, k.paused = true, false
 		return busyTick
 	case !k.worked:
 		return idleTick
+	case !k.paused: // connections give up their goroutines now
+		k.paused = true
+		return busyTick
 	case since < k.rest:
 		return min(busyTick, k.rest-since)
 	case !k.worthwhile():

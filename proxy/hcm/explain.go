@@ -41,7 +41,7 @@ func (m *Manager) Rehearse(q *Question) *Rehearsal {
 	// The handles of the statistics are nil: they discard.
 	quiet := &Manager{cfg: m.cfg, spec: m.spec, upgrades: m.upgrades, mapped: m.mapped}
 	st := newStream(quiet)
-	st.cn = &conn{m: quiet, c: q.Connection.Conn, info: q.Connection.Info.Conn, secure: q.Connection.Info.Conn.TLS != nil}
+	st.cn = &conn{m: quiet, info: q.Connection.Info.Conn, secure: q.Connection.Info.Conn.TLS != nil}
 	s := &st.s
 	s.Reset()
 	s.Request.CopyFrom(q.Head)

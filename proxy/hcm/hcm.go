@@ -97,7 +97,8 @@ type Manager struct {
 
 	draining atomic.Bool
 	mu       sync.Mutex
-	conns    map[*conn]struct{}
+	conns    *conn // the first; they are linked
+	open     int   // how many
 	pool     sync.Pool
 	places   streaminfo.Places // of tunnels
 }
@@ -124,7 +125,7 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	m := &Manager{cfg: cfg, spec: cfg.Spec, server: cfg.Spec.Server, conns: map[*conn]struct{}{}, upgrades: map[string]xdsresource.Upgrade{}}
+	m := &Manager{cfg: cfg, spec: cfg.Spec, server: cfg.Spec.Server, upgrades: map[string]xdsresource.Upgrade{}}
 	for _, u := range cfg.Spec.Upgrades {
 		m.upgrades[u.Type] = u
 	}
@@ -164,10 +165,10 @@ func (m *Manager) Serve(c *filters.Connection, done func()) { m.ServeConn(c.Conn
 
 // ServeConn implements filters.ConnTerminal.
 func (m *Manager) ServeConn(c netio.Conn, info *streaminfo.Conn, done func()) {
-	cn := &conn{m: m, c: c, info: info, done: done}
+	cn := &conn{m: m, info: info, done: done}
 	m.st.cxTotal.Inc()
 	m.st.cxActive.Add(1)
-	cn.start()
+	cn.start(c)
 }
 
 // Drain ends all connections in order: HTTP/2 gets GOAWAY, HTTP/1 "connection:
@@ -176,8 +177,8 @@ func (m *Manager) ServeConn(c netio.Conn, info *streaminfo.Conn, done func()) {
 func (m *Manager) Drain() {
 	m.draining.Store(true)
 	m.mu.Lock()
-	conns := make([]*conn, 0, len(m.conns))
-	for c := range m.conns {
+	conns := make([]*conn, 0, m.open)
+	for c := m.conns; c != nil; c = c.next {
 		conns = append(conns, c)
 	}
 	m.mu.Unlock()
@@ -190,14 +191,14 @@ func (m *Manager) Drain() {
 func (m *Manager) Active() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return len(m.conns)
+	return m.open
 }
 
 // Memory is what the connections hold in buffers.
 func (m *Manager) Memory() transport.Memory {
 	m.mu.Lock()
-	conns := make([]transport.ServerConn, 0, len(m.conns))
-	for c := range m.conns {
+	conns := make([]transport.ServerConn, 0, m.open)
+	for c := m.conns; c != nil; c = c.next {
 		conns = append(conns, c.server)
 	}
 	m.mu.Unlock()
@@ -208,13 +209,36 @@ func (m *Manager) Memory() transport.Memory {
 	return sum
 }
 
+// add and remove are called with mu held.
+func (m *Manager) add(cn *conn) {
+	cn.next = m.conns
+	if cn.next != nil {
+		cn.next.prev = cn
+	}
+	m.conns = cn
+	m.open++
+}
+
+func (m *Manager) remove(cn *conn) {
+	if cn.next != nil {
+		cn.next.prev = cn.prev
+	}
+	if cn.prev != nil {
+		cn.prev.next = cn.next
+	} else {
+		m.conns = cn.next
+	}
+	cn.next, cn.prev = nil, nil
+	m.open--
+}
+
 // conn is one downstream connection.
 type conn struct {
-	m      *Manager
-	c      netio.Conn
-	info   *streaminfo.Conn
-	server transport.ServerConn
-	done   func()
+	m          *Manager
+	info       *streaminfo.Conn
+	server     transport.ServerConn // nil until the codec is known
+	done       func()
+	next, prev *conn
 	// drainLate: the first stream drains the connection.
 	drainLate bool
 	// lost: the client went away with a request in flight.
@@ -224,24 +248,24 @@ type conn struct {
 }
 
 // start decides the codec. It blocks on sockets and parks where it can.
-func (cn *conn) start() {
+func (cn *conn) start(c netio.Conn) {
 	cn.secure = cn.info.TLS != nil
 	switch cn.m.spec.Codec {
 	case xdsresource.CodecHTTP1:
-		cn.serve(nil, false)
+		cn.serve(c, nil, false)
 	case xdsresource.CodecHTTP2:
-		cn.serve(nil, true)
+		cn.serve(c, nil, true)
 	case xdsresource.CodecAuto:
 		if t := cn.info.TLS; t != nil && t.ALPN != "" {
-			cn.serve(nil, t.ALPN == "h2")
+			cn.serve(c, nil, t.ALPN == "h2")
 			return
 		}
-		sniff(cn.c, cn.serve, cn.end)
+		sniff(c, cn)
 	}
 }
 
-// serve runs the codec on the connection, whose first bytes have been read.
-func (cn *conn) serve(first []byte, http2 bool) {
+// serve runs the codec on c, whose first bytes have been read.
+func (cn *conn) serve(c netio.Conn, first []byte, http2 bool) {
 	cfg := &cn.m.server
 	type runner interface {
 		transport.ServerConn
@@ -250,16 +274,16 @@ func (cn *conn) serve(first []byte, http2 bool) {
 	var r runner
 	if http2 {
 		cn.m.st.cxHTTP2.Inc()
-		r = h2.NewServer(netio.WithPrefix(cn.c, first), cfg, cn)
+		r = h2.NewServer(netio.WithPrefix(c, first), cfg, cn)
 	} else {
 		cn.m.st.cxHTTP1.Inc()
-		s := h1.NewServer(cn.c, cfg, cn)
+		s := h1.NewServer(c, cfg, cn)
 		s.Unread(first)
 		r = s
 	}
 	cn.server = r
 	cn.m.mu.Lock()
-	cn.m.conns[cn] = struct{}{}
+	cn.m.add(cn)
 	cn.m.mu.Unlock()
 	if cn.m.draining.Load() {
 		// An HTTP/2 client that hears GOAWAY before it has sent anything takes
@@ -271,14 +295,19 @@ func (cn *conn) serve(first []byte, http2 bool) {
 	r.Serve(cn.end)
 }
 
+// fail is end for a connection c without codec.
+func (cn *conn) fail(c netio.Conn) {
+	_ = c.Close()
+	cn.end()
+}
+
 // end closes the books.
 func (cn *conn) end() {
-	if cn.server == nil { // else the codec has closed it
-		_ = cn.c.Close()
+	if cn.server != nil {
+		cn.m.mu.Lock()
+		cn.m.remove(cn)
+		cn.m.mu.Unlock()
 	}
-	cn.m.mu.Lock()
-	delete(cn.m.conns, cn)
-	cn.m.mu.Unlock()
 	cn.m.st.cxActive.Add(-1)
 	cn.m.st.cxDestroy.Inc()
 	cn.done()

@@ -210,7 +210,7 @@ func TestTheCodecIsFoundFromTheFirstBytes(t *testing.T) {
 			h2 bool
 		}
 		got := make(chan found, 1)
-		sniff(far, func(first []byte, h2 bool) { got <- found{netio.WithPrefix(far, first), h2} }, func() { t.Error("failed") })
+		sniff(far, sniffedBy(func(first []byte, h2 bool) { got <- found{netio.WithPrefix(far, first), h2} }))
 		for i := range len(in) {
 			if _, err := near.Write([]byte{in[i]}); err != nil {
 				t.Fatal(err)
@@ -233,6 +233,12 @@ func TestTheCodecIsFoundFromTheFirstBytes(t *testing.T) {
 		_ = far.Close()
 	}
 }
+
+// sniffedBy takes no failure.
+type sniffedBy func(first []byte, http2 bool)
+
+func (f sniffedBy) serve(_ netio.Conn, first []byte, http2 bool) { f(first, http2) }
+func (f sniffedBy) fail(netio.Conn)                              { panic("failed") }
 
 var _ transport.Handler = (*conn)(nil)
 

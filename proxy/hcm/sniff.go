@@ -8,20 +8,23 @@ import (
 
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
+// sniffed is told what a connection begins with.
+type sniffed interface {
+	serve(c netio.Conn, first []byte, http2 bool)
+	fail(c netio.Conn)
+}
+
 // sniff looks for the HTTP/2 preface (codec AUTO without ALPN) and calls serve,
 // or fail if the connection ends first. Nothing is held while it waits on a
 // connection that can park.
-func sniff(c netio.Conn, serve func(first []byte, http2 bool), fail func()) {
-	(&sniffer{c: c, serve: serve, fail: fail}).run(false)
-}
+func sniff(c netio.Conn, to sniffed) { (&sniffer{c: c, to: to}).run(false) }
 
 // sniffer is the search for the preface on one connection.
 type sniffer struct {
-	c     netio.Conn
-	serve func(first []byte, http2 bool)
-	fail  func()
-	n     int
-	buf   [len(preface)]byte
+	c   netio.Conn
+	to  sniffed
+	n   int
+	buf [len(preface)]byte
 }
 
 // run reads the first bytes; ready says that the connection has become readable.
@@ -36,17 +39,17 @@ func (s *sniffer) run(ready bool) {
 			continue
 		}
 		if err != nil || n == 0 {
-			s.fail()
+			s.to.fail(s.c)
 			return
 		}
 		s.n += n
 		got := s.buf[:s.n]
 		if string(got) != preface[:s.n] {
-			s.serve(got, false)
+			s.to.serve(s.c, got, false)
 			return
 		}
 		if s.n == len(preface) {
-			s.serve(got, true)
+			s.to.serve(s.c, got, true)
 			return
 		}
 	}

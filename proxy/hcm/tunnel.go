@@ -28,6 +28,7 @@ type tunnel struct {
 	over    atomic.Bool
 	// departs: the far side needs nothing of the stream once it has taken over.
 	departs bool
+	code    int16 // of the response, while parked
 
 	st     *stream // nil while parked
 	parked parked
@@ -43,7 +44,6 @@ type parked struct {
 	cn    *conn
 	ss    transport.ServerStream
 	start time.Time
-	code  int
 	rec   *parkedRecord // nil: nobody will read it
 }
 
@@ -120,6 +120,7 @@ func (t *tunnel) handlerDone() {
 	if st := t.st; t.parties.Load() == 2 {
 		if t.departs && st.parkable() {
 			t.st = nil
+			t.code = int16(st.s.Info.ResponseCode) // of three digits
 			st.park(&t.parked)
 		} else {
 			st.compactHeads()
@@ -137,7 +138,7 @@ func (t *tunnel) leave() {
 	if st == nil {
 		st, _ = t.parked.cn.m.pool.Get().(*stream)
 		st.tunnel = t
-		st.resume(&t.parked)
+		st.resume(&t.parked, int(t.code))
 	}
 	st.s.Info.BytesReceived += t.in.Load()
 	st.s.Info.BytesSent += t.out.Load()
@@ -163,7 +164,7 @@ func (st *stream) parkable() bool {
 // park moves what is needed in the end to p, and gives the stream back.
 func (st *stream) park(p *parked) {
 	s := &st.s
-	*p = parked{cn: st.cn, ss: st.ss, start: s.Info.Start, code: s.Info.ResponseCode}
+	*p = parked{cn: st.cn, ss: st.ss, start: s.Info.Start}
 	if st.recordIsRead() {
 		p.rec = &parkedRecord{route: s.Route, random: s.Random, request: s.Request.Pack(), info: s.Info.Pack(&st.m.places)}
 		if s.Response != nil {
@@ -183,7 +184,7 @@ func (st *stream) recordIsRead() bool {
 }
 
 // resume makes st, which is fresh, the stream again that was parked.
-func (st *stream) resume(p *parked) {
+func (st *stream) resume(p *parked, code int) {
 	st.cn, st.ss, st.headersSent = p.cn, p.ss, true
 	s := &st.s
 	s.Renew()
@@ -195,7 +196,7 @@ func (st *stream) resume(p *parked) {
 		s.Response.Header.Unpack(r.response)
 		s.Info.Unpack(&r.info)
 	} else {
-		s.Info.Conn, s.Info.Start, s.Info.ResponseCode, s.Info.Protocol = p.cn.info, p.start, p.code, message.HTTP2
+		s.Info.Conn, s.Info.Start, s.Info.ResponseCode, s.Info.Protocol = p.cn.info, p.start, code, message.HTTP2
 	}
 	st.in.begin(st, p.ss.Body())
 }

@@ -31,7 +31,8 @@ type Chain struct {
 	Broken string
 
 	mu       sync.Mutex
-	conns    map[*connection]struct{}
+	conns    *connection // the first; they are linked
+	open     int         // how many
 	draining bool
 }
 
@@ -87,16 +88,27 @@ func isName(s string) bool {
 func (c *Chain) add(cn *connection) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.conns == nil {
-		c.conns = map[*connection]struct{}{}
-	}
 	cn.chain = c
-	c.conns[cn] = struct{}{}
+	cn.next = c.conns
+	if cn.next != nil {
+		cn.next.prev = cn
+	}
+	c.conns = cn
+	c.open++
 }
 
 func (c *Chain) remove(cn *connection) {
 	c.mu.Lock()
-	delete(c.conns, cn)
+	if cn.next != nil {
+		cn.next.prev = cn.prev
+	}
+	if cn.prev != nil {
+		cn.prev.next = cn.next
+	} else {
+		c.conns = cn.next
+	}
+	cn.next, cn.prev = nil, nil
+	c.open--
 	c.mu.Unlock()
 }
 
@@ -104,7 +116,7 @@ func (c *Chain) remove(cn *connection) {
 func (c *Chain) Active() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.conns)
+	return c.open
 }
 
 // Drain ends the chain's connections in order and cuts what is left after
@@ -128,8 +140,8 @@ func (c *Chain) Drain(drainTime time.Duration) {
 // cut ends every connection now.
 func (c *Chain) cut() {
 	c.mu.Lock()
-	conns := make([]*connection, 0, len(c.conns))
-	for cn := range c.conns {
+	conns := make([]*connection, 0, c.open)
+	for cn := c.conns; cn != nil; cn = cn.next {
 		conns = append(conns, cn)
 	}
 	c.mu.Unlock()

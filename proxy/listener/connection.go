@@ -20,9 +20,11 @@ type connection struct {
 	// rec is nil while a filters.ConnTerminal has the connection.
 	rec   *record
 	chain *Chain
-	l     *Listener
-	done  func()
-	logs  []AccessLogger
+	// next and prev are guarded by chain.mu.
+	next, prev *connection
+	l          *Listener
+	done       func()
+	logs       []AccessLogger
 	// refusals may be nil.
 	refusals *refusal.Recorder
 	// passed is how many network filters saw the connection.

@@ -117,6 +117,17 @@ func (b *bench) fresh(ctx context.Context, name string, s contender.Spec, f func
 	return f(c)
 }
 
+// calm is fresh for figures of memory: f runs when the process is done with its
+// start, and what tidies up behind that does not take away what f has warmed up.
+func (b *bench) calm(ctx context.Context, name string, f func(*contender.Contender) error) error {
+	return b.fresh(ctx, name, contender.Spec{}, func(c *contender.Contender) error {
+		if _, err := settled(ctx, c); err != nil {
+			return err
+		}
+		return f(c)
+	})
+}
+
 // starts measures the time until ready, and the memory then.
 func (b *bench) starts(ctx context.Context, name string) error {
 	for round := 1; round <= startRounds; round++ {
@@ -181,7 +192,7 @@ func (b *bench) each(ctx context.Context, figure string, c *contender.Contender,
 }
 
 func (b *bench) idleTunnels(ctx context.Context, name string) error {
-	return b.fresh(ctx, name, contender.Spec{}, func(c *contender.Contender) error {
+	return b.calm(ctx, name, func(c *contender.Contender) error {
 		var first, all tunnels
 		defer first.close()
 		defer all.close()
@@ -237,7 +248,7 @@ func address(c *contender.Contender, s contender.Shape) string {
 }
 
 func (b *bench) idleStreams(ctx context.Context, name string) error {
-	return b.fresh(ctx, name, contender.Spec{}, func(c *contender.Contender) error {
+	return b.calm(ctx, name, func(c *contender.Contender) error {
 		n := b.sized(idleStreams)
 		var all tunnels
 		defer all.close()
@@ -277,9 +288,10 @@ func (b *bench) idleStreams(ctx context.Context, name string) error {
 	})
 }
 
-// warmConnections are used before memory is measured, so that what a first request
-// touches (code, pools) is not taken for that of connections.
-const warmConnections = 16
+// warmConnections are used before memory is measured, so that what requests touch
+// (code, pools) is not taken for that of connections. With 16 some MB of code that
+// only collections of garbage need came later, or didn't, from run to run.
+const warmConnections = 200
 
 // warmStreams opens streams on a tunnel of their own and uses them.
 func (b *bench) warmStreams(ctx context.Context, addr string, request []byte) error {
@@ -301,7 +313,7 @@ func (b *bench) warmStreams(ctx context.Context, addr string, request []byte) er
 }
 
 func (b *bench) idleH1(ctx context.Context, name string) error {
-	return b.fresh(ctx, name, contender.Spec{}, func(c *contender.Contender) error {
+	return b.calm(ctx, name, func(c *contender.Contender) error {
 		n := b.sized(idleH1)
 		addr, err := netip.ParseAddrPort(address(c, contender.H1H1))
 		if err != nil {
