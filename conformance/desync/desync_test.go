@@ -213,6 +213,9 @@ func TestHTTP1ReachesTheOriginCleanOrNotAtAll(t *testing.T) {
 		c := &cases[i]
 		b := strings.Replace(c.bytes, "Host: h.example\r\n", fmt.Sprintf("Host: h.example\r\nX-Case: %d\r\n", i), 1)
 		a, err := send(h1, []byte(b))
+		for try := 0; c.valid && len(a) == 0 && try < 3; try++ { // who ends its direction has gone, on a machine that is busy
+			a, err = send(h1, []byte(b))
+		}
 		mu.Lock()
 		defer mu.Unlock()
 		ok := bytes.HasPrefix(a, []byte("HTTP/1.1 200"))

@@ -108,7 +108,7 @@ func TestNoClientGetsTheRestOfAnothersResponse(t *testing.T) {
 	running.Start(t, fmt.Sprintf(upgradeBootstrap, h1, running.Port(o.l)), h1)
 	for i, x := range lies {
 		t.Run(x.name, func(t *testing.T) {
-			a, _ := send(running.Address(h1), []byte(fmt.Sprintf("GET /lie/%d HTTP/1.1", i)+"\r\nHost: a\r\n\r\nGET /behind HTTP/1.1\r\nHost: a\r\n\r\n"))
+			a, _, _ := exchange(running.Address(h1), fmt.Sprintf("GET /lie/%d HTTP/1.1", i)+"\r\nHost: a\r\n\r\nGET /behind HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 10*time.Second)
 			if bytes.Contains(a, []byte("evil")) {
 				t.Errorf("the client got %q", a)
 			}
@@ -137,7 +137,7 @@ func TestNoClientGetsTheRestOfAnothersResponse(t *testing.T) {
 			}
 			for i := range 20 {
 				path := fmt.Sprintf("/own-%d", i)
-				a, err := send(running.Address(h1), []byte("GET "+path+" HTTP/1.1\r\nHost: a\r\n\r\n"))
+				a, _, err := exchange(running.Address(h1), "GET "+path+" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 10*time.Second)
 				if err != nil || !bytes.HasPrefix(a, []byte("HTTP/1.1 200")) || !bytes.HasSuffix(a, []byte("\r\n\r\n"+path)) {
 					t.Errorf("the client behind it got %q, %v", a, err)
 				}
@@ -187,7 +187,7 @@ func (o *doorkeeper) serve(c net.Conn) {
 // What a client sends behind a request to upgrade goes to the origin only once that
 // has said 101; before, and otherwise, not a byte of it does.
 func TestNothingPassesBehindAnUpgradeThatIsNotGranted(t *testing.T) {
-	const pipelined = "GET /smuggled HTTP/1.1\r\nHost: evil\r\n\r\n"
+	const pipelined = "GET /smuggled HTTP/1.1\r\nHost: evil\r\nConnection: close\r\n\r\n"
 	const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 	type question struct{ proto, kind string }
@@ -223,7 +223,7 @@ func TestNothingPassesBehindAnUpgradeThatIsNotGranted(t *testing.T) {
 	each(len(questions), func(i int) {
 		q := questions[i]
 		name := q.proto + " answered " + q.kind
-		a, _ := send(running.Address(port), fmt.Appendf(nil, "GET /upgrade/%d HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n%s", i, q.proto, pipelined))
+		a, _, _ := exchange(running.Address(port), fmt.Sprintf("GET /upgrade/%d HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n%s", i, q.proto, pipelined), 5*time.Second)
 		websocket := strings.EqualFold(q.proto, "websocket")
 		granted := websocket && strings.HasPrefix(q.kind, "101")
 		if granted != bytes.Contains(a, []byte("101 Switching")) {

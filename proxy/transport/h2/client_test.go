@@ -117,7 +117,7 @@ func TestClientProtocol(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = 71
+	const want = 76
 	if len(ar.Files) != want {
 		t.Errorf("%d cases, want %d", len(ar.Files), want)
 	}
