@@ -23,10 +23,10 @@ import (
 const guestType = "type.googleapis.com/test.Guest"
 
 // guestConfig is that of a filter which answers with the end of its module.
-type guestConfig struct{ URL string }
+type guestConfig struct{ URL, Cluster string }
 
 func (c *guestConfig) Modules() []filters.ModuleRef {
-	return []filters.ModuleRef{{URL: c.URL, Retries: -1, Base: time.Millisecond, Max: 5 * time.Millisecond}}
+	return []filters.ModuleRef{{URL: c.URL, Cluster: c.Cluster, Retries: -1, Base: time.Millisecond, Max: 5 * time.Millisecond}}
 }
 
 type guestFactory struct{}
@@ -303,6 +303,19 @@ func TestTheFirstConfigurationWaitsForItsModules(t *testing.T) {
 			t.Errorf("%s: the first request: %s, want %s", c.path, got, c.want)
 		}
 	}
+}
+
+func TestAModuleOfAClusterIsFetchedByIt(t *testing.T) {
+	m := newModuleServer(t, "/a")
+	w := moduleWorld(t, wasmmodule.Options{LaterPause: time.Hour, Attempts: 1})
+	port := freePort(t)
+	w.listen("l", port, "", chainYAML("c", "{}", plugged, direct("ok")))
+	w.res.Clusters["modules"] = decode[*xdsresource.Cluster](t, xdsresource.ClusterType, strings.Replace(httpCluster("modules", urlPort(m.URL), "http_protocol_options: {}"), "- name", "  name", 1))
+	e := guestPlugin("http://modules.example/a/guest", false)
+	e.Config = &guestConfig{URL: "http://modules.example/a/guest", Cluster: "modules"}
+	w.res.Extensions["p"] = e
+	w.mustApply()
+	awaitGuest(t, port, "200 a/guest")
 }
 
 // What is told about a module while the first configuration waits for it must not

@@ -214,11 +214,12 @@ func (s *Server) apply(dynamic *Resources) (err error) {
 	}
 	s.dynamic = dynamic
 	prev := s.snapshot.Load()
-	res, notes := s.withModules(prev, merge(s.opt.Static, dynamic))
+	res := merge(s.opt.Static, dynamic)
 	s.secrets.SetADS(res.Secrets)
 	if prev == nil || !sameMap(prev.Resources.Clusters, res.Clusters) {
 		s.applyClusters(prev, res)
 	}
+	res, notes := s.withModules(prev, res) // which clusters may serve
 	b := &builder{s: s, res: res, prev: prev, diags: notes}
 	snap := b.build()
 	b.refreshRoutes(snap)
