@@ -96,5 +96,5 @@ func TestTheExpositionOfDeniedRequestsGRPCAndTCP(t *testing.T) {
 	if s.asks(t, s.stranger, "5432") {
 		t.Error("a denied connection gets through")
 	}
-	s.exposes(t, "telemetry-kinds", 22)
+	s.exposes(t, "telemetry-kinds", 24)
 }
