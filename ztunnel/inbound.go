@@ -12,20 +12,21 @@ import (
 	"github.com/fairlead-mesh/fairlead/proxy/hbone"
 )
 
-// serveHBONE serves one connection of a peer until it ends.
+// serveHBONE serves one connection of a peer. It returns when that is idle.
 func (z *Ztunnel) serveHBONE(ctx context.Context, c netio.Conn) {
-	defer z.untrack(c)
 	src, local := c.RemoteAddr(), c.LocalAddr()
 	hctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	tc, err := netio.ServerTLS(hctx, c, z.tlsServer)
 	cancel()
 	if err != nil {
+		z.untrack(c)
 		z.log.Warn("connection failed", "src.addr", src.String(), "dst.addr", local.String(), "direction", "inbound", "error", err.Error())
 		return
 	}
 	peer, err := identity.IDOf(tc.TLS().PeerCertificates[0])
 	if err != nil { // cannot be: the handshake has verified it
 		tc.Reset()
+		z.untrack(c)
 		return
 	}
 	s := hbone.NewServer(tc, &hbone.ServerConfig{}, func(r *hbone.Request) { z.serveTunnel(ctx, r, peer, src, local) })
@@ -33,15 +34,17 @@ func (z *Ztunnel) serveHBONE(ctx context.Context, c netio.Conn) {
 	z.servers[s] = struct{}{}
 	draining := z.draining
 	z.mu.Unlock()
-	ended := make(chan struct{})
-	s.Serve(func() { close(ended) })
+	z.wg.Add(1)
+	s.Serve(func() {
+		z.mu.Lock()
+		delete(z.servers, s)
+		z.mu.Unlock()
+		z.untrack(c)
+		z.wg.Done()
+	})
 	if draining {
 		s.Drain()
 	}
-	<-ended
-	z.mu.Lock()
-	delete(z.servers, s)
-	z.mu.Unlock()
 }
 
 // serveTunnel decides about one CONNECT: authority, policy, application, 200.

@@ -43,6 +43,9 @@ const (
 	busyTick, idleTick = 100 * time.Millisecond, 250 * time.Millisecond
 	// quietShare is up to which part of one processor a process counts as quiet.
 	quietShare = 0.02
+	// pauseFor is how long it must be quiet: idle connections give up their
+	// goroutines meanwhile.
+	pauseFor = 300 * time.Millisecond
 	// minGrowth is what is worth a collection.
 	minGrowth = 2 << 20
 	// minRest and maxRest bound the time between two releases.
@@ -59,9 +62,9 @@ type keeper struct {
 
 	at, released time.Time
 	used         time.Duration
-	base         uint64 // size after the last release
-	worked       bool   // since the last release
-	paused       bool   // was quiet after that at the last look
+	base         uint64    // size after the last release
+	worked       bool      // since the last release
+	pause        time.Time // begin of quiet after that
 	rest         time.Duration
 }
 
@@ -78,12 +81,14 @@ func (k *keeper) tick() time.Duration {
 	since := now.Sub(k.released)
 	switch {
 	case !quiet:
-		k.worked, k.paused = true, false
+		k.worked, k.pause = true, time.Time{}
 		return busyTick
 	case !k.worked:
 		return idleTick
-	case !k.paused: // connections give up their goroutines now
-		k.paused = true
+	case k.pause.IsZero():
+		k.pause = now
+		return busyTick
+	case now.Sub(k.pause) < pauseFor:
 		return busyTick
 	case since < k.rest:
 		return min(busyTick, k.rest-since)

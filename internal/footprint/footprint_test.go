@@ -44,7 +44,7 @@ func TestMemoryIsGivenBackInThePausesOfWork(t *testing.T) {
 	if m.releases != 0 || wait != busyTick {
 		t.Fatalf("%d releases at work, next look in %v", m.releases, wait)
 	}
-	m.run(k, &wait, 250*time.Millisecond, 0.001)
+	m.run(k, &wait, 450*time.Millisecond, 0.001)
 	if m.releases != 1 {
 		t.Fatalf("%d releases after work", m.releases)
 	}

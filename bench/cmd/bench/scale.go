@@ -121,7 +121,7 @@ func (b *bench) fresh(ctx context.Context, name string, s contender.Spec, f func
 // start, and what tidies up behind that does not take away what f has warmed up.
 func (b *bench) calm(ctx context.Context, name string, f func(*contender.Contender) error) error {
 	return b.fresh(ctx, name, contender.Spec{}, func(c *contender.Contender) error {
-		if _, err := settled(ctx, c); err != nil {
+		if _, err := settled(ctx, c, readyFor); err != nil {
 			return err
 		}
 		return f(c)

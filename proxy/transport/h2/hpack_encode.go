@@ -14,14 +14,19 @@ import (
 // found is compared.
 type encoder struct {
 	tab dynTable
-	// fields and names map a hash to the sequence number (1 + dynTable.added at
-	// insertion) of the latest entry with that field or name.
-	fields [128]uint32
-	names  [64]nameSlot
+	// index is nil before the first field.
+	index *encoderIndex
 	// minUpdate is the smallest table size set since the last block; a pending
 	// update is announced at the start of the next one.
 	update    bool
 	minUpdate uint32
+}
+
+// encoderIndex maps a hash to the sequence number (1 + dynTable.added at
+// insertion) of the latest entry with that field or name.
+type encoderIndex struct {
+	fields [128]uint32
+	names  [64]nameSlot
 }
 
 type nameSlot struct {
@@ -111,10 +116,13 @@ func (e *encoder) field(dst []byte, name, value string, never bool) (_ []byte, o
 			}
 		}
 	}
-	slot := &e.names[nh>>8&63]
+	if e.index == nil {
+		e.index = new(encoderIndex)
+	}
+	slot := &e.index.names[nh>>8&63]
 	fh := nh ^ bits.RotateLeft64(maphash.String(hashSeed, value), 17)
 	if !never {
-		if i, ok := e.find(e.fields[fh&127], name); ok && e.tab.at(i).value == value {
+		if i, ok := e.find(e.index.fields[fh&127], name); ok && e.tab.at(i).value == value {
 			slot.misses = 0
 			return appendInteger(dst, 0x80, 7, uint64(i)+staticLen+1), true
 		}
@@ -161,7 +169,7 @@ func (e *encoder) field(dst []byte, name, value string, never bool) (_ []byte, o
 		ent.name = e.tab.keep(stringBytes(name))
 	}
 	if e.tab.add(ent) {
-		e.fields[fh&127] = e.tab.added
+		e.index.fields[fh&127] = e.tab.added
 		slot.seq = e.tab.added
 	}
 	return dst, true
