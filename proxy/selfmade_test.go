@@ -92,7 +92,7 @@ var selfMadeRequests = []selfMade{
 	{"authz", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nab", 413, "request_payload_too_large", ""},
 	{"authz", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\na", 403, "ext_authz_error", ""},
 	{"names", "GET http://nosuch.invalid/", 503, "dns_resolution_failure", ""},
-	{"wasm", "GET / HTTP/1.1\r\nhost: a\r\nx-do: local\r\n\r\n", 403, "wasm_local_response{by_guest}", ""},
+	{"wasm", "GET / HTTP/1.1\r\nhost: a\r\nx-do: local\r\n\r\n", 403, "by_guest", ""},
 	{"wasm", "GET / HTTP/1.1\r\nhost: a\r\nx-do: trap\r\n\r\n", 503, "wasm_fail_stream", ""},
 }
 
@@ -110,7 +110,7 @@ var selfMadeSites = map[string]string{
 	"filters/http/rego: details":                   "TestTheFailClosedMatrix", // rego_denied
 	"filters/http/rego: rego_denied{policy}":       "TestTheFailClosedMatrix",
 	"filters/http/fault: abortDetails":             "fault_filter_abort",
-	"filters/internal/proxywasm: details":          "wasm_local_response{by_guest}",
+	"filters/internal/proxywasm: details":          "by_guest",
 	"proxy: r.details()":                           "filter_not_executable{acme}",
 	"proxy/hcm: re.Detail":                         "http1.codec_error", // of a body that is malformed
 	"proxy/hcm: codecName(s.Info.Protocol)":        "http1.unexpected_underscore",

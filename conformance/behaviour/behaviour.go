@@ -351,8 +351,9 @@ type Places struct {
 	// authorization server's, Dead a port of loopback that refuses connections,
 	// and Admin one that is free for the admin interface.
 	Port, Origin, Origin2, Authz, Dead, Admin int
-	// Log is the path of the access log.
-	Log string
+	// Log is the path of the access log, Guests the directory of the WebAssembly
+	// modules that are made for tests.
+	Log, Guests string
 
 	hosts []string // the machine's own addresses
 }

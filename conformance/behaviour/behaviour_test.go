@@ -16,8 +16,8 @@ import (
 // cases is the number of cases of the corpus, differing how many of them say
 // why Fairlead differs: a case that gets lost is a failure.
 const (
-	cases     = 925
-	differing = 61
+	cases     = 964
+	differing = 65
 )
 
 var (

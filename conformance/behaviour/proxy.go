@@ -131,6 +131,9 @@ func (in *Instance) place(dir string) error {
 		Dead: ports[1], Admin: ports[2], Log: filepath.Join(dir, "access.log"),
 	}
 	var err error
+	if in.places.Guests, err = filepath.Abs("../../filters/internal/proxywasm/testdata"); err != nil {
+		return err
+	}
 	in.places.hosts, err = ownAddresses()
 	return err
 }

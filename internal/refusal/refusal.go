@@ -84,6 +84,15 @@ func Wanted(info *streaminfo.Info, local bool) bool {
 	return cut(info.Details)
 }
 
+// replyReason is the constant part of a reply's details. Those of an answer that
+// a WebAssembly guest gave are the guest's words, which are no label.
+func replyReason(info *streaminfo.Info) string {
+	if d := info.Decision; d != nil && d.Filter == "wasm" {
+		return "wasm_" + d.Reason
+	}
+	return reason(info.Details)
+}
+
 // brokenOff begins the details of responses that upstream did not end.
 const brokenOff = "upstream_reset_after_response_started"
 
@@ -123,7 +132,7 @@ func (r *Recorder) HTTP(s *Stream) {
 	}
 	info, request, response, local := s.Info, s.Request, s.Response, s.Local
 	if local {
-		r.replies.With(reason(info.Details), strconv.Itoa(info.ResponseCode)).Inc()
+		r.replies.With(replyReason(info), strconv.Itoa(info.ResponseCode)).Inc()
 	}
 	msg, level := "request rejected", slog.LevelInfo
 	switch {

@@ -85,7 +85,7 @@ func (c *Config) decodePlugin(m *wasmv3pb.PluginConfig, d *filters.Decoding) err
 	if p.PluginConfig, err = text(m.GetConfiguration()); err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
-	if err := c.decodePolicy(m); err != nil {
+	if err := c.decodePolicy(m, d); err != nil {
 		return err
 	}
 	vm := m.GetVmConfig()
@@ -105,7 +105,7 @@ func (c *Config) decodePlugin(m *wasmv3pb.PluginConfig, d *filters.Decoding) err
 	return nil
 }
 
-func (c *Config) decodePolicy(m *wasmv3pb.PluginConfig) error {
+func (c *Config) decodePolicy(m *wasmv3pb.PluginConfig, d *filters.Decoding) error {
 	p := &c.Plugin
 	policy := m.GetFailurePolicy()
 	if m.GetFailOpen() && policy != wasmv3pb.FailurePolicy_UNSPECIFIED {
@@ -132,11 +132,15 @@ func (c *Config) decodePolicy(m *wasmv3pb.PluginConfig) error {
 	if p.ReloadBase < time.Millisecond {
 		return errors.New("reload_config.backoff.base_interval: must be at least 1ms")
 	}
-	if p.ReloadMax, err = decode.Duration(b.GetMaxInterval(), 10*p.ReloadBase); err != nil {
+	most, err := decode.Duration(b.GetMaxInterval(), p.ReloadBase)
+	if err != nil {
 		return fmt.Errorf("reload_config.backoff.max_interval: %w", err)
 	}
-	if p.ReloadMax < p.ReloadBase {
+	if most < p.ReloadBase {
 		return errors.New("reload_config.backoff.max_interval: must not be less than base_interval")
+	}
+	if b.GetMaxInterval() != nil {
+		d.Ignore("config.reload_config.backoff.max_interval", "the pause doesn't grow")
 	}
 	return nil
 }

@@ -52,7 +52,7 @@ func TestConfigurations(t *testing.T) {
 "capabilityRestrictionConfig":{"allowedCapabilities":{"proxy_log":{},"fd_write":{}}},
 "code":{"remote":{"httpUri":{"uri":"oci://r.example/f:v1","cluster":"_","timeout":"30s"},"sha256":"`+strings.Repeat("AB", 32)+`"}}}}}`)
 	p := c.Plugin
-	if p.Name != "n" || p.RootID != "r" || p.Policy != proxywasm.FailReload || p.ReloadBase != 2*time.Second || p.ReloadMax != 5*time.Second || p.PluginConfig != `{"a":1}` ||
+	if p.Name != "n" || p.RootID != "r" || p.Policy != proxywasm.FailReload || p.ReloadBase != 2*time.Second || p.PluginConfig != `{"a":1}` ||
 		!p.AllowStopIteration || p.VMID != "v" || p.Runtime != "envoy.wasm.runtime.wasmtime" || p.VMConfig != `{"a":null,"b":[1,"x"]}` ||
 		strings.Join(p.Env, " ") != "A=1 B=2" || strings.Join(p.Capabilities, " ") != "fd_write proxy_log" || c.HostEnv[0] != "HOME" {
 		t.Errorf("%+v", c)

@@ -72,7 +72,7 @@ func (v *vm) httpCall(a []uint64) Status {
 		return StatusBadArgument
 	}
 	c := &filters.Callout{Body: slices.Clone(body), Timeout: time.Duration(uint32(a[8])) * time.Millisecond}
-	if !fillCallout(&c.Header, pairs, len(body)) {
+	if !fillCallout(&c.Header, pairs, len(body), uint32(a[8])) {
 		return StatusBadArgument
 	}
 	root := v.acting().root
@@ -85,8 +85,8 @@ func (v *vm) httpCall(a []uint64) Status {
 	return StatusOK
 }
 
-// fillCallout makes the head of a request of pairs.
-func fillCallout(h *message.Header, pairs [][2][]byte, body int) bool {
+// fillCallout makes the head of a request of pairs, with what Envoy adds.
+func fillCallout(h *message.Header, pairs [][2][]byte, body int, timeout uint32) bool {
 	var all message.Header
 	for _, kv := range pairs {
 		name := lower(kv[0])
@@ -107,6 +107,10 @@ func fillCallout(h *message.Header, pairs [][2][]byte, body int) bool {
 	}
 	if body > 0 {
 		all.Add("content-length", strconv.Itoa(body))
+	}
+	all.Set("x-envoy-internal", "true")
+	if timeout > 0 {
+		all.Set("x-envoy-expected-rq-timeout-ms", strconv.FormatUint(uint64(timeout), 10))
 	}
 	h.CopyFrom(pseudoFirst(&all))
 	return true

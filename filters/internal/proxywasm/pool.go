@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"strconv"
@@ -52,9 +53,8 @@ type pool struct {
 	growing atomic.Bool
 	closing atomic.Bool
 	linger  timer.Timer
-	// reloads are the pauses between new VMs.
-	nextReload time.Time
-	pause      time.Duration
+	// started is when the last VM was.
+	started time.Time
 
 	nodeOnce  sync.Once
 	nodeValue ref.Val
@@ -302,6 +302,7 @@ func (p *pool) start(extra *Plugin) (*vm, error) {
 		v.close()
 		return nil, err
 	}
+	p.started = time.Now()
 	return v, nil
 }
 
@@ -392,7 +393,7 @@ func (p *pool) grow() {
 }
 
 // reload replaces failed VMs by a new one, if the policy says so and the last
-// time was not just now. It returns it locked, or nil.
+// one was not started just now. It returns it locked, or nil.
 func (p *pool) reload() *vm {
 	if !p.mu.TryLock() {
 		return nil // somebody is about it
@@ -404,20 +405,17 @@ func (p *pool) reload() *vm {
 			by = r.p
 		}
 	}
-	now := time.Now()
-	switch {
-	case by == nil || p.closing.Load():
+	if by == nil || p.closing.Load() {
 		return nil
-	case now.Before(p.nextReload):
+	}
+	base := by.cfg.ReloadBase
+	if time.Since(p.started) < base+rand.N(base/2+1) {
 		p.reloads.With(by.cfg.Name, "backoff").Inc()
 		return nil
-	case now.Sub(p.nextReload) > 2*by.cfg.ReloadMax:
-		p.pause = 0 // it went well for a while
 	}
-	p.pause = min(max(2*p.pause, by.cfg.ReloadBase), by.cfg.ReloadMax)
-	p.nextReload = now.Add(p.pause)
 	v, err := p.start(nil)
 	if err != nil {
+		p.started = time.Now()
 		p.reloads.With(by.cfg.Name, "failure").Inc()
 		p.logger.Error("wasm: a new VM can't be started", "error", err)
 		return nil

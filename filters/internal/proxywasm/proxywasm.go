@@ -80,8 +80,9 @@ type Config struct {
 	// nil are all.
 	Capabilities []string
 	Policy       Policy
-	// ReloadBase and ReloadMax bound the pauses between new VMs.
-	ReloadBase, ReloadMax time.Duration
+	// ReloadBase is the pause from the start of a VM to that of one in its place; up
+	// to half of it is added.
+	ReloadBase time.Duration
 	// AllowStopIteration lets a guest that pauses in its headers callback see the
 	// body all the same.
 	AllowStopIteration bool

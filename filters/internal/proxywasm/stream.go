@@ -197,15 +197,13 @@ func (c *guestContext) conclude(s *filters.Stream, o *outcome) (*filters.Respons
 	return c.respond(s, r, nil)
 }
 
-// reason is the response code details of l.
-func (l *localReply) reason() string {
-	switch {
-	case l.own:
+// reason is the response code details of l: the guest's words, as in Envoy,
+// unless they would become the label of a metric.
+func (l *localReply) reason(s *filters.Stream) string {
+	if l.own || l.details != "" && (l.status >= 400 || !s.Info.IsGRPC) {
 		return l.details
-	case l.details == "":
-		return "wasm_local_response"
 	}
-	return "wasm_local_response{" + l.details + "}"
+	return "wasm_local_response"
 }
 
 // denied and broken are what is told about a stream that the guest refused, and
@@ -228,7 +226,7 @@ func (c *guestContext) cut(s *filters.Stream) {
 		d := c.plugin.broken()
 		info.Details, info.Decision = "wasm_fail_stream", &d
 	case c.local != nil:
-		info.Details = c.local.reason()
+		info.Details = c.local.reason(s)
 		if !c.local.own {
 			d := c.plugin.denied()
 			info.Decision = &d
@@ -240,7 +238,7 @@ func (c *guestContext) cut(s *filters.Stream) {
 
 // reply makes the guest's answer.
 func (p *Plugin) reply(s *filters.Stream, l *localReply) *filters.Response {
-	details := l.reason()
+	details := l.reason(s)
 	var r *filters.Response
 	if l.status >= 400 && !l.own {
 		r = s.Deny(l.status, l.body, details, 0, p.denied())
