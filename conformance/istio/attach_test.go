@@ -4,6 +4,8 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -260,6 +262,31 @@ func TestAPluginThatCannotRun(t *testing.T) {
 			s.exchange(t, exchange{as: s.shop, method: "GET", url: web + "/", answer: "hello", status: c.status, body: c.body, refused: c.status != 200})
 			s.exchange(t, exchange{as: s.shop, method: "GET", url: v1 + "/", answer: "hello", status: 200, body: "hello"})
 		})
+	}
+}
+
+// A WasmPlugin whose module is a file of the proxy's is run.
+func TestAWasmModuleRuns(t *testing.T) {
+	guest, err := os.ReadFile("../../filters/internal/proxywasm/testdata/probe.wasm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := control(t, "plugin-broken", 20*time.Millisecond, "${URL}", "file:///guest.wasm", "${STRATEGY}", "FAIL_CLOSE", "${CONFIG}", "{a: b}")
+	if err := os.WriteFile(filepath.Join(s.root("waypoint-0"), "guest.wasm"), guest, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.startWaypoint(t); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []exchange{
+		{name: "it looks on", as: s.shop, method: "GET", url: web + "/", answer: "hello", status: 200, body: "hello"},
+		{name: "it answers by itself", as: s.shop, method: "GET", url: web + "/", header: "x-do: local", status: 403, body: "denied by guest", refused: true},
+		{name: "it answers because of the body", as: s.shop, method: "POST", url: web + "/", header: "x-do: body-deny", send: "a body", status: 403, body: "body denied", refused: true},
+		{name: "it traps", as: s.shop, method: "GET", url: web + "/", header: "x-do: trap", status: 503, refused: true},
+		{name: "it has failed", as: s.shop, method: "GET", url: web + "/", status: 503, refused: true},
+		{name: "a service that is no target", as: s.shop, method: "GET", url: "http://web-v1.app.svc.cluster.local/", answer: "hello", status: 200, body: "hello"},
+	} {
+		t.Run(c.name, func(t *testing.T) { s.exchange(t, c) })
 	}
 }
 

@@ -41,6 +41,7 @@ func TestFiltersThatWrapARequestBodyLetItBeInterrupted(t *testing.T) {
 		"type.googleapis.com/envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":        `{}`,
 		"type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterConfig": `{"statsForAllMethods":true}`,
 		"type.googleapis.com/fairlead.dlp.v1.Config":                                   `{"rules":[{"name":"r","infoTypes":["CREDIT_CARD_NUMBER"]}]}`,
+		"type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm":               `{"config":{"vmConfig":{"code":{"local":{"filename":"../internal/proxywasm/testdata/probe.wasm"}}}}}`,
 	} {
 		f := Registry().HTTP(typ)
 		c, err := f.Decode(filters.Any{TypeURL: typ, Value: []byte(config), JSON: true}, &filters.Decoding{})

@@ -151,6 +151,9 @@ func (b *requestReader) Trailers() *message.Header {
 	t.DelFunc(func(f message.Field) bool {
 		return slices.ContainsFunc(b.c.touched, func(name string) bool { return message.SameForCGI(name, f.Name) })
 	})
+	if t.Len() == 0 {
+		return nil
+	}
 	return t
 }
 

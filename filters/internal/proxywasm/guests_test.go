@@ -388,3 +388,52 @@ func TestGRPCClientsGetAnswersAsGRPC(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+func TestTrailersOfARequestAreShownAndCleaned(t *testing.T) {
+	w := newWorld(t, Config{})
+	b := &chunks{parts: []string{"a"}, trailer: &message.Header{}}
+	for _, name := range []string{"x-own", "x_added", "x-replaced"} {
+		b.trailer.Add(name, "t")
+	}
+	r := w.serve(newStream("headers trailers", b))
+	r.has(t, "request_body 1 1 0", "request_trailers 1 3 0", "add=0")
+	if r.status != "200" || w.seenBody != "a" || w.trailers != "x-own=t;x-trailer-added=1;" {
+		t.Errorf("%s %q %q", r.status, w.seenBody, w.trailers)
+	}
+	w.trailer = true
+	if r := w.ask("response-trailers"); r.trailers != "x-trailer=t;x-trailer-added=1;" {
+		t.Errorf("%q", r.trailers)
+	}
+}
+
+func TestABodyThatNobodyWantsAnyMoreEndsTheGuestsWait(t *testing.T) {
+	w := newWorld(t, Config{})
+	s := newStream("drop-body", &chunks{parts: []string{"a"}})
+	s.Reselect = func(*filters.Stream) {}
+	over := errors.New("over")
+	s.SetChain([]filters.HTTPFilter{w.p, answersEarly{over}})
+	r, err := filters.Start(s)
+	if err != nil || r.Header.Get(message.Status) != "200" {
+		t.Error(r, err)
+	}
+	w.p.OnStreamEnd(s, r)
+}
+
+// answersEarly answers while the body waits for the guest.
+type answersEarly struct{ cause error }
+
+func (a answersEarly) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
+	done := make(chan error, 1)
+	go func() {
+		_, _, err := drain(s.Body)
+		done <- err
+	}()
+	time.Sleep(30 * time.Millisecond)
+	s.Body.(filters.Interrupter).Interrupt(a.cause) //nolint:forcetypeassert // the guest's
+	if err := <-done; !errors.Is(err, a.cause) {
+		return nil, err
+	}
+	r := s.NewResponse()
+	r.Header.Add(message.Status, "200")
+	return r, nil
+}

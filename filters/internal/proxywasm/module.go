@@ -5,12 +5,14 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/fairlead-mesh/fairlead/filters"
@@ -114,7 +116,7 @@ func (m *module) compile(code []byte) error {
 
 func (m *module) build(ctx context.Context, code []byte) error {
 	var err error
-	if m.compiled, err = m.runtime.CompileModule(ctx, code); err != nil {
+	if m.compiled, err = m.runtime.CompileModule(experimental.WithCompilationWorkers(ctx, runtime.GOMAXPROCS(0)), code); err != nil {
 		return fmt.Errorf("%w: %w", errModule, err)
 	}
 	exported := m.compiled.ExportedFunctions()

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -112,9 +113,26 @@ func guest(tb testing.TB, name string) []byte {
 	return b
 }
 
+// common keeps the probe compiled for all tests; each has VMs of its own.
+var common filters.Shared
+
+var keepProbe = sync.OnceValue(func() error {
+	code, err := os.ReadFile("testdata/probe.wasm")
+	if err == nil {
+		_, _, err = acquireModule(&common, &Config{}, code)
+	}
+	return err
+})
+
 func newWorld(t *testing.T, cfg Config) *world {
 	t.Helper()
-	w, err := tryWorld(t, "probe", cfg, &filters.Shared{})
+	if err := keepProbe(); err != nil {
+		t.Fatal(err)
+	}
+	if cfg.VMID == "" {
+		cfg.VMID = t.Name() + strconv.FormatUint(stateKeys.Add(1), 10)
+	}
+	w, err := tryWorld(t, "probe", cfg, &common)
 	if err != nil {
 		t.Fatal(err)
 	}
