@@ -118,11 +118,11 @@ bench-build: build
 
 .PHONY: bench-quick
 bench-quick: bench-build ## Fairlead beside Envoy, CPU a request and memory as ratios, at most 2 minutes
-	cd bench && ../$(BIN)/bench -quick -contenders fairlead,fairlead+istio,envoy -rounds 3 -run 1.4s
+	cd bench && ../$(BIN)/bench -quick -contenders fairlead,fairlead+istio,envoy -rounds 5 -run 800ms
 
 .PHONY: bench
 bench: bench-build ## All contenders and workloads, memory, handshakes, configuration; at most 10 minutes
-	cd bench && ../$(BIN)/bench -scale -rounds 3 -budget 9m -json ../$(BIN)/bench.json -markdown ../$(BIN)/bench.md -plots ../$(BIN)/bench-plots
+	cd bench && ../$(BIN)/bench -scale -rounds 5 -budget 9m -json ../$(BIN)/bench.json -markdown ../$(BIN)/bench.md -plots ../$(BIN)/bench-plots
 
 .PHONY: bench-compare
 bench-compare: bench-build ## This tree beside another commit, interleaved: make bench-compare BASE=ref

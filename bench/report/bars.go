@@ -139,6 +139,7 @@ const (
 	Collections     = "collections of garbage in 10 s at 20k/s"
 	Stopped         = "stopped by collections in 10 s at 20k/s"
 	RoutePush       = "route push to first request"
+	RoutePushLoad   = "route push to first request, at 5k/s"
 	RoutePush1000   = "route push to first request, 1,000 routes"
 	unitKiB         = "KiB"
 	unitMB          = "MB"
@@ -154,7 +155,7 @@ var Units = map[string]string{
 	ReadyRSS: unitMB, Routes1000RSS: unitMB, Routes5000RSS: unitMB, ClustersRSS: unitMB,
 	ADSTime: unitSeconds, Cores: "cores", AllocsHBONE: "objects", AllocsH1: "objects",
 	Collections: "", Stopped: "µs",
-	RoutePush: unitMilliSecond, RoutePush1000: unitMilliSecond,
+	RoutePush: unitMilliSecond, RoutePushLoad: unitMilliSecond, RoutePush1000: unitMilliSecond,
 }
 
 // Bars are what the project aims at, all default features on.

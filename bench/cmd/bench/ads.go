@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	clusterv3pb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -22,6 +23,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/fairlead-mesh/fairlead/bench/contender"
+	"github.com/fairlead-mesh/fairlead/bench/load"
 	"github.com/fairlead-mesh/fairlead/bench/report"
 )
 
@@ -169,21 +171,29 @@ func (b *bench) startByADS(ctx context.Context, name string) error {
 }
 
 // routePushes measures the time from the change of a route until a request is
-// answered by it.
+// answered by it, also while others are answered.
 func (b *bench) routePushes(ctx context.Context, name string) error {
 	for _, v := range []struct {
 		routes int
+		load   bool
 		figure string
-	}{{1, report.RoutePush}, {1000, report.RoutePush1000}} {
-		err := b.withADS(ctx, name, func(p *controlPlane) error { return p.setRoutes(v.routes, "v0") },
-			func(p *controlPlane, c *contender.Contender) error {
-				if err := awaitBody(ctx, c, "v0"); err != nil {
+	}{{1, false, report.RoutePush}, {1, true, report.RoutePushLoad}, {1000, false, report.RoutePush1000}} {
+		first := version(0)
+		err := b.withADS(ctx, name, func(p *controlPlane) error { return p.setRoutes(v.routes, first) },
+			func(p *controlPlane, c *contender.Contender) (err error) {
+				if err := awaitBody(ctx, c, first); err != nil {
 					return err
 				}
+				if v.load {
+					stop, err := pushLoad(ctx, c, len(first))
+					if err != nil {
+						return err
+					}
+					defer func() { err = errors.Join(err, stop()) }()
+				}
 				for round := 1; round <= pushes; round++ {
-					body := fmt.Sprintf("v%d", round)
 					begin := time.Now()
-					if err := errors.Join(p.setRoutes(v.routes, body), awaitBody(ctx, c, body)); err != nil {
+					if err := errors.Join(p.setRoutes(v.routes, version(round)), awaitBody(ctx, c, version(round))); err != nil {
 						return err
 					}
 					b.figure(v.figure, c, round, time.Since(begin).Seconds()*1e3)
@@ -195,6 +205,43 @@ func (b *bench) routePushes(ctx context.Context, name string) error {
 		}
 	}
 	return nil
+}
+
+// version is the body by which a route is known. All are of one length.
+func version(n int) string { return fmt.Sprintf("v%03d", n) }
+
+// The load under which routes are pushed: requests a second, and connections.
+const pushRate, pushConns = 5000, 64
+
+// pushLoad sends requests until stop is called, which tells what failed.
+func pushLoad(ctx context.Context, c *contender.Contender, size int) (stop func() error, err error) {
+	addr, err := netip.ParseAddrPort(address(c, contender.H1H1))
+	if err != nil {
+		return nil, err
+	}
+	x, err := load.H1(ctx, load.TCP{Address: addr}, pushConns, []byte("GET / HTTP/1.1\r\nhost: "+authority+"\r\n\r\n"), size)
+	if err != nil {
+		return nil, err
+	}
+	g := load.New(x, pushRate)
+	var over atomic.Bool
+	var res load.Result
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for !over.Load() && res.Errors == 0 {
+			res = g.Run(200 * time.Millisecond)
+		}
+	}()
+	return func() error {
+		over.Store(true)
+		<-done
+		g.Close()
+		if res.Errors > 0 {
+			return fmt.Errorf("%d errors while routes were pushed, one of them: %s", res.Errors, res.FirstError)
+		}
+		return nil
+	}, nil
 }
 
 // withADS starts a control plane, fills it, and starts a contender of it.

@@ -152,7 +152,7 @@ func (b *bench) measureAll(ctx context.Context) error {
 	todo := b.selected()
 	runs := 0.0
 	for i := range todo {
-		runs += float64(len(b.users(&todo[i]))) * (float64(b.o.rounds) + warmUp)
+		runs += float64(len(b.users(&todo[i]))) * (float64(b.o.rounds) + warmUp) * todo[i].length()
 	}
 	if b.o.run == 0 {
 		b.o.run = 2 * time.Second
@@ -228,7 +228,7 @@ func (b *bench) measure(ctx context.Context, w *workload) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			d := b.o.run
+			d := time.Duration(float64(b.o.run) * w.length())
 			if round == 0 {
 				d = time.Duration(warmUp * float64(d))
 			}

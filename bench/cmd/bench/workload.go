@@ -82,6 +82,16 @@ func workloads(streams int) []workload {
 	return out
 }
 
+// length is how long a run is, as a multiple of others. Of the fast paced ones the
+// 99th percentiles are compared, which a few pauses of the machine decide if a run
+// is short.
+func (w *workload) length() float64 {
+	if w.rate >= 10_000 && w.shape != contender.H2TLSH1 {
+		return 4
+	}
+	return 1
+}
+
 func mode(rate float64) string {
 	if rate == 0 {
 		return closed
