@@ -157,6 +157,7 @@ static_resources:
   clusters:
   - name: origin
     type: STATIC
+    max_requests_per_connection: 1 # what comes behind an answer is then no request of somebody else
     load_assignment: {cluster_name: origin, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %[2]d}}}}]}]}
 `
 
