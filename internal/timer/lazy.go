@@ -13,6 +13,7 @@ import (
 type Lazy struct {
 	deadline atomic.Int64 // since origin; 0: stopped
 	entered  atomic.Bool  // the wheel has an entry, or look is deciding about one
+	fired    atomic.Bool  // see Fired
 	next     atomic.Int64 // when the entry looks, since origin
 	t        Timer
 	f, check func()
@@ -61,6 +62,11 @@ func (l *Lazy) Stop() bool {
 	return l.deadline.Load() != 0 && l.deadline.Swap(0) != 0
 }
 
+// Fired reports, after Stop, whether the callback of any schedule has ever been
+// taken to be run: it may be running now. What owns the timer must then not
+// be given to somebody else.
+func (l *Lazy) Fired() bool { return l.fired.Load() }
+
 // look runs on the wheel's goroutine. Whoever changes the deadline does so
 // before looking at the entry; look changes the entry before it looks at the
 // deadline again: one of the two sees the other.
@@ -80,7 +86,7 @@ func (l *Lazy) look() {
 			if l.deadline.Load() == at {
 				return
 			}
-		case l.deadline.CompareAndSwap(at, 0):
+		case l.take(at):
 			l.entered.Store(false)
 			if l.deadline.Load() != 0 && !l.entered.Swap(true) {
 				l.enter(now, 1)
@@ -89,4 +95,11 @@ func (l *Lazy) look() {
 			return
 		}
 	}
+}
+
+// take is true if the schedule that ends at this time still counts. Who finds it
+// gone in Stop sees it fired.
+func (l *Lazy) take(at int64) bool {
+	l.fired.Store(true)
+	return l.deadline.CompareAndSwap(at, 0)
 }

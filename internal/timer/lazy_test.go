@@ -122,3 +122,35 @@ func BenchmarkLazyArmStop(b *testing.B) {
 		l.Stop()
 	}
 }
+
+// Who stops a timer, and finds that it has not fired, may give it to somebody else.
+func TestFiredTellsWhetherACallbackMayRun(t *testing.T) {
+	type kind interface {
+		ArmAt(now time.Time, d time.Duration, f func())
+		Stop() bool
+		Fired() bool
+	}
+	check := func(t *testing.T, l kind) {
+		ran := make(chan struct{}, 2)
+		goOn := make(chan struct{})
+		f := func() { ran <- struct{}{}; <-goOn }
+		l.ArmAt(time.Now(), time.Hour, f)
+		if !l.Stop() || l.Fired() {
+			t.Error("fired before its time")
+		}
+		l.ArmAt(time.Now(), time.Millisecond, f)
+		<-ran
+		if l.Stop() || !l.Fired() {
+			t.Error("its callback runs, and it has not fired")
+		}
+		l.ArmAt(time.Now(), time.Hour, f)
+		if !l.Stop() || !l.Fired() {
+			t.Error("a former callback still runs, and it has not fired")
+		}
+		close(goOn)
+	}
+	for name, l := range map[string]func() kind{"timer": func() kind { return new(Timer) }, "lazy": func() kind { return new(Lazy) }} {
+		t.Run(name, func(t *testing.T) { check(t, l()) })
+		t.Run(name+" in a bubble", func(t *testing.T) { synctest.Test(t, func(t *testing.T) { check(t, l()) }) })
+	}
+}

@@ -26,3 +26,8 @@ func (t *Timer) ArmAt(now time.Time, d time.Duration, f func()) { t.arm(now.Sub(
 // Stop cancels the schedule. It reports whether the callback was prevented;
 // false means that it never was armed, has run, or is running.
 func (t *Timer) Stop() bool { return t.stop() }
+
+// Fired reports, after Stop, whether the callback of any schedule has ever been
+// taken to be run: it may be running now. What owns the timer must then not
+// be given to somebody else.
+func (t *Timer) Fired() bool { return t.live.Load()&fired != 0 }

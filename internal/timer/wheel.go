@@ -34,6 +34,9 @@ const (
 	stopped uint32 = iota
 	onWheel
 	inBubbles
+
+	where uint32 = 3
+	fired uint32 = 4 // a bit beside them that stays: see Timer.Fired
 )
 
 // wheel is a hierarchical timer wheel without a ticking goroutine: a runtime
@@ -99,8 +102,11 @@ func (s *state) wheelOf() *wheel {
 	return &global[p*0x9e3779b97f4a7c15>>(64-3)]
 }
 
+// set is called with the lock held that guards s.
+func (s *state) set(live uint32) { s.live.Store(live | s.live.Load()&fired) }
+
 func (s *state) stop() bool {
-	switch s.live.Load() {
+	switch s.live.Load() & where {
 	case stopped:
 		return false
 	case onWheel:
@@ -115,8 +121,15 @@ func (s *state) stop() bool {
 func (s *state) stopBubble() bool {
 	b := bubbles.m[s]
 	delete(bubbles.m, s)
-	s.live.Store(stopped)
-	return b != nil && b.Stop()
+	s.set(stopped)
+	if b == nil {
+		return false
+	}
+	prevented := b.Stop()
+	if !prevented {
+		s.set(fired)
+	}
+	return prevented
 }
 
 func (s *state) armBubble(d time.Duration, f func()) {
@@ -124,7 +137,7 @@ func (s *state) armBubble(d time.Duration, f func()) {
 	defer bubbles.mu.Unlock()
 	s.stopBubble()
 	bubbles.m[s] = time.AfterFunc(ceilTick(d), f)
-	s.live.Store(inBubbles)
+	s.set(inBubbles)
 }
 
 func ceilTick(d time.Duration) time.Duration {
@@ -148,7 +161,7 @@ func (w *wheel) arm(s *state, now, d time.Duration, f func()) {
 	s.f = f
 	s.expiry = max(int64((now+d+tick-1)/tick), w.elapsed+1)
 	s.armed = true
-	s.live.Store(onWheel)
+	s.set(onWheel)
 	w.count++
 	w.link(s)
 	w.schedule(w.deadline(int(s.level), int(s.slot)), now)
@@ -161,7 +174,7 @@ func (w *wheel) stop(s *state) bool {
 	if was {
 		w.unlink(s)
 		s.armed, s.f = false, nil
-		s.live.Store(stopped)
+		s.set(stopped)
 	}
 	w.mu.Unlock()
 	return was
@@ -271,7 +284,7 @@ func (w *wheel) fire() {
 			if s.expiry <= w.elapsed {
 				due = append(due, s.f)
 				s.armed, s.f = false, nil
-				s.live.Store(stopped)
+				s.live.Store(stopped | fired)
 				w.count--
 			} else {
 				w.link(s)

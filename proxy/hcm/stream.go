@@ -446,7 +446,9 @@ func (st *stream) release() {
 	st.idleTimeout = 0
 	st.s.Reset() // before st.in: a late interruption must not meet it
 	st.in.begin(nil, nil)
-	st.m.pool.Put(st)
+	if !st.idle.Fired() && !st.request.Fired() && !st.duration.Fired() {
+		st.m.pool.Put(st)
+	}
 }
 
 func (st *stream) endFilters() {

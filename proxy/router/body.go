@@ -129,6 +129,11 @@ func (rq *request) stopTimers() {
 	rq.tryTimer.Stop()
 }
 
+// timersFired reports, after stopTimers, whether a callback may still run.
+func (rq *request) timersFired() bool {
+	return rq.routeTimer.Fired() || rq.durationTimer.Fired() || rq.idleTimer.Fired() || rq.tryTimer.Fired()
+}
+
 // brokeOff records why a response that had begun did not end, and returns what
 // HCM resets the client for.
 func (rq *request) brokeOff(err error) error {

@@ -463,7 +463,7 @@ func (rq *request) release() {
 		rq.stopTimers()
 		// A callback may be running; it must not meet another request.
 		rq.mu.Lock()
-		reusable = rq.cause == nil && rq.tryCause == nil
+		reusable = rq.cause == nil && rq.tryCause == nil && !rq.timersFired()
 		rq.mu.Unlock()
 	}
 	rq.mirrors, rq.attempted = nil, nil

@@ -1,0 +1,44 @@
+package router
+
+import (
+	"testing"
+	"time"
+)
+
+// A timeout that runs out while the answer is on its way may be about to interrupt
+// its request when that has ended: it must not meet the next one.
+func TestALateTimeoutDoesNotMeetTheNextRequest(t *testing.T) {
+	taken, goOn, interrupted := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	w := newWorld(t, &origin{handle: func(x *exchange) answer {
+		if x.n == 1 {
+			<-taken
+		}
+		return answer{status: 200}
+	}})
+	f := w.f.(*Filter)
+	made := 0
+	f.pool.New = func() any {
+		rq := newRequest(f)
+		if made++; made == 1 {
+			rq.onRoute = func() {
+				close(taken)
+				<-goOn
+				rq.Interrupt(errRouteTimeout)
+				close(interrupted)
+			}
+		}
+		return rq
+	}
+	w.action().Timeout = 20 * time.Millisecond
+	for i := range 2 {
+		if r := w.do(newStream()); r.status != 200 || r.err != nil {
+			t.Fatalf("request %d: %d, %v", i, r.status, r.err)
+		}
+	}
+	close(goOn)
+	<-interrupted
+	if made != 2 {
+		t.Error("the second request got what the first one's timeout is about to interrupt")
+	}
+	w.idle()
+}
