@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/fairlead-mesh/fairlead/bench/contender"
 	"github.com/fairlead-mesh/fairlead/bench/load"
@@ -94,22 +95,32 @@ func (p *controlPlane) setClusters(n, port int) error {
 		return err
 	}
 	for i := range n {
-		name := fmt.Sprintf("outbound|9080||service-%d.app.svc.cluster.local", i)
-		err := errors.Join(
-			add(xdstest.Cluster, name, &clusterv3pb.Cluster{
-				Name: name, ClusterDiscoveryType: &clusterv3pb.Cluster_Type{Type: clusterv3pb.Cluster_EDS},
-				EdsClusterConfig: &clusterv3pb.Cluster_EdsClusterConfig{EdsConfig: byADS()}, ConnectTimeout: durationpb.New(5 * time.Second),
-			}),
-			add(xdstest.Endpoints, name, &endpointv3pb.ClusterLoadAssignment{ClusterName: name, Endpoints: []*endpointv3pb.LocalityLbEndpoints{{
-				LbEndpoints: []*endpointv3pb.LbEndpoint{{HostIdentifier: &endpointv3pb.LbEndpoint_Endpoint{Endpoint: &endpointv3pb.Endpoint{Address: socket(port)}}}},
-			}}}),
-		)
-		if err != nil {
+		name := service(i)
+		if err := errors.Join(add(xdstest.Cluster, name, cluster(name, 5*time.Second)), add(xdstest.Endpoints, name, assignment(name, port, 1))); err != nil {
 			return err
 		}
 	}
 	p.Update(set, nil)
 	return nil
+}
+
+func service(i int) string { return fmt.Sprintf("outbound|9080||service-%d.app.svc.cluster.local", i) }
+
+func cluster(name string, connect time.Duration) *clusterv3pb.Cluster {
+	return &clusterv3pb.Cluster{
+		Name: name, ClusterDiscoveryType: &clusterv3pb.Cluster_Type{Type: clusterv3pb.Cluster_EDS},
+		EdsClusterConfig: &clusterv3pb.Cluster_EdsClusterConfig{EdsConfig: byADS()}, ConnectTimeout: durationpb.New(connect),
+	}
+}
+
+// assignment has one endpoint.
+func assignment(name string, port int, weight uint32) *endpointv3pb.ClusterLoadAssignment {
+	return &endpointv3pb.ClusterLoadAssignment{ClusterName: name, Endpoints: []*endpointv3pb.LocalityLbEndpoints{{
+		LbEndpoints: []*endpointv3pb.LbEndpoint{{
+			HostIdentifier:      &endpointv3pb.LbEndpoint_Endpoint{Endpoint: &endpointv3pb.Endpoint{Address: socket(port)}},
+			LoadBalancingWeight: wrapperspb.UInt32(weight),
+		}},
+	}}}
 }
 
 // setRoutes serves n routes, the last of which answers with body.

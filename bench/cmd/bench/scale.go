@@ -63,6 +63,7 @@ func (b *bench) scale(ctx context.Context) error {
 			{"start by ADS", contender.SupportsADS(name), b.startByADS},
 			{"clusters by ADS", contender.SupportsADS(name), b.clusters},
 			{"route push", contender.SupportsADS(name), b.routePushes},
+			{churn, contender.SupportsADS(name) && strings.Contains(b.o.figures, churn), b.churn}, // only if asked for
 		} {
 			if !picked(b.o.figures, part.what) || !part.applies || b.report.Missing[contender.Label(name)] != "" {
 				continue
@@ -206,8 +207,27 @@ func (b *bench) idleTunnels(ctx context.Context, name string) error {
 		if err := all.open(ctx, b.sized(idleTunnels), address(c, tlsShape(name)), same(b.client)); err != nil {
 			return err
 		}
-		return b.each(ctx, report.IdleTunnel, c, before, len(all.list))
+		if err := b.each(ctx, report.IdleTunnel, c, before, len(all.list)); err != nil {
+			return err
+		}
+		return b.idleCPU(ctx, c)
 	})
+}
+
+// idleCPU records what a process uses that has nothing to do.
+func (b *bench) idleCPU(ctx context.Context, c *contender.Contender) error {
+	const long = 2 * time.Second
+	before, err := c.Usage()
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	if err := sleep(ctx, long); err != nil {
+		return err
+	}
+	after, err := c.Usage()
+	b.figure(report.IdleCPU, c, 1, 100*(after.CPU-before.CPU).Seconds()/time.Since(begin).Seconds())
+	return err
 }
 
 // tunnels are opened by a few goroutines: a handshake waits for the other side.
