@@ -17,6 +17,7 @@ type fakeStream struct {
 	version message.Version
 	fields  []string
 	wrote   []string
+	onReset func(error)
 }
 
 func (f *fakeStream) Version() message.Version { return f.version }
@@ -41,7 +42,7 @@ func (f *fakeStream) WriteTrailers(*message.Header) error          { return nil 
 func (f *fakeStream) Flush() error                                 { return nil }
 func (f *fakeStream) Tunnel() netio.Conn                           { return nil }
 func (f *fakeStream) Reset(transport.ResetReason)                  {}
-func (f *fakeStream) OnReset(func(error))                          {}
+func (f *fakeStream) OnReset(g func(error))                        { f.onReset = g }
 func (f *fakeStream) BytesIn() uint64                              { return 0 }
 func (f *fakeStream) BytesOut() uint64                             { return 0 }
 func (f *fakeStream) CloseAfter()                                  {}

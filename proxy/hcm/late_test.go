@@ -2,12 +2,14 @@ package hcm
 
 import (
 	"bufio"
+	"errors"
 	"net/http"
 	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
@@ -63,5 +65,48 @@ func TestALateTimeoutDoesNotMeetTheNextStream(t *testing.T) {
 	<-done
 	if made != 2 {
 		t.Error("the second request got the stream that the first one's timeout is about to interrupt")
+	}
+}
+
+// asks runs what it is given in the midst of a request, and notes why the stream was
+// interrupted.
+type asks struct {
+	during func()
+	cause  error
+}
+
+func (f *asks) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
+	if f.during != nil {
+		f.during()
+	}
+	f.cause = s.Cause()
+	return s.LocalReply(200, "", "asked", 0), nil
+}
+
+// What a codec still wants to say about a stream that has ended must not be said to
+// the next one, which has its record.
+func TestALateResetDoesNotMeetTheNextStream(t *testing.T) {
+	f := &asks{}
+	m, err := New(Config{Spec: &xdsresource.HTTPConnectionManager{}, Routes: &Routes{}, DefaultChain: []filters.HTTPFilter{f}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cn := &conn{m: m, info: &streaminfo.Conn{}}
+	for range 20 { // the race detector has pools lose some of what they are given
+		former := &fakeStream{version: message.HTTP2}
+		f.during = nil
+		cn.ServeStream(former)
+		f.during = func() {
+			if former.onReset != nil {
+				former.onReset(errors.New("reset by the former client"))
+			}
+		}
+		cn.ServeStream(&fakeStream{version: message.HTTP2})
+		if f.cause != nil {
+			t.Fatalf("the next stream was interrupted: %v", f.cause)
+		}
+		if former.onReset != nil {
+			t.Fatal("the callback was not taken back")
+		}
 	}
 }

@@ -403,6 +403,7 @@ func (st *stream) finish() {
 	st.idle.Stop()
 	st.request.Stop()
 	st.duration.Stop()
+	st.ss.OnReset(nil) // it would meet the next stream
 	st.in.Close()
 	info := &s.Info
 	info.End = info.Now()

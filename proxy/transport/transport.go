@@ -98,7 +98,8 @@ type ServerStream interface {
 	Reset(reason ResetReason)
 	// OnReset registers f to be called once if the client resets the stream or
 	// the connection ends before the response is complete. f must not block;
-	// it is called at once if that has happened already.
+	// it is called at once if that has happened already. OnReset(nil) takes f
+	// back, and waits for one that is running: after it f is not called.
 	OnReset(f func(cause error))
 	// BytesIn and BytesOut are the bytes on the wire so far, framing included.
 	BytesIn() uint64

@@ -50,6 +50,8 @@ type Server struct {
 	watch   *watcher // nil while idle, soon
 	onReset func(error)
 	gone    error // the client is
+	// telling is closed when onReset, which was called, has returned.
+	telling chan struct{}
 
 	scanned   int    // bytes of the buffer without a head's end
 	next      action // after the loop

@@ -370,6 +370,40 @@ func TestClientGoneInterruptsTheStream(t *testing.T) {
 	wait(t, done)
 }
 
+// A callback of OnReset that runs while its owner is being reused would meet the
+// next request.
+func TestOnResetCanBeTakenBack(t *testing.T) {
+	cc, sc := pipe(t)
+	entered, leave := make(chan struct{}), make(chan struct{})
+	var s *Server
+	s = NewServer(sc, &transport.ServerConfig{}, &handler{serve: func(st transport.ServerStream) {
+		st.OnReset(func(error) {
+			close(entered)
+			<-leave
+		})
+		closed := make(chan struct{})
+		go func() { s.Close(errors.New("closed")); close(closed) }()
+		<-entered
+		go func() {
+			time.Sleep(20 * time.Millisecond)
+			close(leave)
+		}()
+		st.OnReset(nil)
+		select {
+		case <-leave:
+		default:
+			t.Error("OnReset(nil) returned while the callback ran")
+		}
+		st.OnReset(nil) // nor does it call what is not there
+		<-closed
+	}})
+	done := make(chan struct{})
+	go s.Serve(func() { close(done) })
+	_, _ = cc.Write([]byte("GET / HTTP/1.1\r\nhost: a\r\n\r\n"))
+	wait(t, done)
+	_ = cc.Close()
+}
+
 func TestIdleTimeoutClosesTheConnection(t *testing.T) {
 	cc, sc := pipe(t)
 	done := start(sc, &handler{serve: echo}, &transport.ServerConfig{IdleTimeout: 30 * time.Millisecond})

@@ -104,16 +104,30 @@ func (s *Server) lost(cause error) {
 	s.gone = cause
 	f := s.onReset
 	s.onReset = nil
-	s.mu.Unlock()
-	if f != nil {
-		f(cause)
+	if f == nil {
+		s.mu.Unlock()
+		return
 	}
+	told := make(chan struct{})
+	s.telling = told
+	s.mu.Unlock()
+	defer close(told)
+	f(cause)
 }
 
 // OnReset implements transport.ServerStream.
 func (st *serverStream) OnReset(f func(cause error)) {
 	s := st.s
 	s.mu.Lock()
+	if f == nil {
+		s.onReset = nil
+		told := s.telling
+		s.mu.Unlock()
+		if told != nil {
+			<-told
+		}
+		return
+	}
 	gone := s.gone
 	if gone == nil {
 		s.onReset = f

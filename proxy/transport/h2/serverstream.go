@@ -134,8 +134,7 @@ func (v *serverStream) Reset(reason transport.ResetReason) {
 	(*stream)(v).reset(code, resetError(transport.LocalReset, reason.String()))
 }
 
-// OnReset implements transport.ServerStream. OnReset(nil) takes f back, and waits
-// for one that is running: after it f is not called.
+// OnReset implements transport.ServerStream.
 func (v *serverStream) OnReset(f func(cause error)) {
 	s := (*stream)(v)
 	s.mu.Lock()
