@@ -50,13 +50,10 @@ func (st *hostState) memory(m *transport.Memory) {
 	st.mu.Unlock()
 	for _, p := range pools {
 		p.mu.Lock()
-		conns := make([]transport.ClientConn, 0, len(p.all))
-		for pc := range p.all {
-			conns = append(conns, pc.ClientConn)
-		}
+		conns := p.madeLocked()
 		p.mu.Unlock()
-		for _, c := range conns {
-			m.Add(c)
+		for _, pc := range conns {
+			m.Add(pc.ClientConn)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"context"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -71,6 +70,8 @@ type pooledConn struct {
 	resumer   transport.Resumer // nil if it has none
 	p         *pool
 	multiplex bool
+	// made: the codec is there, before nothing but OnClose may touch pc.
+	made      bool // guarded by pool.mu
 	inReady   bool // guarded by pool.mu
 	closed    bool // guarded by pool.mu
 	retired   bool // guarded by pool.mu: takes no further streams
@@ -129,11 +130,7 @@ func (c *Cluster) poolFor(h *Host, o *ConnectOptions) *pool {
 		if p := slot.Load(); p != nil {
 			return p
 		}
-		p := c.newPool(h, key)
-		if !slot.CompareAndSwap(nil, p) {
-			return slot.Load()
-		}
-		return p
+		return h.st.install(slot, c.newPool(h, key))
 	}
 	h.st.mu.Lock()
 	defer h.st.mu.Unlock()
@@ -279,25 +276,6 @@ func (p *pool) maxRequests() uint32 {
 	return p.c.spec.MaxRequestsPerConnection
 }
 
-// retire takes pc out of use: it closes when its last stream has ended.
-func (p *pool) retire(pc *pooledConn) {
-	p.mu.Lock()
-	pc.retired = true
-	p.removeReady(pc)
-	p.mu.Unlock()
-	pc.Drain()
-}
-
-// renew takes all connections out of use: who comes next gets a new one.
-func (p *pool) renew() {
-	p.mu.Lock()
-	all := slices.Collect(maps.Keys(p.all))
-	p.mu.Unlock()
-	for _, pc := range all {
-		p.retire(pc)
-	}
-}
-
 // removeReady takes pc out of ready. The caller holds p.mu.
 func (p *pool) removeReady(pc *pooledConn) {
 	if !pc.inReady {
@@ -317,7 +295,7 @@ func (p *pool) removeReady(pc *pooledConn) {
 // offer gives pc, which can take a stream, to whoever waits, or makes it ready.
 func (p *pool) offer(pc *pooledConn) {
 	p.mu.Lock()
-	if pc.closed || pc.retired {
+	if !pc.made || pc.closed || pc.retired {
 		p.mu.Unlock()
 		return
 	}
@@ -386,80 +364,6 @@ func (pc *pooledConn) onClose(_ transport.ClientConn, err error) {
 	p.mu.Unlock()
 }
 
-// drain makes every connection end with its last stream.
-func (p *pool) drain() {
-	p.mu.Lock()
-	p.draining = true
-	all := make([]*pooledConn, 0, len(p.all))
-	for pc := range p.all {
-		all = append(all, pc)
-		if p.waiters.head == nil {
-			pc.retired = true
-			p.removeReady(pc)
-		}
-	}
-	waiting := p.waiters.head != nil
-	p.mu.Unlock()
-	if waiting {
-		return // offer drains when they are served
-	}
-	for _, pc := range all {
-		pc.Drain()
-	}
-}
-
-func (c *Cluster) idleTimeout() time.Duration {
-	switch d := c.spec.HTTP.IdleTimeout; {
-	case d < 0:
-		return 0
-	case d == 0:
-		return time.Hour
-	default:
-		return d
-	}
-}
-
-// armSweep starts the timer that closes idle connections. The caller holds
-// p.mu.
-func (p *pool) armSweep() {
-	if d := p.c.idleTimeout(); d > 0 && !p.sweeping {
-		p.sweeping = true
-		p.sweep.Arm(d, p.onSweep)
-	}
-}
-
-func (p *pool) sweepIdle() {
-	d := p.c.idleTimeout()
-	var old []*pooledConn
-	next := time.Duration(0)
-	p.mu.Lock()
-	p.sweeping = false
-	for _, pc := range p.ready {
-		if pc.streams.Load() > 0 {
-			continue
-		}
-		rest := d - (time.Since(pc.start) - time.Duration(pc.idleSince.Load()))
-		if rest <= 0 {
-			old = append(old, pc)
-			pc.retired = true
-		} else if next == 0 || rest < next {
-			next = rest
-		}
-	}
-	for _, pc := range old {
-		p.removeReady(pc)
-	}
-	if next > 0 {
-		p.sweeping = true
-		p.sweep.Arm(next, p.onSweep)
-	}
-	p.mu.Unlock()
-	for _, pc := range old {
-		p.c.stats().cxIdleTimeout.Inc()
-		pc.Drain()
-	}
-}
-
 // dialed makes a connection that was established usable.
 func (p *pool) dialed(conn *connection) (*pooledConn, error) {
 	pc := &pooledConn{p: p, start: time.Now(), local: conn.LocalAddr(), state: conn.state}
@@ -482,19 +386,24 @@ func (p *pool) dialed(conn *connection) (*pooledConn, error) {
 	s.cxActive.Add(1)
 	p.st.cxActive.Add(1)
 	pc.markIdle(pc.start)
+	var cc transport.ClientConn
 	if !pc.multiplex {
-		pc.ClientConn = p.c.m.opt.HTTP1(conn.Conn, &cfg)
-		pc.resumer, _ = pc.ClientConn.(transport.Resumer)
+		cc = p.c.m.opt.HTTP1(conn.Conn, &cfg)
 	} else {
-		cc, err := p.c.m.opt.HTTP2(conn.Conn, &cfg)
-		if err != nil {
+		var err error
+		if cc, err = p.c.m.opt.HTTP2(conn.Conn, &cfg); err != nil {
 			conn.Reset()
 			pc.onClose(nil, err)
 			return nil, &transport.ResetError{Reason: transport.ConnectionFailure, Detail: err.Error()}
 		}
-		pc.ClientConn = cc
 	}
-	if d := p.c.spec.HTTP.MaxConnectionDuration; d > 0 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pc.ClientConn, pc.made = cc, true
+	if !pc.multiplex {
+		pc.resumer, _ = cc.(transport.Resumer)
+	}
+	if d := p.c.spec.HTTP.MaxConnectionDuration; d > 0 && !pc.closed {
 		pc.duration.Arm(d, func() {
 			p.c.stats().cxMaxDuration.Inc()
 			go p.retire(pc)

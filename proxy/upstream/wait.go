@@ -83,6 +83,7 @@ func (p *pool) wait(ctx context.Context, h *Host, o *ConnectOptions) (*Stream, e
 		p.b.pending.give()
 		st.rqPendingActive.Add(-1)
 		p.st.pending.Add(-1)
+		p.served()
 	}()
 	w := &waiter{ch: make(chan result, 1)}
 	p.mu.Lock()
