@@ -81,6 +81,9 @@ func (c *Cluster) stats() *clusterStats {
 	}
 	s := newClusterStats(c.m.opt.Stats, c.StatName())
 	c.st.Store(s)
+	if c.closed {
+		return s // the series are its successor's
+	}
 	hs := c.set.Load()
 	c.membership(s, hs)
 	if hs.present > 0 { // they came before somebody counted
@@ -277,7 +280,7 @@ func (c *Cluster) update(a *xdsresource.ClusterLoadAssignment) {
 func (c *Cluster) rebuild() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.dynamic != nil {
+	if c.dynamic != nil || c.closed {
 		return // hosts are picked by address; an ejected one is refused there
 	}
 	old := c.set.Load()

@@ -38,6 +38,8 @@ func newDynamicHosts(c *Cluster) *dynamicHosts {
 	if c.spec.Discovery == xdsresource.DiscoveryDynamicForwardProxy {
 		d.names = newNameCache(c)
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.timer = time.AfterFunc(d.interval(), d.sweep)
 	return d
 }
@@ -160,7 +162,9 @@ func (d *dynamicHosts) host(addr netip.AddrPort, name string) (*Host, error) {
 		if h = d.byAddr[k]; h == nil {
 			e := xdsresource.Endpoint{Address: addr, DisplayHost: strings.Clone(name), Weight: 1}
 			h = d.c.newHost(&e, &xdsresource.LocalityEndpoints{}, nil)
-			if !d.closed {
+			if d.closed {
+				h.st.removed.Store(true) // nobody will drain it
+			} else {
 				d.byAddr[dynamicKey{addr, e.DisplayHost}] = h
 			}
 		}

@@ -236,7 +236,8 @@ func (m *Manager) start(c *Cluster) {
 		return
 	}
 	if spec.Outlier != nil && spec.Outlier.Interval > 0 {
-		c.detector = newDetector(c, spec.Outlier)
+		c.detector = &detector{c: c, spec: spec.Outlier}
+		defer c.detector.start()
 	}
 	switch spec.Discovery {
 	case xdsresource.DiscoveryStatic:
@@ -294,6 +295,9 @@ func (m *Manager) promoteLocked(c *Cluster) {
 	}
 	if prev := sl.Swap(c); prev != nil {
 		prev.close()
+		c.mu.Lock()
+		c.membership(c.st.Load(), c.set.Load()) // prev has set them to nothing
+		c.mu.Unlock()
 	}
 }
 

@@ -52,7 +52,20 @@ func (n *nameCache) close() {
 	defer n.mu.Unlock()
 	n.closed = true
 	for _, e := range n.names {
-		e.timer.Stop()
+		if e.timer.Stop() {
+			e.abandon()
+		}
+	}
+}
+
+// abandon lets those go who wait for the first resolution, which won't be made. The
+// caller holds nameCache.mu, and has stopped the timer.
+func (e *cachedName) abandon() {
+	select {
+	case <-e.first:
+	default:
+		e.err = errNamesClosed
+		close(e.first)
 	}
 }
 

@@ -31,21 +31,34 @@ type detector struct {
 
 	mu     sync.Mutex
 	active int
-	timer  *time.Timer
+	timer  *time.Timer // nil before start
 	closed bool
 }
 
-func newDetector(c *Cluster, spec *xdsresource.OutlierDetection) *detector {
-	d := &detector{c: c, spec: spec}
-	d.timer = time.AfterFunc(d.spec.Interval, d.tick)
-	return d
+// start begins the intervals, once the cluster is complete.
+func (d *detector) start() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.closed {
+		d.timer = time.AfterFunc(d.spec.Interval, d.tick)
+	}
 }
 
+// close ends ejections. The hosts that are out no longer count as such.
 func (d *detector) close() {
 	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return
+	}
 	d.closed = true
-	d.timer.Stop()
-	d.mu.Unlock()
+	if d.timer != nil {
+		d.timer.Stop()
+	}
+	if d.active != 0 {
+		d.c.stats().outlier.active.Add(-int64(d.active))
+		d.active = 0
+	}
 }
 
 // status takes an HTTP status, or the one that stands for a local-origin
@@ -127,8 +140,8 @@ func (d *detector) eject(h *Host, enforcing uint32, counter *stats.Counter) {
 		m.jitter = rand.N(d.spec.MaxEjectionTimeJitter + 1)
 	}
 	m.ejected.Store(true)
-	d.mu.Unlock()
 	s.active.Add(1)
+	d.mu.Unlock()
 	s.total.Inc()
 	counter.Inc()
 	d.c.m.log.Info("host ejected", "cluster", d.c.spec.Name, "host", h.name)
@@ -178,11 +191,13 @@ func (d *detector) tick() {
 	d.judge(hosts)
 }
 
-// forget takes a removed host out of the count of ejected ones.
+// forget takes a removed host out of the count of ejected ones; it is not ejected
+// any more.
 func (d *detector) forget(h *Host) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if h.st.outlier.ejected.Load() {
+	h.st.removed.Store(true)
+	if !d.closed && h.st.outlier.ejected.Swap(false) {
 		d.active--
 		d.c.stats().outlier.active.Add(-1)
 	}
