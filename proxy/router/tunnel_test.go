@@ -118,6 +118,38 @@ func TestConnectEndsHere(t *testing.T) {
 	}
 }
 
+// nowhere is a connection whose address can't be told.
+type nowhere struct{ netio.Conn }
+
+func (nowhere) LocalAddr() netip.AddrPort { panic("nowhere") }
+
+func TestAPanicAfterConnectingLeavesNoConnection(t *testing.T) {
+	w := newWorld(t, &origin{})
+	near, far := netio.Pipe(hereAddr, thereAddr)
+	w.m = upstream.NewManager(upstream.Options{Dial: func(context.Context, netip.AddrPort, netio.DialOptions) (netio.Conn, error) {
+		return nowhere{near}, nil
+	}})
+	t.Cleanup(w.m.Close)
+	w.m.Apply([]*xdsresource.Cluster{clusterOf("c", "10.0.0.1:80")})
+	w.f = New(nil, Deps{Clusters: w.m})
+	w.action().Upgrades = []xdsresource.Upgrade{{Type: "connect", Enabled: true, Connect: true}}
+	w.route().Match = xdsresource.RouteMatch{Kind: xdsresource.PathConnect, RuntimeFraction: -1}
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("no panic")
+			}
+		}()
+		w.do(newStream(message.Method, "CONNECT"))
+	}()
+	if n := w.m.Clusters()[0].Breakers[0].Connections; n != 0 {
+		t.Errorf("%d connections are held", n)
+	}
+	if _, err := far.Read(make([]byte, 1)); !errors.Is(err, netio.ErrReset) {
+		t.Errorf("%v", err)
+	}
+}
+
 type hop struct {
 	listener string
 	shared   string

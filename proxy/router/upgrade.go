@@ -89,6 +89,11 @@ func (rq *request) terminateConnect() (*filters.Response, bool, error) {
 		if err != nil {
 			return rq.failed(err)
 		}
+		defer func() {
+			if !rq.held { // a panic
+				far.Reset()
+			}
+		}()
 		rq.s.Info.Upstream.Local = far.LocalAddr()
 	}
 	s := rq.s
