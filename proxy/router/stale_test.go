@@ -19,6 +19,7 @@ type closer struct {
 	ln      net.Listener
 	closing atomic.Bool
 	wg      sync.WaitGroup
+	ended   chan struct{} // a connection, behind an answer
 }
 
 func newCloser(t *testing.T) *closer {
@@ -27,7 +28,7 @@ func newCloser(t *testing.T) *closer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &closer{ln: ln}
+	o := &closer{ln: ln, ended: make(chan struct{}, 1)}
 	o.wg.Go(func() {
 		for {
 			c, err := ln.Accept()
@@ -51,7 +52,12 @@ func (o *closer) serve(c net.Conn) {
 		}
 		_, _ = q.Body.Read(make([]byte, 10))
 		closing := o.closing.Load()
-		if _, err := c.Write([]byte("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")); err != nil || closing {
+		if _, err := c.Write([]byte("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")); err != nil {
+			return
+		}
+		if closing {
+			_ = c.Close()
+			o.ended <- struct{}{}
 			return
 		}
 	}
@@ -72,13 +78,16 @@ func TestAnOriginThatEndsItsConnectionsLosesNoRequest(t *testing.T) {
 			if r := w.do(newStream(message.Method, "GET")); r.status != 200 || r.err != nil {
 				t.Fatalf("request %d: %d %v", i, r.status, r.err)
 			}
+			if o.closing.Load() {
+				<-o.ended // a look finds it, unless the kernel takes its time
+			}
 		}
 	}
 	get(200)
 	o.closing.Store(true)
 	get(300)
-	if n := w.m.Clusters()[0].Hosts[0].RqTotal; n < 501 || n > 510 {
-		t.Errorf("%d requests were sent for 500, of which one or few met a connection that had ended", n)
+	if n := w.m.Clusters()[0].Hosts[0].RqTotal; n < 500 || n > 600 {
+		t.Errorf("%d requests were sent for 500, of which few met a connection that had ended", n)
 	}
 	w.idle()
 }
