@@ -266,3 +266,55 @@ func TestABodyIsNotKeptOnceItsAnswerHasBegun(t *testing.T) {
 	resp.Body.Close()
 	w.idle()
 }
+
+// An origin that has answered may read no more of the request, and still keep the
+// connection open.
+func TestAnAnswerPassesWhileTheRequestIsNotRead(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		last bool // what is not read ends the request
+		a    answer
+	}{
+		{"a head", false, answer{status: 413}},
+		{"a head, before the end", true, answer{status: 413}},
+		{"a body", false, answer{status: 413, body: "too large"}},
+		{"a body, before the end", true, answer{status: 413, body: "too large"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := &origin{stuck: make(chan struct{})}
+			o.handle = func(*exchange) answer {
+				<-o.stuck
+				return c.a
+			}
+			w := newWorld(t, o)
+			w.retry(xdsresource.RetryPolicy{On: xdsresource.RetryReset, NumRetries: 1})
+			w.action().Timeout = 0 // nothing else would end it
+			b := newSlowBody()
+			s := newStream(message.Method, "POST")
+			s.Body = b
+			if c.last {
+				s.Body = &endedBody{b}
+			}
+			go func() { b.c <- "abc" }()
+			got := make(chan result, 1)
+			go func() { got <- w.do(s) }()
+			select {
+			case r := <-got:
+				if r.status != 413 || r.body != c.a.body || r.err != nil || r.bodyErr != nil {
+					t.Errorf("%d %q, %v %v", r.status, r.body, r.err, r.bodyErr)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("the answer does not pass")
+			}
+			w.idle()
+		})
+	}
+}
+
+// endedBody ends with its first chunk.
+type endedBody struct{ *slowBody }
+
+func (b *endedBody) Next() ([]byte, bool, error) {
+	p, _, err := b.slowBody.Next()
+	return p, true, err
+}

@@ -70,6 +70,9 @@ type origin struct {
 	reused  func(n int) bool
 	version message.Version
 	tunnel  func() netio.Conn
+	// stuck, if not nil, is told of each write, which then lasts until the stream is
+	// interrupted.
+	stuck chan struct{}
 	// in and out are the bytes of every stream on the wire.
 	in, out uint64
 }
@@ -184,6 +187,10 @@ func (s *fakeStream) finish(end bool) {
 }
 
 func (s *fakeStream) WriteData(p []byte, end bool) error {
+	if c := s.c.o.stuck; c != nil {
+		c <- struct{}{}
+		<-s.stop
+	}
 	if err := s.interrupted(); err != nil {
 		return err
 	}

@@ -68,6 +68,7 @@ type request struct {
 	cause       error // ends the request
 	tryCause    error // ends the attempt
 	tryDeadline time.Time
+	idleEnd     time.Time // when the attempt may have been idle for too long
 	completed   time.Time // when the last byte of the request had been received
 }
 
@@ -79,6 +80,7 @@ func newRequest(f *Filter) *request {
 	rq.onDuration = func() { rq.Interrupt(rq.durationCause) }
 	rq.avoid = rq.wasTried
 	rq.pump.rq = rq
+	rq.pump.wrote.L = &rq.pump.mu
 	return rq
 }
 
@@ -206,7 +208,11 @@ func (rq *request) wake(cause error) {
 func (rq *request) interruptTry(cause error) {
 	rq.mu.Lock()
 	defer rq.mu.Unlock()
-	if rq.cur == nil || rq.tryCause != nil || errors.Is(cause, errPerTryTimeout) && time.Now().Before(rq.tryDeadline) {
+	deadline := rq.tryDeadline
+	if errors.Is(cause, errPerTryIdle) {
+		deadline = rq.idleEnd
+	}
+	if rq.cur == nil || rq.tryCause != nil || time.Now().Before(deadline) {
 		return
 	}
 	rq.tryCause = cause
@@ -394,6 +400,9 @@ func (rq *request) armTry() {
 // touchIdle notes progress for per_try_idle_timeout.
 func (rq *request) touchIdle() {
 	if rq.t.perTryIdle > 0 {
+		rq.mu.Lock()
+		rq.idleEnd = time.Now().Add(rq.t.perTryIdle)
+		rq.mu.Unlock()
 		rq.arm(&rq.idleTimer, rq.t.perTryIdle, rq.onIdle)
 	}
 }
@@ -477,6 +486,6 @@ func (rq *request) release() {
 	rq.received, rq.ended, rq.grpcLater, rq.held, rq.whole = nil, false, false, false, false
 	rq.body = source{}
 	rq.pump.reset()
-	rq.cause, rq.tryCause, rq.cancel, rq.completed, rq.tryDeadline = nil, nil, nil, time.Time{}, time.Time{}
+	rq.cause, rq.tryCause, rq.cancel, rq.completed, rq.tryDeadline, rq.idleEnd = nil, nil, nil, time.Time{}, time.Time{}, time.Time{}
 	rq.f.pool.Put(rq)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
@@ -97,6 +98,8 @@ type pump struct {
 	rq *request
 
 	mu       sync.Mutex
+	wrote    sync.Cond // writing has ended; L is mu
+	writing  bool      // to to, without mu
 	to       *upstream.Stream
 	keep     bool // collect for replay
 	lost     bool // some of the body is gone: no replay
@@ -261,19 +264,33 @@ func (p *pump) pass(chunk []byte, last bool, body message.Body) bool {
 	if p.to == nil {
 		return !last
 	}
-	err := write(p.to, chunk, last, p.trailers)
-	if err == nil && !last {
-		if n, end := body.Ready(); n == 0 && !end {
-			err = p.to.Flush()
-		}
-	}
-	if err != nil {
+	if err := p.put(chunk, last, body); err != nil {
 		// Whoever reads the response learns why. What comes now is for a next
 		// attempt, which starts the pump again.
 		p.to, p.running = nil, false
 		return false
 	}
 	return !last
+}
+
+// put writes to the attempt in flight. It may take as long as upstream does not
+// read, which may have answered: mu, which the caller holds, is not held meanwhile.
+func (p *pump) put(chunk []byte, last bool, body message.Body) error {
+	to := p.to
+	p.writing = true
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		p.writing = false
+		p.wrote.Broadcast()
+	}()
+	err := write(to, chunk, last, p.trailers)
+	if err == nil && !last {
+		if n, end := body.Ready(); n == 0 && !end {
+			err = to.Flush()
+		}
+	}
+	return err
 }
 
 // commit ends the collecting once an answer is being passed on: there is no further
@@ -296,6 +313,9 @@ func (p *pump) detach() {
 	if p.started {
 		p.mu.Lock()
 		p.to = nil
+		for p.writing {
+			p.wrote.Wait()
+		}
 		p.mu.Unlock()
 	}
 }
@@ -332,6 +352,10 @@ func (p *pump) busy() bool {
 	return p.running
 }
 
+// lastWrite is how long an answer, which is complete, waits for the end of the
+// request to have been written: upstream has got it, or will not take it.
+const lastWrite = time.Second
+
 // finished reports whether the whole request has been sent.
 func (p *pump) finished() bool {
 	if !p.started {
@@ -339,7 +363,17 @@ func (p *pump) finished() bool {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.complete
+	if p.complete && p.writing {
+		done, t := p.done, time.NewTimer(lastWrite)
+		p.mu.Unlock()
+		select {
+		case <-done:
+		case <-t.C:
+		}
+		t.Stop()
+		p.mu.Lock()
+	}
+	return p.complete && !p.writing
 }
 
 // bodyError is a failure of the request body: the client's fault, never a
