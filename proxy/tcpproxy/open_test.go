@@ -81,3 +81,25 @@ func TestObserversHearOfAConnectionAtOnceAndWhileItLasts(t *testing.T) {
 		})
 	}
 }
+
+// Observers are told by the record that the lines are of: the race detector sees
+// whether one changes it while the other reads.
+func TestPeriodicLogLinesGoWithObservers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, seen := &lines{}, []string{}
+		d := Deps{Clusters: manager(t, &origin{handle: echo}, cluster("c", "10.0.0.1:80")), AccessLogs: []AccessLogger{l}}
+		f, err := New(&xdsresource.TCPProxy{Cluster: "c", AccessLogFlushInterval: time.Second}, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		near, far := netio.Pipe(client, dest)
+		done := make(chan struct{})
+		f.Serve(observed(far, &seen), func() { close(done) })
+		time.Sleep(2*progressInterval + progressInterval/2)
+		_ = near.Close()
+		<-done
+		if n := len(l.all()); n < 10 || len(seen) != 3 {
+			t.Errorf("%d lines, observers heard %q", n, seen)
+		}
+	})
+}

@@ -390,7 +390,9 @@ func (s *session) flushLogs() (stop func()) {
 			select {
 			case <-t.C:
 				// A copy: the session's own record is read by others meanwhile.
+				s.watch.mu.Lock() // observers hear of it by the record
 				info := *s.info
+				s.watch.mu.Unlock()
 				info.BytesReceived, info.BytesSent = s.bytesUp.Load(), s.bytesDown.Load()
 				s.logInfo(&info, format.LogTCPPeriodic)
 			case <-quit:

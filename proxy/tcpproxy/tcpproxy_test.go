@@ -341,7 +341,9 @@ func TestPeriodicLogLinesShowProgress(t *testing.T) {
 	m := manager(t, o, cluster("c", "10.0.0.1:80"))
 	c, _, done := serve(t, &xdsresource.TCPProxy{Cluster: "c", AccessLogFlushInterval: 20 * time.Millisecond, FlushOnConnected: true}, Deps{Clusters: m, AccessLogs: []AccessLogger{l}})
 	roundTrip(t, c, "hello")
-	time.Sleep(100 * time.Millisecond)
+	for end := time.Now().Add(10 * time.Second); len(l.all()) < 3 && time.Now().Before(end); { // the first, and two
+		time.Sleep(time.Millisecond)
+	}
 	_ = c.CloseWrite()
 	wait(t, done)
 	_ = c.Close()
