@@ -24,6 +24,9 @@ type Snapshot struct {
 	Resources   *Resources
 	Listeners   map[string]*builtListener
 	Diagnostics []Diagnostic
+	// former is what listeners go on serving that could not take over what is in
+	// Listeners.
+	former map[string]*builtListener
 }
 
 // builtListener is a compiled listener.
@@ -441,13 +444,48 @@ func (b *builder) refreshRoutes(snap *Snapshot) {
 	snap.Diagnostics = b.diags
 }
 
+// keep notes that the listener called name serves what it did with prev.
+func (snap *Snapshot) keep(name string, prev *Snapshot) {
+	bl := prev.former[name]
+	if bl == nil {
+		bl = prev.Listeners[name]
+	}
+	if snap.former == nil {
+		snap.former = map[string]*builtListener{}
+	}
+	snap.former[name] = bl
+}
+
+// held yields what listeners serve or are to serve.
+func (snap *Snapshot) held(yield func(*builtListener) bool) {
+	for _, l := range snap.Listeners {
+		if !yield(l) {
+			return
+		}
+	}
+	for _, l := range snap.former {
+		if !yield(l) {
+			return
+		}
+	}
+}
+
 // usedBy is the set of chains of snap.
 func usedBy(snap *Snapshot) map[*builtChain]bool {
 	out := map[*builtChain]bool{}
-	for _, l := range snap.Listeners {
+	for l := range snap.held {
 		for _, c := range l.chains {
 			out[c] = true
 		}
+	}
+	return out
+}
+
+// holdsOf is what the listeners of snap hold beside their chains.
+func holdsOf(snap *Snapshot) map[*hold]bool {
+	out := map[*hold]bool{}
+	for l := range snap.held {
+		out[l.hold] = true
 	}
 	return out
 }

@@ -174,7 +174,7 @@ func (s *Server) afterSwap(prev *Snapshot, res *Resources) {
 // forget ends the lingering of clusters after wait, unless the configuration
 // names them again and has them again.
 func (s *Server) forget(keep []string, wait time.Duration) {
-	if len(keep) == 0 {
+	if len(keep) == 0 || s.closed {
 		return
 	}
 	specs := make([]*xdsresource.Cluster, len(keep))

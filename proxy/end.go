@@ -78,7 +78,6 @@ func (s *Server) Close() {
 		return
 	}
 	s.closed = true
-	due := s.pending
 	ls := slices.AppendSeq(s.retired, maps.Values(s.listeners))
 	s.mu.Unlock()
 	s.StartServing() // no Apply waits any more
@@ -96,17 +95,13 @@ func (s *Server) Close() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for t, f := range due {
-		if t.Stop() { // else it runs, or has run
-			f()
-		}
-	}
+	s.releasePending()
 	if snap := s.snapshot.Load(); snap != nil {
 		for c := range usedBy(snap) {
 			s.releaseChains([]*builtChain{c})
 		}
-		for _, l := range snap.Listeners {
-			l.hold.release()
+		for h := range holdsOf(snap) {
+			h.release()
 		}
 	}
 }

@@ -289,7 +289,7 @@ func (s *Server) swap(prev, snap *Snapshot) error {
 		l := s.listeners[name]
 		if l == nil {
 			l = listener.New(name)
-		} else if prev != nil && unchanged(prev.Listeners[name], bl) {
+		} else if prev != nil && prev.former[name] == nil && unchanged(prev.Listeners[name], bl) {
 			names[name] = l
 			s.st.chainsKept.Add(uint64(len(bl.chains)))
 			continue
@@ -305,6 +305,7 @@ func (s *Server) swap(prev, snap *Snapshot) error {
 			if s.listeners[name] == nil {
 				continue
 			}
+			snap.keep(name, prev)
 		}
 		if s.draining.Load() {
 			l.Drain(0)
@@ -395,9 +396,10 @@ func (s *Server) releaseReplaced(prev, snap *Snapshot) {
 			gone = append(gone, c)
 		}
 	}
-	for name, l := range prev.Listeners {
-		if next := snap.Listeners[name]; next == nil || next.hold != l.hold {
-			s.later(l.hold.release)
+	held := holdsOf(snap)
+	for h := range holdsOf(prev) {
+		if !held[h] {
+			s.later(h.release)
 		}
 	}
 	if len(gone) == 0 {
@@ -416,10 +418,21 @@ func (s *Server) laterIn(d time.Duration, f func()) {
 	t = time.AfterFunc(d, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		delete(s.pending, t)
-		f()
+		if s.pending[t] != nil { // else Close has
+			delete(s.pending, t)
+			f()
+		}
 	})
 	s.pending[t] = f
+}
+
+// releasePending does at once what later was told. The caller holds the lock.
+func (s *Server) releasePending() {
+	for t, f := range s.pending {
+		t.Stop()
+		delete(s.pending, t)
+		f()
+	}
 }
 
 func (s *Server) releaseChains(cs []*builtChain) {
