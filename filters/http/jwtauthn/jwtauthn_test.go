@@ -448,3 +448,19 @@ func (terminal) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error)
 	r.Header.Add(message.Status, "200")
 	return r, nil
 }
+
+// A stream may outlive the configuration that its filter is of.
+func TestClosedRemoteKeysAreNotFetched(t *testing.T) {
+	srv := &keyServer{}
+	r := newRemote(&Remote{Cluster: "idp"}, srv, nil, nil, nil)
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, st := r.get(asking(""), &token{}); st != fetchFails {
+		t.Errorf("%v", st)
+	}
+	r.wg.Wait()
+	if srv.fetches != 0 {
+		t.Errorf("%d fetches for nobody", srv.fetches)
+	}
+}

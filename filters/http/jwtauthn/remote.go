@@ -31,6 +31,7 @@ type remote struct {
 	refresh  time.Time     // when they are fetched again ahead of that
 	next     time.Time     // no fetch before
 	fetching chan struct{} // closed when the fetch under way ends, nil without
+	closed   bool
 }
 
 const (
@@ -70,8 +71,11 @@ func newRemote(c *Remote, u filters.Upstreams, log *slog.Logger, good, bad *stat
 	return r
 }
 
-// Close ends fetches. It implements io.Closer.
+// Close ends fetches; later ones fail. It implements io.Closer.
 func (r *remote) Close() error {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
 	r.cancel()
 	r.wg.Wait()
 	return nil
@@ -172,9 +176,9 @@ func (s *keySet) has(kid string) bool {
 	return false
 }
 
-// start makes sure that a fetch is under way. r.mu is held.
+// start makes sure that a fetch is under way, unless r is closed. r.mu is held.
 func (r *remote) start() <-chan struct{} {
-	if r.fetching == nil {
+	if r.fetching == nil && !r.closed {
 		done := make(chan struct{})
 		r.fetching = done
 		r.wg.Go(func() {
