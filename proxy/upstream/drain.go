@@ -65,13 +65,33 @@ func (p *pool) drain() {
 	}
 }
 
-// served ends the connections of a removed host once nobody waits for one any more.
+// served is called by those who have waited. It ends the connections of a removed
+// host once nobody waits for one any more.
 func (p *pool) served() {
 	p.mu.Lock()
 	drain := p.draining && p.waiters.head == nil
 	p.mu.Unlock()
 	if drain {
 		p.drain()
+	}
+	p.leave()
+}
+
+// leave forgets an empty pool of an unusual key: there may be one for each client, or
+// for each name that clients ask for. Who holds it already may use it, once.
+func (p *pool) leave() {
+	st := p.st
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.keyed[p.key] != p {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.all) == 0 && p.connecting == 0 && p.waiters.head == nil {
+		delete(st.keyed, p.key)
+		p.draining = true
+		p.sweep.Stop()
 	}
 }
 

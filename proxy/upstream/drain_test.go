@@ -3,12 +3,15 @@ package upstream
 import (
 	"context"
 	"errors"
+	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
+	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
@@ -154,4 +157,56 @@ func TestNoLongestLifeOfAConnectionThatHasEnded(t *testing.T) {
 			t.Errorf("%d connections ended by their longest life", n)
 		}
 	})
+}
+
+// The PROXY protocol gives each client a pool of its own.
+func TestAnEmptyPoolOfAnUnusualKeyIsForgotten(t *testing.T) {
+	client := func(n uint16) *ConnectOptions {
+		return &ConnectOptions{Conn: &streaminfo.Conn{Remote: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), n), Local: netip.MustParseAddrPort("192.0.2.2:80")}}
+	}
+	o := &origin{}
+	spec := cluster("a", "10.0.0.1:80")
+	spec.TransportSocket.ProxyProtocol = 1
+	c := serving(t, o, spec)
+	h := pick(t, c)
+	pools := func() int {
+		h.st.mu.Lock()
+		defer h.st.mu.Unlock()
+		return len(h.st.keyed)
+	}
+	use := func(p *pool, n uint16) {
+		t.Helper()
+		s, err := p.wait(t.Context(), h, client(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		finish(t, s)
+	}
+	for n := range uint16(10) {
+		use(c.poolFor(h, client(n)), n)
+	}
+	if pools() != 10 {
+		t.Errorf("%d pools for 10 clients", pools())
+	}
+	held := c.poolFor(h, client(3))
+	o.mu.Lock()
+	conns := slices.Clone(o.conns)
+	o.refuse = errors.New("refused")
+	o.mu.Unlock()
+	for _, cc := range conns {
+		cc.Close(nil)
+	}
+	if _, err := c.NewStream(t.Context(), h, client(99)); err == nil {
+		t.Error("a refused connection can be used")
+	}
+	until(t, "the pools are forgotten", func() bool { return pools() == 0 })
+	o.mu.Lock()
+	o.refuse = nil
+	o.mu.Unlock()
+	use(held, 3) // by who got it before
+	until(t, "its connection is closed", func() bool { return c.breakers[0].connections.n.Load() == 0 })
+	if n := pools(); n != 0 {
+		t.Errorf("%d pools", n)
+	}
+	idle(t, c)
 }

@@ -362,6 +362,7 @@ func (pc *pooledConn) onClose(_ transport.ClientConn, err error) {
 	p.mu.Lock()
 	p.connectLocked(nil)
 	p.mu.Unlock()
+	p.leave()
 }
 
 // dialed makes a connection that was established usable.

@@ -74,6 +74,7 @@ func (p *pool) wait(ctx context.Context, h *Host, o *ConnectOptions) (*Stream, e
 	st := p.c.stats()
 	if !p.b.pending.take() {
 		st.rqPendingOverflow.Inc()
+		p.leave()
 		return nil, errMaxPending
 	}
 	st.rqPendingTotal.Inc()
@@ -245,6 +246,7 @@ func (p *pool) dial(h *Host, o *ConnectOptions) {
 			w.ch <- result{err: err}
 			w = next
 		}
+		p.leave()
 		return
 	}
 	p.mu.Unlock()
