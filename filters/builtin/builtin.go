@@ -3,6 +3,7 @@ package builtin
 
 import (
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/filters/http/adaptiveconcurrency"
 	"github.com/fairlead-mesh/fairlead/filters/http/alpn"
 	"github.com/fairlead-mesh/fairlead/filters/http/cors"
 	"github.com/fairlead-mesh/fairlead/filters/http/dlp"
@@ -40,6 +41,7 @@ import (
 func Registry() *filters.Registry {
 	r := &filters.Registry{}
 	r.RegisterHTTP(rego.Factory{})
+	r.RegisterHTTP(adaptiveconcurrency.Factory{})
 	r.RegisterHTTP(dlp.Factory{})
 	r.RegisterHTTP(rbac.Factory{})
 	r.RegisterNetwork(networkrbac.Factory{})

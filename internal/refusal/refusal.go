@@ -39,14 +39,29 @@ type Options struct {
 // Recorder writes events. It is safe for concurrent use; a nil Recorder
 // discards.
 type Recorder struct {
-	log                *slog.Logger
-	at                 Directory
-	denials, replies   *stats.CounterFamily
-	refused, cut       *stats.CounterFamily
+	log              *slog.Logger
+	at               Directory
+	denials, replies *stats.CounterFamily
+	refused, cut     *stats.CounterFamily
+	// replied and refusals hold the counters of replies and denials, which newReply and
+	// newDenial find: in a flood they are needed as often as requests come.
+	replied            stats.Cache[reply, stats.Counter]
+	refusals           stats.Cache[denial, stats.Counter]
+	newReply           func(reply) *stats.Counter
+	newDenial          func(denial) *stats.Counter
 	suppressed         *stats.Counter
 	events, reasonings bucket
 	now                func() time.Time
 }
+
+// reply and denial are the labels of a counter.
+type (
+	reply struct {
+		reason string
+		code   int
+	}
+	denial struct{ filter, policy, reason string }
+)
 
 // New returns a Recorder.
 func New(o Options) *Recorder {
@@ -59,7 +74,7 @@ func New(o Options) *Recorder {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Recorder{
+	r := &Recorder{
 		log: o.Logger, at: Directory{o.Workloads, o.Clusters}, now: o.Now,
 		denials:    o.Stats.CounterFamily("fairlead_policy_denials_total", "Requests and connections that a filter denied.", "filter", "policy", "reason"),
 		replies:    o.Stats.CounterFamily("fairlead_local_replies_total", "Errors that the proxy answered by itself, denials included.", "reason", "response_code"),
@@ -69,6 +84,13 @@ func New(o Options) *Recorder {
 		events:     bucket{rate: float64(o.PerSecond), max: 2 * float64(o.PerSecond)},
 		reasonings: bucket{rate: 10, max: 20},
 	}
+	r.replied.Own = func(k reply) reply { return reply{strings.Clone(k.reason), k.code} }
+	r.refusals.Own = func(k denial) denial {
+		return denial{strings.Clone(k.filter), strings.Clone(k.policy), strings.Clone(k.reason)}
+	}
+	r.newReply = func(k reply) *stats.Counter { return r.replies.With(k.reason, strconv.Itoa(k.code)) }
+	r.newDenial = func(k denial) *stats.Counter { return r.denials.With(k.filter, k.policy, k.reason) }
+	return r
 }
 
 // Wanted reports whether HTTP has something to record: whether a filter denied
@@ -132,7 +154,7 @@ func (r *Recorder) HTTP(s *Stream) {
 	}
 	info, request, response, local := s.Info, s.Request, s.Response, s.Local
 	if local {
-		r.replies.With(replyReason(info), strconv.Itoa(info.ResponseCode)).Inc()
+		r.replied.Get(reply{replyReason(info), info.ResponseCode}, r.newReply).Inc()
 	}
 	msg, level := "request rejected", slog.LevelInfo
 	switch {
@@ -222,7 +244,7 @@ func (r *Recorder) Connection(info *streaminfo.Info) {
 
 func (r *Recorder) denied(d *streaminfo.Decision) {
 	policy, _ := SplitPolicy(d.Policy)
-	r.denials.With(d.Filter, policy, d.Reason).Inc()
+	r.refusals.Get(denial{d.Filter, policy, d.Reason}, r.newDenial).Inc()
 }
 
 // admit tells whether the log has room for an event.

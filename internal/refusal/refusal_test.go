@@ -277,6 +277,24 @@ func TestPassingCostsNothing(t *testing.T) {
 	}
 }
 
+// A flood of refusals, of which most are only counted, makes no garbage.
+func TestCountingRefusalsCostsNothing(t *testing.T) {
+	r := newRecorded(1)
+	i := info()
+	i.ResponseCode, i.Details = 503, "reached_concurrency_limit"
+	i.Decision = &streaminfo.Decision{Filter: "adaptive_concurrency", Reason: "concurrency_limit"}
+	refused := &Stream{Info: i, Request: request, Local: true, Cluster: "reviews"}
+	for range 10 {
+		r.HTTP(refused)
+	}
+	if a := testing.AllocsPerRun(100, func() { r.HTTP(refused) }); a != 0 {
+		t.Errorf("%v allocations", a)
+	}
+	if m := r.metrics(t); !strings.Contains(m, `fairlead_policy_denials_total{filter="adaptive_concurrency",policy="",reason="concurrency_limit"} 111`) {
+		t.Error(m)
+	}
+}
+
 func TestWhoIsAtTheEnds(t *testing.T) {
 	service := map[string]any{"address": "10.96.0.10:9080", "namespace": "app", "service": "reviews", "cluster": "reviews"}
 	for name, c := range map[string]struct {
