@@ -30,15 +30,10 @@ func TestOverloadIsNoCollapse(t *testing.T) {
 	pin(t, 0, 1)
 	free, limited := newSubject(t), newSubject(t, adaptive)
 	short := max(d/6, 2*time.Second)
-	peak, each := free.peak(short)
+	peak := free.peak(short)
 	free.overload("without a limit", peak, short, short)
 	calm, o, r := limited.overload("with adaptive_concurrency", peak, short, d)
-	again, each2 := free.peak(short)
-	each = (each + each2) / 2
-	if peak = (peak + again) / 2; o.refused > 0 {
-		t.Logf("a served request costs %s of the processor, a refused one about %s", each.Round(time.Microsecond),
-			((r.used - time.Duration(o.good)*each) / time.Duration(o.refused)).Round(time.Microsecond))
-	}
+	peak = (peak + free.peak(short)) / 2
 	t.Logf("goodput %.0f %% of the peak, p99 %.1f times that at 80 %%, memory %+.1f MiB, as before after %s",
 		100*o.goodput/peak, float64(o.p99)/float64(calm.p99), float64(r.grown)/(1<<20), r.recovered)
 	if late := max(o.lateness, calm.lateness); late > 5*time.Millisecond {
@@ -68,20 +63,18 @@ func newSubject(t *testing.T, filters ...string) *subject {
 	return s
 }
 
-// peak is the most that 32 connections get a second, and the processor time of a
-// request.
-func (s *subject) peak(d time.Duration) (rate float64, each time.Duration) {
+// peak is the most that 32 connections get a second.
+func (s *subject) peak(d time.Duration) float64 {
 	s.t.Helper()
 	before, _ := s.usage()
 	o := s.g.run(0, 32, d)
 	after, _ := s.usage()
-	s.t.Logf("peak: %s", o)
-	return o.goodput, (after - before) / time.Duration(max(o.good, 1))
+	s.t.Logf("peak: %s; %s of the processor a request", o, ((after - before) / time.Duration(max(o.good, 1))).Round(time.Microsecond))
+	return o.goodput
 }
 
 // after is what an overload leaves.
 type after struct {
-	used      time.Duration // of the processor, during the overload
 	grown     int64         // resident memory
 	recovered time.Duration // when it was as before again
 }
@@ -91,13 +84,13 @@ func (s *subject) overload(what string, peak float64, short, d time.Duration) (c
 	s.t.Helper()
 	calm = s.g.run(0.8*peak, 0, short)
 	s.t.Logf("%s, 80 %%: %s", what, calm)
-	cpu0, rss0 := s.usage()
+	_, rss0 := s.usage()
 	o = s.g.run(2*peak, 0, d)
-	cpu1, rss1 := s.usage()
+	_, rss1 := s.usage()
 	s.t.Logf("%s, 200 %%: %s", what, o)
 	then := s.g.run(0.8*peak, 0, max(short, 4*time.Second))
 	s.t.Logf("%s, 80 %% again: %s", what, then)
-	return calm, o, after{cpu1 - cpu0, rss1 - rss0, then.settled(3 * calm.p99)}
+	return calm, o, after{rss1 - rss0, then.settled(3 * calm.p99)}
 }
 
 // slice is how exactly settled tells.
