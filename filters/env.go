@@ -41,6 +41,9 @@ type Env struct {
 	Logs LogFiles
 	// Modules gets WebAssembly modules from elsewhere.
 	Modules Modules
+	// Prepared is what a Preparer has made for the filter that is compiled, nil if it
+	// was not asked. It stays the caller's.
+	Prepared io.Closer
 }
 
 // LogFiles are the log files of the process: whoever names the same path

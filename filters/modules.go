@@ -1,7 +1,9 @@
 package filters
 
 import (
+	"context"
 	"errors"
+	"io"
 	"time"
 )
 
@@ -46,6 +48,21 @@ type Modules interface {
 type ModuleUser interface {
 	// Modules lists them.
 	Modules() []ModuleRef
+}
+
+// Preparer is implemented by an HTTPFactory whose filters take long to make: that
+// is done ahead, beside what serves.
+type Preparer interface {
+	// Prepare does what takes long about Compile with the same configuration and no
+	// override. The result is handed to Compile as Env.Prepared, any number of times,
+	// and closed when nobody will compile with it any more: what was compiled
+	// goes on. An error is that of Compile. It returns soon after ctx ends.
+	Prepare(ctx context.Context, env *Env, base Config) (io.Closer, error)
+	// StandIn returns what is in a filter's place as long as its module is not here,
+	// or it is not prepared, or if a module that came from elsewhere can't be
+	// prepared: why says which, ErrModulePending for the first two. Nil leaves the
+	// filter out.
+	StandIn(env *Env, base Config, why error) HTTPFilter
 }
 
 // ErrModulePending says that a module is still being fetched.

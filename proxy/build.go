@@ -380,7 +380,7 @@ func (b *builder) setFilters(h *builtHCM) ([]filters.HTTPFilter, error) {
 	}()
 	cb := h.chains
 	cb.b = b
-	h.ecds = b.httpDigests(cb.specs) // before: a module may arrive meanwhile
+	h.ecds = b.httpDigests(cb.specs, cb.direction) // before: a module may arrive meanwhile
 	cb.resolve(b.res)
 	old := slices.Concat(cb.base, cb.renew())
 	def, err := cb.chain(nil)
@@ -429,7 +429,7 @@ func (b *builder) refreshRoutes(snap *Snapshot) {
 				if h.rdsName == "" {
 					rc = bl.specs[i].Filters[h.filter].HCM.RouteConfig
 				}
-				renewed := h.ecds != b.httpDigests(h.chains.specs)
+				renewed := h.ecds != b.httpDigests(h.chains.specs, h.chains.direction)
 				if renewed {
 					def, _ := b.setFilters(h) // never fails: what can't be executed refuses requests
 					h.routes.SetDefaultChain(def)

@@ -82,6 +82,7 @@ func (s *Server) Close() {
 	s.mu.Unlock()
 	s.StartServing() // no Apply waits any more
 	s.modules.Close()
+	s.workshop.close()
 	for _, l := range ls {
 		l.Close()
 	}

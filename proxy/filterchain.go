@@ -20,6 +20,7 @@ type filterKey struct {
 	name, typeURL, direction string
 	manager                  string // its stat_prefix
 	base, override           xdsresource.Digest
+	modules                  string // the condition that it is in
 }
 
 // filterRef is an interned filter with the number of its holders.
@@ -232,7 +233,14 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) filters.HTTPFilte
 		cb.b.diag(cb.where, "http_filters["+spec.Name+"]", "error", "not executable, requests are answered 403: "+why)
 		return refuse{spec.Name}
 	}
-	k := filterKey{name: spec.Name, typeURL: tc.TypeURL, direction: cb.direction, manager: cb.manager, base: tc.Digest}
+	cond := cb.b.s.condition(tc, cb.direction)
+	if cond.err != nil && cb.b.s.preparer(tc) != nil {
+		return cb.unready(i, tc, &cond)
+	}
+	k := filterKey{
+		name: spec.Name, typeURL: tc.TypeURL, direction: cb.direction, manager: cb.manager, base: tc.Digest,
+		modules: cb.b.s.moduleState(tc, cb.direction),
+	}
 	var override filters.Config
 	if o != nil {
 		k.override, override = o.Digest, o.Config
@@ -245,6 +253,7 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) filters.HTTPFilte
 		return contained(cb.b.s.log, spec.Name, func() (filters.HTTPFilter, error) {
 			env := cb.b.s.env(spec.Name, cb.direction)
 			env.HTTPStats = cb.b.s.managerStats("", cb.manager)
+			env.Prepared = cond.prepared
 			return fac.Compile(env, tc.Config, override)
 		})
 	})
@@ -260,15 +269,36 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) filters.HTTPFilte
 		cb.b.s.log.Error("http filter can't be compiled; its requests are refused", "where", path, "error", err)
 		return refuse{spec.Name}
 	}
-	if why := cb.b.s.missing(modulesOf(tc.Config)); why != nil {
-		severity := "error"
-		if tc.FailOpen {
-			severity = "warning"
-		}
-		cb.b.diagLate(cb.where, "http_filters["+spec.Name+"]", severity, "the filter does not run, and its failure policy decides about requests: its module is not here: "+why.Error())
+	if cond.err != nil {
+		cb.policyDecides(i, tc, cond.err)
 	}
 	cb.refs = append(cb.refs, ref)
 	return ref.filter
+}
+
+// unready is what takes the place of a filter that can't run as it was configured,
+// or not yet.
+func (cb *chainBuilder) unready(i int, tc *xdsresource.TypedConfig, cond *condition) filters.HTTPFilter {
+	name, err := cb.specs[i].Name, cond.err
+	pending := errors.Is(err, filters.ErrModulePending)
+	if pending || cond.fetched {
+		cb.policyDecides(i, tc, err)
+		return cb.b.s.preparer(tc).StandIn(cb.b.s.env(name, cb.direction), tc.Config, err)
+	}
+	if tc.FailOpen {
+		return cb.leaveOut(name, err.Error())
+	}
+	cb.b.diag(cb.where, "http_filters["+name+"]", "error", "not executable, requests are answered 403: "+err.Error())
+	return refuse{name}
+}
+
+// policyDecides notes that a filter does not run.
+func (cb *chainBuilder) policyDecides(i int, tc *xdsresource.TypedConfig, why error) {
+	severity := "error"
+	if tc.FailOpen {
+		severity = "warning"
+	}
+	cb.b.diagLate(cb.where, "http_filters["+cb.specs[i].Name+"]", severity, "the filter does not run, and its failure policy decides about requests: "+why.Error())
 }
 
 const leftOut = "not executable and left out, as its failure policy FAIL_OPEN says: "

@@ -116,12 +116,12 @@ func TestTheEndWaitsForRequestsAndTunnels(t *testing.T) {
 	}
 }
 
-// within waits until ok, and fails after 5 s.
+// within waits until ok, and fails after 20 s.
 func within(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("%s: not within 5 s", what)
+			t.Fatalf("%s: not within 20 s", what)
 		}
 	}
 }

@@ -83,6 +83,7 @@ type Server struct {
 	logs     *accesslog.Sinks
 	refusals *refusal.Recorder
 	modules  moduleSource
+	workshop *workshop
 	// overload is nil if memory is not limited; calm ends its Run.
 	overload *overload.Monitor
 	calm     func()
@@ -141,6 +142,7 @@ func New(o Options) (*Server, error) {
 	s.secrets = secret.NewStore(secret.Config{Identity: o.Identity, Served: s.isStatic, Logger: o.Logger})
 	s.clusters = newClusters(s)
 	s.modules = newModules(s)
+	s.workshop = newWorkshop(s.reapply, s.log)
 	s.refusals = refusal.New(refusal.Options{Logger: o.Events, Stats: s.stats, Workloads: o.Workloads, Clusters: s.clusters})
 	sc := s.stats.Scope("fairlead_config_")
 	s.st = serverStats{

@@ -127,8 +127,14 @@ func freePort(t *testing.T) int { return freePorts(t, 1)[0] }
 // startProxy runs a bootstrap until the test ends.
 func startProxy(t *testing.T, doc string, id identity.Source) *proxy.Process {
 	t.Helper()
+	return startProxyWith(t, doc, proxy.ProcessOptions{Registry: builtin.Registry(), Identity: id})
+}
+
+func startProxyWith(t *testing.T, doc string, o proxy.ProcessOptions) *proxy.Process {
+	t.Helper()
 	ready := make(chan struct{})
-	p, err := proxy.FromBootstrap([]byte(doc), proxy.ProcessOptions{Registry: builtin.Registry(), Identity: id, Names: testNames, DrainTime: 100 * time.Millisecond, OnReady: func() { close(ready) }})
+	o.Names, o.DrainTime, o.OnReady = testNames, 100*time.Millisecond, func() { close(ready) }
+	p, err := proxy.FromBootstrap([]byte(doc), o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,9 +33,9 @@ func (s *Server) XDSTypes(dec *xdsresource.Decoder) []xdsclient.ResourceType {
 	return []xdsclient.ResourceType{
 		{TypeURL: xdsresource.ClusterType, KeepRaw: true, Decode: decode(xdsresource.ClusterType), Wildcard: true},
 		{TypeURL: xdsresource.EndpointsType, KeepRaw: true, Decode: decode(xdsresource.EndpointsType), KeepRemoved: true, OnChange: s.onEndpoints},
-		{TypeURL: xdsresource.ListenerType, KeepRaw: true, Decode: decode(xdsresource.ListenerType), Wildcard: true, After: []string{xdsresource.ClusterType}},
+		{TypeURL: xdsresource.ListenerType, KeepRaw: true, Decode: decode(xdsresource.ListenerType), Prove: s.prove, Wildcard: true, After: []string{xdsresource.ClusterType}},
 		{TypeURL: xdsresource.RouteType, KeepRaw: true, Decode: decode(xdsresource.RouteType), KeepRemoved: true, Last: true},
-		{TypeURL: xdsresource.ExtensionConfigType, KeepRaw: true, Decode: decode(xdsresource.ExtensionConfigType)},
+		{TypeURL: xdsresource.ExtensionConfigType, KeepRaw: true, Decode: decode(xdsresource.ExtensionConfigType), Prove: s.prove},
 		{TypeURL: xdsresource.SecretType, Decode: decode(xdsresource.SecretType), KeepRemoved: true, NoWait: true},
 	}
 }

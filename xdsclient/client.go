@@ -51,6 +51,11 @@ type Change struct {
 type ResourceType struct {
 	TypeURL string
 	Decode  Decoder
+	// Prove, if not nil, is asked about each value that Decode returned, in the
+	// client's goroutine. One that it has a Proof for is accepted when that succeeds
+	// and rejected when it fails; meanwhile the former value stays, the answer to the
+	// response waits, with those behind it of the same type, and nothing else does.
+	Prove func(name string, value any) Proof
 	// Wildcard subscribes to all resources; otherwise to Names and to what
 	// held resources refer to. A type without either is never mentioned to
 	// the server.
@@ -135,8 +140,8 @@ type Reporter interface {
 	// Stream is called when a stream has come up (err is nil), and when it has
 	// ended or could not be opened (err says why).
 	Stream(connected bool, err error)
-	// Response is called for each response: how many resources it set,
-	// removed and had rejected.
+	// Response is called for each response when it is answered: how many resources
+	// it set, removed and had rejected.
 	Response(typeURL string, resources, removed, rejected int)
 }
 
@@ -166,6 +171,7 @@ type Client struct {
 	rested                time.Time // a prompt View may be made from then on
 	view                  *View
 	conn                  connStatus
+	provers               *provers // of the current stream
 	accepted              versions // of the state of the world
 }
 

@@ -30,6 +30,8 @@ type rejected struct {
 	digest  [sha256.Size]byte
 	err     error
 	at      time.Time
+	// proven: by a Proof, which may say otherwise the next time.
+	proven bool
 }
 
 // typeState is what the client knows about one type. It is written only by the
@@ -48,6 +50,11 @@ type typeState struct {
 	// names that are no longer wanted.
 	unsynced, orphans bool
 
+	// proofs run, by name; open are the responses that wait for them and those
+	// behind. Both belong to the current stream.
+	proofs map[string]*proof
+	open   []*unanswered
+
 	answered         time.Time
 	responses, nacks uint64
 
@@ -58,7 +65,7 @@ type typeState struct {
 func newTypeState(t ResourceType) *typeState {
 	return &typeState{
 		ResourceType: t, wanted: map[string]struct{}{}, held: map[string]*held{},
-		rejected: map[string]rejected{}, subscribed: map[string]struct{}{},
+		rejected: map[string]rejected{}, subscribed: map[string]struct{}{}, proofs: map[string]*proof{},
 	}
 }
 
@@ -80,6 +87,8 @@ type verdict struct {
 	value         any
 	refs          []Key
 	err           error
+	proof         Proof // nil: none is needed
+	proven        bool  // err is what the proof said
 }
 
 // judge decodes one resource, without the lock.
@@ -106,14 +115,23 @@ func (t *typeState) judge(r *discoveryv3pb.Resource) verdict {
 		v.same = true
 		return v
 	}
-	if old, ok := t.rejected[v.name]; ok && old.digest == v.digest {
+	if old, ok := t.rejected[v.name]; ok && old.digest == v.digest && !old.proven {
 		v.err = old.err
+		return v
+	}
+	if p := t.proofs[v.name]; p != nil && p.v.digest == v.digest {
+		version := v.version
+		v = p.v
+		v.version = version
 		return v
 	}
 	if t.KeepRaw {
 		v.raw = a.GetValue()
 	}
 	v.value, v.refs, v.err = decode(t.Decode, v.name, a.GetValue())
+	if v.err == nil && t.Prove != nil {
+		v.proof = t.Prove(v.name, v.value)
+	}
 	return v
 }
 
@@ -126,38 +144,51 @@ func decode(d Decoder, name string, b []byte) (v any, refs []Key, err error) {
 	return d(name, b)
 }
 
-// applyLocked takes over one response and returns what was rejected, as
-// "name: reason".
-func (c *Client) applyLocked(t *typeState, vs []verdict, removed []string, ch changes) (bad []string) {
+// applyLocked takes over one response, but for what is proven first, and notes in
+// o what was rejected.
+func (c *Client) applyLocked(t *typeState, vs []verdict, removed []string, o *unanswered, ch changes) {
 	now := time.Now()
 	for i := range vs {
 		v := &vs[i]
-		_, wanted := t.wanted[v.name]
-		if !t.Wildcard && !wanted && v.name != "" {
+		if v.err == nil && v.proof != nil {
+			c.proveLocked(t, v, o)
 			continue
 		}
-		delete(c.pending, Key{t.TypeURL, v.name})
-		switch h := t.held[v.name]; {
-		case v.err != nil:
-			t.rejected[v.name] = rejected{v.version, v.digest, v.err, now}
-			bad = append(bad, fmt.Sprintf("%s: %v", v.name, v.err))
-		case v.same:
-			delete(t.rejected, v.name)
-			h.Version = v.version
-		default:
-			delete(t.rejected, v.name)
-			c.setLocked(t, v, now, ch)
+		t.dropLocked(v.name)
+		if bad := c.takeLocked(t, v, now, ch); bad != "" {
+			o.bad = append(o.bad, bad)
 		}
 	}
 	for _, name := range removed {
 		delete(c.pending, Key{t.TypeURL, name})
+		t.dropLocked(name)
 		if _, wanted := t.wanted[name]; wanted && t.KeepRemoved {
 			c.log.Info("xds: ignoring the removal of a resource that is referred to", "type", t.TypeURL, "name", name)
 			continue
 		}
 		c.removeLocked(t, name, ch)
 	}
-	return bad
+}
+
+// takeLocked takes over one resource, or returns "name: reason" if it is rejected.
+func (c *Client) takeLocked(t *typeState, v *verdict, now time.Time, ch changes) (bad string) {
+	_, wanted := t.wanted[v.name]
+	if !t.Wildcard && !wanted && v.name != "" {
+		return ""
+	}
+	delete(c.pending, Key{t.TypeURL, v.name})
+	switch h := t.held[v.name]; {
+	case v.err != nil:
+		t.rejected[v.name] = rejected{v.version, v.digest, v.err, now, v.proven}
+		return fmt.Sprintf("%s: %v", v.name, v.err)
+	case v.same:
+		delete(t.rejected, v.name)
+		h.Version = v.version
+	default:
+		delete(t.rejected, v.name)
+		c.setLocked(t, v, now, ch)
+	}
+	return ""
 }
 
 func (c *Client) setLocked(t *typeState, v *verdict, now time.Time, ch changes) {
@@ -270,6 +301,11 @@ func (c *Client) sweepLocked(ch changes) {
 				_, ok := t.wanted[n]
 				return !ok
 			})
+			for n := range t.proofs {
+				if _, ok := t.wanted[n]; !ok {
+					t.dropLocked(n)
+				}
+			}
 		}
 	}
 }
@@ -277,8 +313,12 @@ func (c *Client) sweepLocked(ch changes) {
 // beginLocked forgets the previous stream.
 func (c *Client) beginLocked(now time.Time) {
 	for _, t := range c.types {
-		t.opened, t.unsynced = false, true
+		t.opened, t.unsynced, t.open = false, true, nil
 		clear(t.subscribed)
+		for n := range t.proofs {
+			t.dropLocked(n)
+			delete(c.pending, Key{t.TypeURL, n})
+		}
 		if t.Wildcard && t.answered.IsZero() {
 			c.pending[Key{TypeURL: t.TypeURL}] = now.Add(c.cfg.InitialFetchTimeout)
 		}

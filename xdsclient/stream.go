@@ -54,7 +54,11 @@ func (c *Client) session(ctx context.Context) (got bool, err error) {
 		}
 		return out.push(append(first, reqs...))
 	}
+	pv := &provers{ctx: ctx, done: make(chan *proof)}
+	defer pv.wg.Wait()
+	defer cancel()
 	c.mu.Lock()
+	c.provers = pv
 	c.beginLocked(time.Now())
 	c.mu.Unlock()
 	if out.node, err = c.cfg.Node.proto(); err != nil {
@@ -72,6 +76,12 @@ func (c *Client) session(ctx context.Context) (got bool, err error) {
 			if err := step(ch, ack...); err != nil {
 				return got, err
 			}
+		case p := <-pv.done:
+			ch := changes{}
+			c.concluded(p, ch)
+			if err := step(ch); err != nil {
+				return got, err
+			}
 		case <-c.renamed:
 			if err := step(changes{}); err != nil {
 				return got, err
@@ -86,7 +96,8 @@ func (c *Client) session(ctx context.Context) (got bool, err error) {
 	}
 }
 
-// handle judges and applies one response and returns its answer.
+// handle judges and applies one response and returns its answer, unless that has
+// to wait.
 func (c *Client) handle(r *discoveryv3pb.DeltaDiscoveryResponse, ch changes) []*discoveryv3pb.DeltaDiscoveryRequest {
 	t := c.byURL[r.GetTypeUrl()]
 	if t == nil || !t.opened {
@@ -98,7 +109,9 @@ func (c *Client) handle(r *discoveryv3pb.DeltaDiscoveryResponse, ch changes) []*
 		vs = append(vs, t.judge(res))
 	}
 	c.mu.Lock()
-	bad := c.applyLocked(t, vs, r.GetRemovedResources(), ch)
+	o := &unanswered{r: r, resources: len(vs), removed: len(r.GetRemovedResources())}
+	t.open = append(t.open, o)
+	c.applyLocked(t, vs, r.GetRemovedResources(), o, ch)
 	now := time.Now()
 	if t.answered.IsZero() {
 		t.answered = now
@@ -108,19 +121,13 @@ func (c *Client) handle(r *discoveryv3pb.DeltaDiscoveryResponse, ch changes) []*
 	}
 	delete(c.pending, Key{TypeURL: t.TypeURL})
 	t.responses++
-	if len(bad) > 0 {
-		t.nacks++
-	}
 	c.conn.lastResponse = now
 	if id := r.GetControlPlane().GetIdentifier(); id != "" {
 		c.conn.controlPlane = id
 	}
+	ready := t.readyLocked()
 	c.mu.Unlock()
-	for _, b := range bad {
-		c.log.Error("xds resource rejected", "type", t.TypeURL, "resource", b)
-	}
-	c.cfg.Reporter.Response(t.TypeURL, len(vs)-len(bad), len(r.GetRemovedResources()), len(bad))
-	return []*discoveryv3pb.DeltaDiscoveryRequest{answer(r, bad)}
+	return c.answers(ready)
 }
 
 // advance settles subscriptions after a change, tells the OnChange hooks, and
@@ -130,7 +137,12 @@ func (c *Client) advance(ch changes) ([]*discoveryv3pb.DeltaDiscoveryRequest, ti
 	c.renameLocked()
 	c.sweepLocked(ch)
 	reqs, wait := c.syncLocked(time.Now())
+	var ready []*unanswered
+	for _, t := range c.types {
+		ready = append(ready, t.readyLocked()...)
+	}
 	c.mu.Unlock()
+	reqs = append(c.answers(ready), reqs...)
 	for _, t := range c.types {
 		if l := ch[t]; len(l) > 0 {
 			t.OnChange(l)

@@ -243,6 +243,17 @@ func (s *Store) Look(ref filters.ModuleRef) (sum string, settled bool, err error
 	return m.sum, m.settled, m.why()
 }
 
+// Here tells whether a module is here, without asking for it.
+func (s *Store) Here(ref filters.ModuleRef) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := keyOf(&ref)
+	if m := s.modules[key]; m != nil {
+		return m.sum != ""
+	}
+	return s.cache.known(key) != ""
+}
+
 // wantLocked returns the module of ref; a new one is looked for in the cache,
 // and fetched if it isn't there.
 func (s *Store) wantLocked(ref *filters.ModuleRef) *module {

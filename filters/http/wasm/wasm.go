@@ -3,14 +3,12 @@
 package wasm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
-	"strings"
-	"sync"
-	"sync/atomic"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/filters/internal/proxywasm"
@@ -20,77 +18,102 @@ import (
 // Factory makes Wasm filters.
 type Factory struct{}
 
+var _ filters.Preparer = Factory{}
+
 // TypeURLs implements filters.HTTPFactory.
 func (Factory) TypeURLs() []string { return []string{typeURL} }
 
-// Compile implements filters.HTTPFactory. It loads, compiles and starts the
-// module, unless an equal one runs already; the error says why that can't be. A
-// module that is still being fetched is started by the first request after it
-// arrived.
-func (Factory) Compile(env *filters.Env, base, override filters.Config) (filters.HTTPFilter, error) {
+// Prepare implements filters.Preparer: it loads, compiles and starts the module,
+// unless an equal one runs already. The error says why that can't be.
+func (Factory) Prepare(ctx context.Context, env *filters.Env, base filters.Config) (io.Closer, error) {
 	c, ok := base.(*Config)
-	if !ok || override != nil {
-		return nil, fmt.Errorf("wasm: configuration is a %T, override a %T", base, override)
+	if !ok {
+		return nil, fmt.Errorf("wasm: configuration is a %T", base)
 	}
-	f := &filter{c: c, env: env, plugin: c.Plugin}
-	f.plugin.Env = slices.Clone(c.Plugin.Env)
+	plugin := c.Plugin
+	plugin.Env = slices.Clone(c.Plugin.Env)
 	for _, k := range c.HostEnv {
 		if v, ok := os.LookupEnv(k); ok {
-			f.plugin.Env = append(f.plugin.Env, k+"="+v)
+			plugin.Env = append(plugin.Env, k+"="+v)
 		}
 	}
-	slices.Sort(f.plugin.Env)
-	switch err := f.start(); {
-	case errors.Is(err, filters.ErrModulePending):
-		return f, nil
-	case err != nil:
-		return nil, fmt.Errorf("wasm: plugin %q: %w", c.Plugin.Name, err)
+	slices.Sort(plugin.Env)
+	code, err := c.load(env)
+	if err != nil {
+		return nil, fmt.Errorf("wasm: plugin %q: %w", plugin.Name, err)
 	}
-	return f, nil
+	p, err := proxywasm.Start(ctx, env, &plugin, code)
+	if err != nil {
+		return nil, fmt.Errorf("wasm: plugin %q: %w", plugin.Name, err)
+	}
+	return p, nil
 }
 
-// filter runs a plugin, once its module is there.
-type filter struct {
-	c      *Config
-	env    *filters.Env
-	plugin proxywasm.Config
-
-	starting sync.Mutex
-	closed   bool // under starting
-	running  atomic.Pointer[proxywasm.Plugin]
-	failure  atomic.Pointer[error] // why a module that arrived late can't run
+// Compile implements filters.HTTPFactory.
+func (f Factory) Compile(env *filters.Env, base, override filters.Config) (filters.HTTPFilter, error) {
+	if override != nil {
+		return nil, fmt.Errorf("wasm: override is a %T", override)
+	}
+	if p, ok := env.Prepared.(*proxywasm.Plugin); ok {
+		p, err := p.Another()
+		if err != nil {
+			return nil, fmt.Errorf("wasm: %w", err)
+		}
+		return &filter{p}, nil
+	}
+	v, err := f.Prepare(context.Background(), env, base)
+	if err != nil {
+		return nil, err
+	}
+	p, _ := v.(*proxywasm.Plugin)
+	return &filter{p}, nil
 }
+
+// StandIn implements filters.Preparer: what becomes of requests without the module
+// says the failure policy.
+func (Factory) StandIn(_ *filters.Env, base filters.Config, why error) filters.HTTPFilter {
+	d := streaminfo.Decision{Filter: "wasm", Reason: "vm_failed", Why: why.Error}
+	if c, ok := base.(*Config); ok {
+		if c.Plugin.Policy == proxywasm.FailOpen {
+			return nil
+		}
+		d.Policy = c.Plugin.Name
+	}
+	if errors.Is(why, filters.ErrModulePending) {
+		d.Reason = "module_pending"
+	}
+	return standIn{d}
+}
+
+// standIn refuses requests in place of a module.
+type standIn struct{ d streaminfo.Decision }
+
+// Do implements filters.HTTPFilter.
+func (f standIn) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
+	return s.Deny(503, "", "wasm_fail_stream", 0, f.d), nil
+}
+
+// Explain says that nothing passes.
+func (f standIn) Explain(*filters.Stream) filters.Explanation {
+	return filters.Explanation{
+		Verdict: filters.VerdictDeny, Status: 503, Details: "wasm_fail_stream",
+		Text: []string{"the plugin " + f.d.Policy + " doesn't run now: " + f.d.Why()},
+	}
+}
+
+// filter runs a plugin.
+type filter struct{ *proxywasm.Plugin }
 
 var _ io.Closer = (*filter)(nil)
 
-// start gets the module and runs it.
-func (f *filter) start() error {
-	f.starting.Lock()
-	defer f.starting.Unlock()
-	if f.closed || f.running.Load() != nil {
-		return nil
-	}
-	code, err := f.load()
-	if err != nil {
-		return err
-	}
-	p, err := proxywasm.Start(f.env, &f.plugin, code)
-	if err != nil {
-		return err
-	}
-	f.running.Store(p)
-	return nil
-}
-
 // load returns the module's bytes.
-func (f *filter) load() ([]byte, error) {
-	c := f.c
+func (c *Config) load(env *filters.Env) ([]byte, error) {
 	switch {
 	case c.Remote != nil:
-		if f.env.Modules == nil {
+		if env.Modules == nil {
 			return nil, fmt.Errorf("nothing here fetches modules: %s", c.Remote.URL)
 		}
-		return f.env.Modules.Module(*c.Remote)
+		return env.Modules.Module(*c.Remote)
 	case c.File != "":
 		return readFile(c.File)
 	case c.Variable != "":
@@ -119,76 +142,9 @@ func readFile(name string) ([]byte, error) {
 	return b, nil
 }
 
-// Close ends the plugin, and its VMs if nobody else uses them.
-func (f *filter) Close() error {
-	f.starting.Lock()
-	defer f.starting.Unlock()
-	f.closed = true
-	if p := f.running.Swap(nil); p != nil {
-		return p.Close()
-	}
-	return nil
-}
-
-// Do implements filters.HTTPFilter.
-func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, error) {
-	p := f.running.Load()
-	if p == nil {
-		if p = f.late(); p == nil {
-			return f.refuse(s, next)
-		}
-	}
-	return p.Do(s, next)
-}
-
-// late starts a module that has arrived since.
-func (f *filter) late() *proxywasm.Plugin {
-	if f.failure.Load() != nil {
-		return nil
-	}
-	if _, err := f.load(); err != nil {
-		return nil // not yet, or not this time
-	}
-	if err := f.start(); err != nil && !errors.Is(err, filters.ErrModulePending) {
-		f.failure.Store(&err)
-		if f.env.Logger != nil {
-			f.env.Logger.Error("wasm: the module can't run", "plugin", f.c.Plugin.Name, "error", err)
-		}
-	}
-	return f.running.Load()
-}
-
-// refuse is what becomes of requests without the module.
-func (f *filter) refuse(s *filters.Stream, next filters.Next) (*filters.Response, error) {
-	if f.plugin.Policy == proxywasm.FailOpen {
-		return next.Do(s)
-	}
-	d := streaminfo.Decision{Filter: "wasm", Policy: f.c.Plugin.Name, Reason: "module_pending", Why: f.why}
-	return s.Deny(503, "", "wasm_fail_stream", 0, d), nil
-}
-
-func (f *filter) why() string {
-	if err := f.failure.Load(); err != nil {
-		return (*err).Error()
-	}
-	if _, err := f.load(); err != nil {
-		return err.Error()
-	}
-	return "the module has just arrived"
-}
-
-// OnStreamEnd implements filters.StreamEnder.
-func (f *filter) OnStreamEnd(s *filters.Stream, r *filters.Response) {
-	if p := f.running.Load(); p != nil {
-		p.OnStreamEnd(s, r)
-	}
-}
-
 // Explain says that what the guest does can't be told without doing it.
 func (f *filter) Explain(*filters.Stream) filters.Explanation {
-	text := []string{"runs code: the plugin " + f.c.Plugin.Name + " is not asked, what it does may depend on anything"}
-	if f.running.Load() == nil {
-		text = append(text, "it doesn't run now: "+strings.TrimSpace(f.why()))
-	}
-	return filters.Explanation{Verdict: filters.VerdictUnknown, Text: text}
+	return filters.Explanation{Verdict: filters.VerdictUnknown, Text: []string{
+		"runs code: the plugin " + f.Name() + " is not asked, what it does may depend on anything",
+	}}
 }

@@ -1,6 +1,7 @@
 package wasm
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"os"
@@ -101,7 +102,9 @@ func ask(f filters.HTTPFilter) string {
 	if err != nil {
 		return err.Error()
 	}
-	f.(filters.StreamEnder).OnStreamEnd(s, r) //nolint:forcetypeassert // a filter of this package
+	if e, ok := f.(filters.StreamEnder); ok {
+		e.OnStreamEnd(s, r)
+	}
 	return r.Header.Get(message.Status) + " " + s.Request.Get("x-path") + s.Info.Details
 }
 
@@ -167,46 +170,80 @@ type fetched struct {
 
 func (m *fetched) Module(filters.ModuleRef) ([]byte, error) { return m.code, m.err }
 
-func TestAModuleThatArrivesLateRunsFromThenOn(t *testing.T) {
+const remote = `"vmConfig":{"code":{"remote":{"httpUri":{"uri":"http://x/y","cluster":"c"}}}}}}`
+
+func TestWhatIsPreparedIsCompiledAtOnce(t *testing.T) {
 	code, err := os.ReadFile(header)
 	if err != nil {
 		t.Fatal(err)
 	}
-	const remote = `"vmConfig":{"code":{"remote":{"httpUri":{"uri":"http://x/y","cluster":"c"}}}}}}`
-	for policy, want := range map[string]string{"FAIL_CLOSED": "503 wasm_fail_stream", "FAIL_OPEN": "200 "} {
-		m := &fetched{err: filters.ErrModulePending}
-		f, err := Factory{}.Compile(&filters.Env{Modules: m}, decodeOne(t, `{"config":{"failurePolicy":"`+policy+`",`+remote), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := ask(f); got != want {
-			t.Error(got)
-		}
-		x := f.(*filter).Explain(nil) //nolint:forcetypeassert // its type
-		if x.Verdict != filters.VerdictUnknown || !strings.Contains(x.Text[1], "still being fetched") {
-			t.Errorf("%+v", x)
-		}
-		m.err = errors.New("gone for now")
-		if got := ask(f); got != want {
-			t.Error(got)
-		}
-		m.code, m.err = code, nil
-		if got := ask(f); got != "200 /p" {
-			t.Error(got)
-		}
-		_ = f.(*filter).Close() //nolint:forcetypeassert // its type
-	}
 	m := &fetched{err: filters.ErrModulePending}
-	f, err := Factory{}.Compile(&filters.Env{Modules: m}, decodeOne(t, `{"config":{`+remote), nil)
+	env := &filters.Env{Modules: m, Shared: &filters.Shared{}}
+	c := decodeOne(t, `{"config":{`+remote)
+	if _, err := (Factory{}).Prepare(t.Context(), env, c); !errors.Is(err, filters.ErrModulePending) {
+		t.Error(err)
+	}
+	m.code, m.err = code, nil
+	p, err := Factory{}.Prepare(t.Context(), env, c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.code, m.err = []byte("no module"), nil
-	if got := ask(f); got != "503 wasm_fail_stream" || !strings.Contains(f.(*filter).why(), "not a well-formed") { //nolint:forcetypeassert // its type
-		t.Error(got)
+	m.code, m.err = nil, errors.New("it is not needed any more")
+	env.Prepared = p
+	var fs []filters.HTTPFilter
+	for range 2 {
+		f, err := Factory{}.Compile(env, c, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fs = append(fs, f)
 	}
-	if _, err := (Factory{}).Compile(&filters.Env{Modules: &fetched{err: errors.New("404")}}, decodeOne(t, `{"config":{`+remote), nil); err == nil {
-		t.Error("a module that can't be fetched is an error")
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, f := range fs {
+		if got := ask(f); got != "200 /p" {
+			t.Error(got)
+		}
+		if x := f.(*filter).Explain(nil); x.Verdict != filters.VerdictUnknown { //nolint:forcetypeassert // its type
+			t.Errorf("%+v", x)
+		}
+		_ = f.(*filter).Close() //nolint:forcetypeassert // its type
+	}
+	if _, err := (Factory{}).Compile(env, c, nil); err == nil {
+		t.Error("what is closed is compiled")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	m.code, m.err = code, nil
+	if _, err := (Factory{}).Prepare(ctx, env, c); !errors.Is(err, context.Canceled) {
+		t.Errorf("nobody wants it: %v", err)
+	}
+}
+
+func TestWithoutItsModuleThePolicyDecides(t *testing.T) {
+	env := &filters.Env{Modules: &fetched{err: errors.New("404")}}
+	for policy, want := range map[string]string{"FAIL_CLOSED": "503 wasm_fail_stream", "FAIL_OPEN": "", "FAIL_RELOAD": "503 wasm_fail_stream"} {
+		c := decodeOne(t, `{"config":{"failurePolicy":"`+policy+`",`+remote)
+		if _, err := (Factory{}).Compile(env, c, nil); err == nil {
+			t.Error("a module that can't be fetched is an error")
+		}
+		for why, reason := range map[error]string{filters.ErrModulePending: "module_pending", errors.New("it trapped"): "vm_failed"} {
+			f := Factory{}.StandIn(env, c, why)
+			if want == "" {
+				if f != nil {
+					t.Errorf("%s: %+v", policy, f)
+				}
+				continue
+			}
+			s, _ := f.(standIn)
+			if got := ask(f); got != want || s.d.Reason != reason {
+				t.Errorf("%s: %s, %+v", policy, got, s.d)
+			}
+			if x := s.Explain(nil); x.Verdict != filters.VerdictDeny || !strings.Contains(x.Text[0], why.Error()) {
+				t.Errorf("%+v", x)
+			}
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package proxywasm
 
 import (
+	"context"
 	"testing"
 
 	"github.com/fairlead-mesh/fairlead/filters"
@@ -18,7 +19,7 @@ func (answering) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error
 
 func benchPlugin(tb testing.TB, module string) *Plugin {
 	tb.Helper()
-	p, err := Start(&filters.Env{}, &Config{Name: module}, guest(tb, module))
+	p, err := Start(context.Background(), &filters.Env{}, &Config{Name: module}, guest(tb, module))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -83,7 +84,7 @@ func BenchmarkLoop(b *testing.B) {
 func BenchmarkStart(b *testing.B) {
 	code := guest(b, "probe")
 	for b.Loop() {
-		p, err := Start(&filters.Env{}, &Config{Name: "p"}, code)
+		p, err := Start(context.Background(), &filters.Env{}, &Config{Name: "p"}, code)
 		if err != nil {
 			b.Fatal(err)
 		}

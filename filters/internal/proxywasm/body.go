@@ -245,6 +245,9 @@ func (b *bodyReader) ask(d direction, p []byte) ([]byte, bool, error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if c.stream == nil {
+		return nil, false, errAnswered // it has ended
+	}
 	f := d.data(v)
 	if f == nil || v.failed.Load() && c.plugin.cfg.Policy == FailOpen && !c.failed {
 		return b.pass(p), true, nil
@@ -331,6 +334,9 @@ func (b *bodyReader) finishWith(d direction, out []byte) ([]byte, bool, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	f := d.trailers(v)
+	if c.stream == nil {
+		return nil, false, errAnswered
+	}
 	if f == nil || v.failed.Load() {
 		return out, true, b.abandonIfFailed()
 	}

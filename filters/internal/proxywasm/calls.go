@@ -17,9 +17,15 @@ type callouts struct {
 	ctx    context.Context //nolint:containedctx // that of the VM's life
 	cancel context.CancelFunc
 	// open has the calls in flight, with what ends one.
-	open map[calloutKey]context.CancelFunc
+	open map[calloutKey]callout
 	// last are the last tokens of HTTP and gRPC.
 	http, grpc uint32
+}
+
+// callout is a call in flight, and for whom.
+type callout struct {
+	cancel context.CancelFunc
+	root   *guestContext
 }
 
 // calloutKey tells calls apart: HTTP and gRPC have tokens of their own.
@@ -30,10 +36,20 @@ type calloutKey struct {
 
 func (c *callouts) init() {
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.open = map[calloutKey]context.CancelFunc{}
+	c.open = map[calloutKey]callout{}
 }
 
 func (c *callouts) cancelAll() { c.cancel() }
+
+// cancelOf ends the calls for a plugin that is gone.
+func (c *callouts) cancelOf(root *guestContext) {
+	for k, o := range c.open {
+		if o.root == root {
+			delete(c.open, k)
+			o.cancel()
+		}
+	}
+}
 
 // answer is what a call brought, while the guest may look at it.
 type answer struct {
@@ -136,7 +152,7 @@ func (c *callouts) next(grpc bool) calloutKey {
 // start makes a call and has done tell the guest. The VM is locked.
 func (c *callouts) start(v *vm, root *guestContext, cluster string, req *filters.Callout, k calloutKey, done func(*guestContext, uint32, *filters.CalloutResponse, error)) {
 	ctx, cancel := context.WithCancel(c.ctx)
-	c.open[k] = cancel
+	c.open[k] = callout{cancel, root}
 	go func() {
 		defer cancel()
 		r, err := v.pool.env.Upstreams.RoundTrip(ctx, cluster, req, maxCalloutBody)
@@ -296,11 +312,11 @@ func grpcResult(r *filters.CalloutResponse, err error) (code uint32, text string
 // grpcCancel ends a call without an answer.
 func (v *vm) grpcCancel(a []uint64) Status {
 	k := calloutKey{true, uint32(a[0])}
-	cancel, ok := v.callouts.open[k]
+	o, ok := v.callouts.open[k]
 	if !ok {
 		return StatusNotFound
 	}
 	delete(v.callouts.open, k)
-	cancel()
+	o.cancel()
 	return StatusOK
 }

@@ -51,6 +51,7 @@ type guestContext struct {
 	// Of a root.
 	period     time.Duration
 	ticker     timer.Timer
+	due        time.Time // of the next tick
 	onTick     func()
 	answer     *answer
 	statusCode uint32
@@ -128,9 +129,15 @@ func (v *vm) setTickPeriod(a []uint64) Status {
 		if c.onTick == nil {
 			c.onTick = func() { go c.tick() }
 		}
-		c.ticker.Arm(c.period, c.onTick)
+		c.armTick()
 	}
 	return StatusOK
+}
+
+func (c *guestContext) armTick() {
+	now := time.Now()
+	c.due = now.Add(c.period)
+	c.ticker.ArmAt(now, c.period, c.onTick)
 }
 
 // tick calls the guest and schedules the next one.
@@ -138,14 +145,14 @@ func (c *guestContext) tick() {
 	v := c.vm
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.closed || v.failed.Load() || c.period == 0 || v.contexts[c.id] != c {
-		return
+	if v.closed || v.failed.Load() || c.period == 0 || v.contexts[c.id] != c || time.Now().Before(c.due) {
+		return // or it is that of a former period, which was on its way
 	}
 	if v.fn.tick != nil {
 		v.call(v.fn.tick, c, uint64(c.id))
 	}
 	if c.period > 0 {
-		c.ticker.Arm(c.period, c.onTick)
+		c.armTick()
 	}
 }
 
@@ -259,4 +266,7 @@ func (v *vm) deleteContext(c *guestContext) {
 		v.call(f, c, uint64(c.id))
 	}
 	delete(v.contexts, c.id)
+	if c.root == c {
+		v.callouts.cancelOf(c)
+	}
 }

@@ -1,6 +1,7 @@
 package proxywasm
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -27,10 +28,10 @@ func TestModulesThatCantRunAreRefusedWithTheReason(t *testing.T) {
 			t.Errorf("%s: %d VMs", c.module, n)
 		}
 	}
-	if _, err := Start(&filters.Env{}, &Config{}, []byte("\x00asm\x01\x00\x00\x00\x01\xff")); !errors.Is(err, errModule) {
+	if _, err := Start(context.Background(), &filters.Env{}, &Config{}, []byte("\x00asm\x01\x00\x00\x00\x01\xff")); !errors.Is(err, errModule) {
 		t.Error(err)
 	}
-	if _, err := Start(&filters.Env{}, &Config{}, nil); !errors.Is(err, errModule) {
+	if _, err := Start(context.Background(), &filters.Env{}, &Config{}, nil); !errors.Is(err, errModule) {
 		t.Error(err)
 	}
 	w, err := tryWorld(t, "probe", Config{VMConfig: "refuse"}, &filters.Shared{})

@@ -63,19 +63,23 @@ func (m *module) Close() error {
 
 // acquireModule returns the module, compiled on first use. Equal modules are
 // compiled once.
-func acquireModule(shared *filters.Shared, c *Config, code []byte) (*module, func(), error) {
+func acquireModule(ctx context.Context, shared *filters.Shared, c *Config, code []byte) (*module, func(), error) {
 	key := moduleKey{sha256.Sum256(code), sha256.Sum256([]byte(strings.Join(c.Capabilities, "\x00")))}
-	v, release, err := shared.Acquire(key, func() (any, error) { return &module{allow: newAllowed(c.Capabilities)}, nil })
-	if err != nil {
-		return nil, nil, err
-	}
-	m, _ := v.(*module)
-	m.once.Do(func() { m.err = m.compile(code) })
-	if m.err != nil {
+	for {
+		v, release, err := shared.Acquire(key, func() (any, error) { return &module{allow: newAllowed(c.Capabilities)}, nil })
+		if err != nil {
+			return nil, nil, err
+		}
+		m, _ := v.(*module)
+		m.once.Do(func() { m.err = m.compile(ctx, code) })
+		if m.err == nil {
+			return m, release, nil
+		}
 		release()
-		return nil, nil, m.err
+		if ctx.Err() != nil || !errors.Is(m.err, context.Canceled) {
+			return nil, nil, m.err
+		} // else somebody began who doesn't want it any more
 	}
-	return m, release, nil
 }
 
 // allowed are the capabilities that a VM has; nil are all.
@@ -95,7 +99,7 @@ func newAllowed(names []string) allowed {
 func (a allowed) has(name string) bool { return a == nil || a[name] }
 
 // compile takes the module apart, checks that it can run here, and compiles it.
-func (m *module) compile(code []byte) error {
+func (m *module) compile(ctx context.Context, code []byte) error {
 	if len(code) > MaxModule {
 		return fmt.Errorf("the module has %d bytes, more than %d", len(code), MaxModule)
 	}
@@ -103,12 +107,14 @@ func (m *module) compile(code []byte) error {
 	if err != nil {
 		return err
 	}
-	ctx := context.Background()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	m.runtime = wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().
 		WithCoreFeatures(api.CoreFeaturesV2).WithMemoryLimitPages(MaxMemory/65536).WithDebugInfoEnabled(false))
 	err = m.build(ctx, metered)
 	if err != nil {
-		_ = m.runtime.Close(ctx)
+		_ = m.runtime.Close(context.Background())
 		m.runtime = nil
 	}
 	return err
@@ -116,7 +122,11 @@ func (m *module) compile(code []byte) error {
 
 func (m *module) build(ctx context.Context, code []byte) error {
 	var err error
-	if m.compiled, err = m.runtime.CompileModule(experimental.WithCompilationWorkers(ctx, runtime.GOMAXPROCS(0)), code); err != nil {
+	workers := max(2, runtime.GOMAXPROCS(0)) // one alone would not look at ctx
+	if m.compiled, err = m.runtime.CompileModule(experimental.WithCompilationWorkers(ctx, workers), code); err != nil {
+		if e := ctx.Err(); e != nil {
+			return e
+		}
 		return fmt.Errorf("%w: %w", errModule, err)
 	}
 	exported := m.compiled.ExportedFunctions()

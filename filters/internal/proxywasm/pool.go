@@ -1,6 +1,7 @@
 package proxywasm
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,7 +18,6 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
-	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/internal/timer"
 )
 
@@ -35,6 +34,7 @@ type poolKey struct {
 // pool is the VMs of one module and configuration, shared by the plugins that
 // name it.
 type pool struct {
+	id            poolKey
 	cfg           *Config // of the plugin that came first: its VM part is everybody's
 	env           filters.Env
 	logger        *slog.Logger
@@ -45,12 +45,17 @@ type pool struct {
 	err     error
 	module  *module
 	release func()
+	// ctx ends guests that start when the pool does.
+	ctx  context.Context //nolint:containedctx // the life of the pool
+	stop context.CancelFunc
 
 	mu      sync.Mutex // of changes
 	plugins map[pluginKey]*pluginRef
 	vms     atomic.Pointer[[]*vm]
 	turn    atomic.Uint32
 	growing atomic.Bool
+	// most is how many VMs there may be.
+	most    atomic.Int32
 	closing atomic.Bool
 	linger  timer.Timer
 	// started is when the last VM was.
@@ -77,72 +82,9 @@ type pluginRef struct {
 	refs int
 }
 
-// Plugin is a module with a plugin's configuration, ready to filter streams. It
-// is immutable and safe for concurrent use.
-type Plugin struct {
-	cfg      *Config
-	pool     *pool
-	key      pluginKey
-	stateKey string
-	logger   *slog.Logger
-	release  func()
-}
-
-var (
-	stateKeys atomic.Uint64
-	_         streaminfo.Object = (*guestContext)(nil)
-)
-
-// Start compiles code, unless that was done, starts a VM, unless there is one for
-// it, and has the guest configure itself. It may take seconds. The error says why
-// the plugin can't run.
-func Start(env *filters.Env, cfg *Config, code []byte) (*Plugin, error) {
-	shared := env.Shared
-	if shared == nil {
-		shared = &filters.Shared{}
-	}
-	logger := env.Logger
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
-	k := poolKey{
-		vmID: cfg.VMID, code: sha256.Sum256(code), config: sha256.Sum256([]byte(cfg.VMConfig)),
-		capabilities: sum(cfg.Capabilities), environment: sum(cfg.Env),
-	}
-	v, release, err := shared.Acquire(k, func() (any, error) {
-		return newPool(env, cfg, logger), nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	pl, _ := v.(*pool)
-	p := &Plugin{
-		cfg: cfg, pool: pl, release: release, stateKey: "fairlead.wasm." + strconv.FormatUint(stateKeys.Add(1), 10),
-		logger: logger.With("plugin", cfg.Name),
-		key:    pluginKey{cfg.Name, cfg.RootID, env.Direction, sha256.Sum256([]byte(cfg.PluginConfig)), cfg.AllowStopIteration},
-	}
-	pl.once.Do(func() {
-		pl.err = pl.begin(shared, code)
-	})
-	if err = pl.err; err == nil {
-		err = pl.add(p)
-	}
-	if err != nil {
-		release()
-		return nil, err
-	}
-	return p, nil
-}
-
-func sum(list []string) [sha256.Size]byte {
-	if list == nil {
-		return [sha256.Size]byte{}
-	}
-	return sha256.Sum256([]byte(strings.Join(list, "\x00")))
-}
-
-func newPool(env *filters.Env, cfg *Config, logger *slog.Logger) *pool {
-	p := &pool{cfg: cfg, env: *env, logger: logger, plugins: map[pluginKey]*pluginRef{}}
+func newPool(env *filters.Env, cfg *Config, id poolKey, logger *slog.Logger) *pool {
+	p := &pool{id: id, cfg: cfg, env: *env, logger: logger, plugins: map[pluginKey]*pluginRef{}}
+	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.vms.Store(&[]*vm{})
 	name := "envoy_wasm_" + strings.ReplaceAll(cfg.Runtime, ".", "_")
 	p.created = env.Stats.Counter(name + "_created")
@@ -153,9 +95,9 @@ func newPool(env *filters.Env, cfg *Config, logger *slog.Logger) *pool {
 }
 
 // begin takes what the pool has in common with others.
-func (p *pool) begin(shared *filters.Shared, code []byte) error {
+func (p *pool) begin(ctx context.Context, shared *filters.Shared, code []byte) error {
 	var err error
-	if p.module, p.release, err = acquireModule(shared, p.cfg, code); err != nil {
+	if p.module, p.release, err = acquireModule(ctx, shared, p.cfg, code); err != nil {
 		p.release = nil
 		return err
 	}
@@ -168,9 +110,10 @@ func (p *pool) begin(shared *filters.Shared, code []byte) error {
 
 // Close implements io.Closer for the pool: its last plugin is gone.
 func (p *pool) Close() error {
+	p.closing.Store(true)
+	p.stop() // who starts a VM holds the lock
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.closing.Store(true)
 	open := 0
 	for _, v := range *p.vms.Load() {
 		v.mu.Lock()
@@ -233,17 +176,18 @@ func (p *pool) finish() {
 	}
 }
 
-// add configures p's guest in all VMs.
-func (p *pool) add(pl *Plugin) error {
+// add configures p's guest in all VMs, until ctx ends.
+func (p *pool) add(ctx context.Context, pl *Plugin) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.most.Store(int32(runtime.GOMAXPROCS(0)))
 	if r := p.plugins[pl.key]; r != nil {
 		r.refs++
 		return nil
 	}
 	vms := *p.vms.Load()
 	if len(p.plugins) > 0 { // a guest that fails must not take those of others with it
-		v, err := newVM(p)
+		v, err := newVM(ctx, p)
 		if err == nil {
 			v.mu.Lock()
 			err = v.startRoot(pl)
@@ -269,7 +213,7 @@ func (p *pool) add(pl *Plugin) error {
 		}
 	}
 	if healthy == 0 { // the first plugin, or a new chance for those that failed
-		v, err := p.start(pl)
+		v, err := p.start(ctx, pl)
 		if err != nil {
 			return err
 		}
@@ -279,9 +223,9 @@ func (p *pool) add(pl *Plugin) error {
 	return nil
 }
 
-// start makes a VM with all plugins and extra.
-func (p *pool) start(extra *Plugin) (*vm, error) {
-	v, err := newVM(p)
+// start makes a VM with all plugins and extra, unless ctx ends before it is there.
+func (p *pool) start(ctx context.Context, extra *Plugin) (*vm, error) {
+	v, err := newVM(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -302,6 +246,7 @@ func (p *pool) start(extra *Plugin) (*vm, error) {
 		v.close()
 		return nil, err
 	}
+	v.started()
 	p.started = time.Now()
 	return v, nil
 }
@@ -315,21 +260,6 @@ func (p *pool) forget(k pluginKey) {
 	}
 }
 
-// Close ends the plugin, after its last stream.
-func (p *Plugin) Close() error {
-	pl := p.pool
-	pl.mu.Lock()
-	if r := pl.plugins[p.key]; r != nil {
-		if r.refs--; r.refs == 0 {
-			delete(pl.plugins, p.key)
-			pl.forget(p.key)
-		}
-	}
-	pl.mu.Unlock()
-	p.release()
-	return nil
-}
-
 // lock returns a VM, locked: one that is idle, if there is. It returns nil if
 // all have failed and none can be made now.
 func (p *pool) lock() *vm {
@@ -341,38 +271,43 @@ func (p *pool) lock() *vm {
 
 // healthy is lock without making a VM.
 func (p *pool) healthy() *vm {
-	vms := *p.vms.Load()
-	n := len(vms)
-	start := 0
-	if n > 1 {
-		start = int(p.turn.Add(1)) % n
-	}
-	var busy *vm
-	for i := range n {
-		v := vms[(start+i)%n]
-		switch {
-		case v.failed.Load():
-		case v.mu.TryLock():
-			if !v.failed.Load() && !v.closed {
-				return v
-			}
-			v.mu.Unlock()
-		case busy == nil:
-			busy = v
+	for {
+		vms := *p.vms.Load()
+		n := len(vms)
+		start := 0
+		if n > 1 {
+			start = int(p.turn.Add(1)) % n
 		}
+		var busy *vm
+		for i := range n {
+			v := vms[(start+i)%n]
+			switch {
+			case v.failed.Load():
+			case v.mu.TryLock():
+				if !v.failed.Load() && !v.closed {
+					return v
+				}
+				v.mu.Unlock()
+			case busy == nil:
+				busy = v
+			}
+		}
+		if busy == nil {
+			return nil
+		}
+		if n < int(p.most.Load()) && p.growing.CompareAndSwap(false, true) {
+			go p.grow()
+		}
+		busy.mu.Lock()
+		switch {
+		case busy.closed:
+			busy.mu.Unlock()
+			return nil
+		case !busy.failed.Load():
+			return busy
+		}
+		busy.mu.Unlock() // another may do
 	}
-	if busy == nil {
-		return nil
-	}
-	if n < runtime.GOMAXPROCS(0) && p.growing.CompareAndSwap(false, true) {
-		go p.grow()
-	}
-	busy.mu.Lock()
-	if busy.failed.Load() || busy.closed {
-		busy.mu.Unlock()
-		return nil
-	}
-	return busy
 }
 
 // grow adds a VM: a stream found all of them busy.
@@ -381,11 +316,15 @@ func (p *pool) grow() {
 	defer p.mu.Unlock()
 	defer p.growing.Store(false)
 	vms := *p.vms.Load()
-	if p.closing.Load() || len(p.plugins) == 0 || len(vms) >= runtime.GOMAXPROCS(0) {
+	if p.closing.Load() || len(p.plugins) == 0 || len(vms) >= int(p.most.Load()) {
 		return
 	}
-	v, err := p.start(nil)
+	v, err := p.start(p.ctx, nil)
+	if err != nil && p.closing.Load() {
+		return
+	}
 	if err != nil {
+		p.most.Store(int32(len(vms))) // until there is another plugin
 		p.logger.Error("wasm: no further VM can be started", "error", err)
 		return
 	}
@@ -413,7 +352,7 @@ func (p *pool) reload() *vm {
 		p.reloads.With(by.cfg.Name, "backoff").Inc()
 		return nil
 	}
-	v, err := p.start(nil)
+	v, err := p.start(p.ctx, nil)
 	if err != nil {
 		p.started = time.Now()
 		p.reloads.With(by.cfg.Name, "failure").Inc()

@@ -39,6 +39,9 @@ type queues struct {
 
 type queueName struct{ vmID, name string }
 
+// itemSize is what an item takes beside its bytes.
+const itemSize = 32
+
 // queue tells the last VM that registered it of what is put in.
 type queue struct {
 	items   [][]byte
@@ -196,11 +199,11 @@ func (v *vm) enqueue(a []uint64) Status {
 	if q == nil {
 		return StatusNotFound
 	}
-	if q.bytes+len(item) > maxSharedBytes {
+	if q.bytes+len(item)+itemSize > maxSharedBytes {
 		return StatusInternalFailure
 	}
 	q.items = append(q.items, slices.Clone(item))
-	q.bytes += len(item)
+	q.bytes += len(item) + itemSize
 	go q.vm.ready(q.context, uint32(a[0]))
 	return StatusOK
 }
@@ -227,7 +230,7 @@ func (v *vm) dequeue(a []uint64) Status {
 	}
 	item := q.items[0]
 	q.items = q.items[1:]
-	q.bytes -= len(item)
+	q.bytes -= len(item) + itemSize
 	all.mu.Unlock()
 	return v.give(item, a[1], a[2])
 }

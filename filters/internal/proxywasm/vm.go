@@ -48,6 +48,8 @@ type vm struct {
 	current, effective *guestContext
 	timeout            time.Duration
 	ends               time.Time // zero until the first look at the clock
+	// starting, if not nil, ends the guest while it starts.
+	starting context.Context //nolint:containedctx // of a part of its life
 
 	contexts map[uint32]*guestContext
 	lastID   uint32
@@ -74,9 +76,10 @@ func (*vm) Err() error { return nil }
 // Value implements context.Context.
 func (*vm) Value(any) any { return nil }
 
-// newVM makes an instance and starts it. The caller owns it; it is not locked.
-func newVM(p *pool) (*vm, error) {
-	v := &vm{pool: p, contexts: map[uint32]*guestContext{}, roots: map[pluginKey]*guestContext{}, timeout: StartTimeout}
+// newVM makes an instance and starts it, until ctx ends. The caller owns it; it is
+// not locked. What else starts in it ends with ctx, until started is called.
+func newVM(ctx context.Context, p *pool) (*vm, error) {
+	v := &vm{pool: p, contexts: map[uint32]*guestContext{}, roots: map[pluginKey]*guestContext{}, timeout: StartTimeout, starting: ctx}
 	v.callouts.init()
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -188,12 +191,17 @@ func tick(ctx context.Context, _ api.Module, _ []uint64) {
 	v, _ := ctx.(*vm)
 	now := time.Now()
 	switch {
+	case v.starting != nil && v.starting.Err() != nil:
+		panic(v.starting.Err())
 	case v.ends.IsZero():
 		v.ends = now.Add(v.timeout)
 	case now.After(v.ends):
 		panic(errTimeout)
 	}
 }
+
+// started ends a part of v's life that a context could end.
+func (v *vm) started() { v.starting = nil }
 
 // fail gives the VM up. Streams that wait in it are woken; what becomes of them
 // is their plugins' policy.
@@ -209,8 +217,10 @@ func (v *vm) fail(c *guestContext, err error) {
 	if c.plugin != nil {
 		plugin = c.plugin.cfg.Name
 	}
-	v.pool.failures.With(plugin, reason).Inc()
-	v.pool.logger.Error("wasm: the guest failed", "plugin", plugin, "error", err)
+	if v.starting == nil || v.starting.Err() == nil {
+		v.pool.failures.With(plugin, reason).Inc()
+		v.pool.logger.Error("wasm: the guest failed", "plugin", plugin, "error", err)
+	}
 	if c.stream != nil {
 		c.failed = true
 	}
@@ -249,8 +259,10 @@ func (v *vm) close() {
 
 // cause is what an operator wants to know of an error of the runtime.
 func cause(err error) error {
-	if errors.Is(err, errTimeout) {
-		return errTimeout
+	for _, e := range []error{errTimeout, context.Canceled} {
+		if errors.Is(err, e) {
+			return e
+		}
 	}
 	return err
 }

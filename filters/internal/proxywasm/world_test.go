@@ -119,7 +119,7 @@ var common filters.Shared
 var keepProbe = sync.OnceValue(func() error {
 	code, err := os.ReadFile("testdata/probe.wasm")
 	if err == nil {
-		_, _, err = acquireModule(&common, &Config{}, code)
+		_, _, err = acquireModule(context.Background(), &common, &Config{}, code)
 	}
 	return err
 })
@@ -149,7 +149,7 @@ func tryWorld(t *testing.T, module string, cfg Config, shared *filters.Shared) (
 		Name: "wasm", Direction: "inbound", Stats: w.reg.Scope(""), Logger: slog.New(w.log), Upstreams: w, Shared: shared,
 		Node: &filters.Node{ID: "me~1", Cluster: "c", Metadata: map[string]any{"NAME": "pod"}},
 	}
-	p, err := Start(w.env, &cfg, guest(t, module))
+	p, err := Start(context.Background(), w.env, &cfg, guest(t, module))
 	if err != nil {
 		return w, err
 	}
