@@ -11,7 +11,8 @@ import (
 
 // Proof finds out whether a decoded value can be used, which may take long. It
 // returns soon after ctx ends, which it does when the value is not wanted any
-// more; what it returns is without effect then. A panic is treated as an error.
+// more; what it returns is without effect then. A panic is treated as an error. It
+// is called once.
 type Proof func(ctx context.Context) error
 
 // proof is one that runs, of the newest version of a resource.
@@ -52,6 +53,11 @@ func (c *Client) proveLocked(t *typeState, v *verdict, o *unanswered) {
 	if p := t.proofs[v.name]; p != nil && p.v.digest == v.digest {
 		p.v.version = v.version
 		p.of = append(p.of, o)
+		if !v.joins { // the response holds the resource twice
+			over, stop := context.WithCancel(c.provers.ctx)
+			stop()
+			c.provers.wg.Go(func() { _ = prove(over, v.proof) })
+		}
 		return
 	}
 	t.dropLocked(v.name)

@@ -88,6 +88,7 @@ type verdict struct {
 	refs          []Key
 	err           error
 	proof         Proof // nil: none is needed
+	joins         bool  // the proof runs already
 	proven        bool  // err is what the proof said
 }
 
@@ -122,7 +123,7 @@ func (t *typeState) judge(r *discoveryv3pb.Resource) verdict {
 	if p := t.proofs[v.name]; p != nil && p.v.digest == v.digest {
 		version := v.version
 		v = p.v
-		v.version = version
+		v.version, v.joins = version, true
 		return v
 	}
 	if t.KeepRaw {
