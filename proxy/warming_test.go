@@ -213,7 +213,8 @@ func routesYAML(body string) string {
 func TestOnlyWhatNeedsItWaitsForAFilterThatTakesLong(t *testing.T) {
 	f := newSlow(t)
 	cp, _ := slowWorld(t, f)
-	port, other := freePort(t), freePort(t)
+	ports := freePorts(t, 2)
+	port, other := ports[0], ports[1]
 	f.open("first")
 	serve(t, cp, listenerYAML("l", port, chainYAML("c", "{}", slowPlugged, onRDS))+routesYAML("one")+pluginYAML(slowConfigYAML("first")))
 	awaitGuest(t, port, "200 first")
@@ -243,7 +244,8 @@ func TestAFilterThatCantBePreparedIsRefused(t *testing.T) {
 	f := newSlow(t)
 	cp, p := slowWorld(t, f)
 	f.open("good", "bad", "bad-inline", "better")
-	discoveredAt, inlineAt := freePort(t), freePort(t)
+	ports := freePorts(t, 3)
+	discoveredAt, inlineAt := ports[0], ports[1]
 	serve(t, cp, listenerYAML("d", discoveredAt, chainYAML("c", "{}", slowPlugged, direct("ok")))+pluginYAML(slowConfigYAML("bad")))
 	awaitNACK(t, cp, xdstest.ExtensionCfg, "p: filter p: bad has no heart")
 	awaitGuest(t, discoveredAt, "500")
@@ -255,7 +257,7 @@ func TestAFilterThatCantBePreparedIsRefused(t *testing.T) {
 	chain := p.Server().Listener("i").Config().Chains[0]
 
 	serve(t, cp, listenerYAML("i", inlineAt, chainYAML("c", "{}", inline(slowConfigYAML("bad-inline")), direct("ok")))+
-		listenerYAML("m", freePort(t), chainYAML("c", "{}", "", direct("ok"))))
+		listenerYAML("m", ports[2], chainYAML("c", "{}", "", direct("ok"))))
 	awaitNACK(t, cp, xdstest.Listener, "i: filter p: bad-inline has no heart")
 	within(t, "the other listener of the same response", func() bool { return p.Server().Listener("m") != nil })
 	if got := client.guest(t); got != "200 good" || p.Server().Listener("i").Config().Chains[0] != chain {
@@ -272,11 +274,12 @@ func TestAFilterThatCantBePreparedIsRefused(t *testing.T) {
 func TestWhatIsNewServesOnceItsFiltersAreReady(t *testing.T) {
 	f := newSlow(t)
 	cp, p := slowWorld(t, f)
-	port := freePort(t)
+	ports := freePorts(t, 2)
+	port := ports[0]
 	chain := chainYAML("c", "{}", slowPlugged, direct("ok"))
 	serve(t, cp, listenerYAML("l", port, chain)+pluginYAML(slowConfigYAML("a")))
 	f.awaitBegun("a")
-	serve(t, cp, listenerYAML("m", freePort(t), chainYAML("c", "{}", "", direct("ok"))))
+	serve(t, cp, listenerYAML("m", ports[1], chainYAML("c", "{}", "", direct("ok"))))
 	within(t, "another listener", func() bool { return p.Server().Listener("m") != nil })
 	if p.Server().Listener("l") != nil {
 		t.Error("a listener whose filter isn't ready serves")
@@ -348,7 +351,8 @@ func TestAFilterThatCantBePreparedIsNotTakenUpFromElsewhereEither(t *testing.T) 
 		e.TypedConfig = xdsresource.TypedConfig{Name: "p", TypeURL: slowType, Config: &slowConfig{name}, Digest: xdsresource.Digest{digest}}
 		return e
 	}
-	port := freePort(t)
+	ports := freePorts(t, 2)
+	port := ports[0]
 	w.listen("l", port, "", chainYAML("c", "{}", slowPlugged, direct("ok")))
 	w.res.Extensions["p"] = plugin("good", 1)
 	w.mustApply()
@@ -364,7 +368,7 @@ func TestAFilterThatCantBePreparedIsNotTakenUpFromElsewhereEither(t *testing.T) 
 		t.Errorf("after an edit that can't run: %s", got)
 	}
 	w.res.Extensions["q"] = plugin("good", 1)
-	w.listen("m", freePort(t), "", chainYAML("c", "{}", strings.Replace(slowPlugged, "name: p", "name: q", 1), direct("ok")))
+	w.listen("m", ports[1], "", chainYAML("c", "{}", strings.Replace(slowPlugged, "name: p", "name: q", 1), direct("ok")))
 	w.mustApply()
 	w.res.Extensions["q"] = plugin("bad", 2)
 	w.mustApply()

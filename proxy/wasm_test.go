@@ -50,7 +50,8 @@ func TestAModuleThatIsThereAndCantStartIsRefused(t *testing.T) {
 	cp := xdstest.New(t, xdstest.Options{})
 	startProxy(t, adsYAML(cp), nil)
 	plugged := `{name: p, ` + wasmTypes + `},`
-	at := map[string]int{"inline": freePort(t), "ecds": freePort(t)}
+	ports := freePorts(t, 2)
+	at := map[string]int{"inline": ports[0], "ecds": ports[1]}
 	push := func(config string) {
 		serve(t, cp, listenerYAML("inline", at["inline"], chainYAML("c", "{}", inline(config), direct("ok"))))
 		serve(t, cp, listenerYAML("ecds", at["ecds"], chainYAML("c", "{}", plugged, direct("ok")))+pluginYAML(config))

@@ -106,8 +106,8 @@ Every field of the messages below that is set does one of these things:
 
 A field that is newer than this table is reported as ignored, and in a message marked *strict* closed. Filters are
 described in their folders under ` + "`filters/`" + `; a filter that isn't there, or whose configuration can't be executed, closes its
-filter chain unless it is marked optional. Matchers, access log filters and format strings are executed as a whole or are
-an error. Constraints of the API definition (protoc-gen-validate) apply as in Envoy.
+filter chain unless it is marked optional, and a WebAssembly module that is here and can't start rejects its resource. Matchers, access
+log filters and format strings are executed as a whole or are an error. Constraints of the API definition (protoc-gen-validate) apply as in Envoy.
 
 `)
 	for _, m := range tables() {
