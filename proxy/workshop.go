@@ -247,7 +247,7 @@ func (w *workshop) prove(ctx context.Context, ext string, ts []task) error {
 		select {
 		case <-j.done:
 			if err == nil && j.err != nil {
-				err = errFilter{ts[i].name, j.err}
+				err = filterError{ts[i].name, j.err}
 			}
 		case <-ctx.Done():
 			err = ctx.Err()
@@ -327,14 +327,14 @@ func (w *workshop) close() {
 	w.retain(nil)
 }
 
-// errFilter is why a filter can't be prepared.
-type errFilter struct {
+// filterError is why a filter can't be prepared.
+type filterError struct {
 	name string
 	err  error
 }
 
-func (e errFilter) Error() string { return "filter " + e.name + ": " + e.err.Error() }
-func (e errFilter) Unwrap() error { return e.err }
+func (e filterError) Error() string { return "filter " + e.name + ": " + e.err.Error() }
+func (e filterError) Unwrap() error { return e.err }
 
 // idle reports whether nothing that the configuration wants is still to be done.
 func (w *workshop) idle() bool {

@@ -19,7 +19,7 @@ import (
 const inside = "FAIRLEAD_ISTIO_INSIDE"
 
 // promised is the number of scenarios.
-const promised = 38
+const promised = 39
 
 // the mesh that all scenarios share.
 var world *mesh

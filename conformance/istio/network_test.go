@@ -36,7 +36,13 @@ func (s *scenario) asks(t *testing.T, c *client, port string) bool {
 // unsupported is what the waypoint says that it can't execute.
 func unsupported(t *testing.T) string {
 	t.Helper()
-	resp, err := http.Get("http://127.0.0.1:15000/debug/unsupported")
+	return operator(t, "/debug/unsupported")
+}
+
+// operator asks the waypoint what operators may.
+func operator(t *testing.T, path string) string {
+	t.Helper()
+	resp, err := http.Get("http://127.0.0.1:15000" + path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"net"
 	"net/http"
@@ -13,7 +14,13 @@ import (
 	"testing"
 	"time"
 
+	"istio.io/istio/pilot/pkg/model"
 	"istio.io/istio/pkg/config/schema/gvk"
+	"istio.io/istio/pkg/config/schema/kind"
+	"istio.io/istio/pkg/security"
+	istiosets "istio.io/istio/pkg/util/sets"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // guest is a module, put together by hand, that gives requests the header
@@ -65,12 +72,52 @@ const moduleAddress = "127.16.0.98:8099"
 type moduleServer struct {
 	mu   sync.Mutex
 	hold time.Duration
+	// password, if not "", is what images are given for, to user; pulls counts
+	// manifests by the password that they were given for.
+	password string
+	pulls    map[string]int
+}
+
+const registryUser = "puller"
+
+// demand makes the registry give images for a password only.
+func (m *moduleServer) demand(password string) {
+	m.mu.Lock()
+	m.password = password
+	m.mu.Unlock()
+}
+
+func (m *moduleServer) pulled(password string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.pulls[password]
+}
+
+// admits tells whether a request to the registry is in order.
+func (m *moduleServer) admits(w http.ResponseWriter, r *http.Request) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	user, password, _ := r.BasicAuth()
+	if m.password != "" && (user != registryUser || password != m.password) {
+		w.Header().Set("www-authenticate", `Basic realm="modules"`)
+		w.WriteHeader(http.StatusUnauthorized)
+		return false
+	}
+	if strings.Contains(r.URL.Path, "/manifests/") {
+		m.pulls[password]++
+	}
+	return true
+}
+
+// dockerConfig is a pull secret's content for the registry.
+func dockerConfig(password string) []byte {
+	return fmt.Appendf(nil, `{"auths": {%q: {"username": %q, "password": %q}}}`, moduleAddress, registryUser, password)
 }
 
 // serveModules starts a module server.
 func serveModules(t *testing.T) *moduleServer {
 	t.Helper()
-	m := &moduleServer{}
+	m := &moduleServer{pulls: map[string]int{}}
 	var lc net.ListenConfig
 	l, err := lc.Listen(t.Context(), "tcp", moduleAddress)
 	if err != nil {
@@ -117,6 +164,9 @@ func (m *moduleServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	parts := strings.Split(r.URL.Path, "/") // "", v2, team, value, manifests or blobs, reference
 	if len(parts) != 6 || parts[1] != "v2" {
 		http.NotFound(w, r)
+		return
+	}
+	if !m.admits(w, r) {
 		return
 	}
 	l := layer(parts[3])
@@ -240,5 +290,69 @@ func TestARegistryThatIsDown(t *testing.T) {
 			}
 			t.Logf("taken up after %v", time.Since(began).Round(10*time.Millisecond))
 		})
+	}
+}
+
+// trusted stands for the TLS with a workload's certificate that the connection to
+// istiod has elsewhere: istiod gives secrets to proxies that it knows only.
+type trusted struct{ identity string }
+
+func (trusted) AuthenticatorType() string { return "trusted" }
+
+func (a trusted) Authenticate(security.AuthContext) (*security.Caller, error) {
+	return &security.Caller{AuthSource: security.AuthSourceClientCertificate, Identities: []string{a.identity}}, nil
+}
+
+// istiod puts an image's pull secret into the configuration itself; the proxy pulls
+// with it, tells nobody, and takes up another.
+func TestImagesArePulledWithTheirSecret(t *testing.T) {
+	m := serveModules(t)
+	m.demand("first-word")
+	s := control(t, "wasm-pull-secret", 20*time.Millisecond, "${MODULES}", moduleAddress, "${DOCKERCONFIG}", base64.StdEncoding.EncodeToString(dockerConfig("first-word")))
+	s.istiod.Discovery.Authenticators = []security.Authenticator{trusted{"spiffe://cluster.local/ns/app/sa/waypoint"}}
+	security.AuthPlaintext = true
+	t.Cleanup(func() { security.AuthPlaintext = false })
+	if err := s.startWaypoint(t); err != nil {
+		t.Fatal(err)
+	}
+	s.showGuest()
+	if a := s.shop.get(t, web+"/"); a.Status != 200 || a.Body != "private" {
+		t.Errorf("%+v", a)
+	}
+	if a := s.shop.get(t, "http://web-v1.app.svc.cluster.local/"); a.Status != 403 || !strings.HasPrefix(a.Body, "filter not executable") {
+		t.Errorf("without a secret: %+v", a)
+	}
+	if u := unsupported(t); !strings.Contains(u, "app.stranger~") || !strings.Contains(u, "the registry wants a password") || strings.Contains(u, "app.web~") {
+		t.Errorf("/debug/unsupported: %s", u)
+	}
+	m.demand("second-word")
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "registry", Namespace: "app"}, Type: corev1.SecretTypeDockerConfigJson,
+		Data: map[string][]byte{corev1.DockerConfigJsonKey: dockerConfig("second-word")},
+	}
+	if _, err := s.istiod.KubeClient().Kube().CoreV1().Secrets("app").Update(t.Context(), secret, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s.istiod.Discovery.ConfigUpdate(&model.PushRequest{ // istiod's bootstrap watches Secrets
+		ConfigsUpdated: istiosets.New(model.ConfigKey{Kind: kind.Secret, Name: "registry", Namespace: "app"}), Reason: model.NewReasonStats(model.SecretTrigger),
+	})
+	for end := time.Now().Add(20 * time.Second); m.pulled("second-word") == 0; time.Sleep(10 * time.Millisecond) {
+		if a := s.shop.get(t, web+"/"); a.Status != 200 || a.Body != "private" {
+			t.Fatalf("while the secret changes: %+v", a)
+		}
+		if time.Now().After(end) {
+			t.Fatal("the new secret is not taken up")
+		}
+	}
+	if a := s.shop.get(t, web+"/"); a.Status != 200 || a.Body != "private" {
+		t.Errorf("with the new secret: %+v", a)
+	}
+	if m.pulled("first-word") == 0 || m.pulled("") > 0 {
+		t.Errorf("pulls by password: %v", m.pulls)
+	}
+	for what, text := range map[string]string{"the log": s.waypoint.output(), "/config_dump": operator(t, "/config_dump"), "/debug/unsupported": unsupported(t)} {
+		if strings.Contains(text, "first-word") || strings.Contains(text, "second-word") || strings.Contains(text, base64.StdEncoding.EncodeToString(dockerConfig("second-word"))) {
+			t.Errorf("%s tells the secret", what)
+		}
 	}
 }
