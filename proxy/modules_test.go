@@ -222,9 +222,7 @@ func TestAModuleThatDoesNotComeIsAMatterOfTheFailurePolicy(t *testing.T) {
 			if w.Listener("l").Config().Chains[0] != chain {
 				t.Error("the chain was replaced")
 			}
-			if d := w.Snapshot().Diagnostics; len(d) > 0 {
-				t.Error(d)
-			}
+			within(t, "nothing is left to say", func() bool { return len(w.Snapshot().Diagnostics) == 0 }) // filters change first
 		})
 	}
 }
