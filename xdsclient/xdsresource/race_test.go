@@ -1,0 +1,5 @@
+//go:build race
+
+package xdsresource_test
+
+const raced = true
