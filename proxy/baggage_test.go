@@ -52,7 +52,7 @@ func TestTheTunnelsAnswerSaysWhoUpstreamIs(t *testing.T) {
 		srv := newTunnelServer(t)
 		srv.baggage = tc.baggage
 		port, log := freePort(t), filepath.Join(t.TempDir(), "log")
-		doc := fmt.Sprintf(strings.Replace(baggageYAML, "idle_timeout: 0.6s", "idle_timeout: 60s", 1), port, srv.port, tc.listenerFilter, log, "")
+		doc := fmt.Sprintf(strings.Replace(baggageYAML, "idle_timeout: 2s", "idle_timeout: 60s", 1), port, srv.port, tc.listenerFilter, log, "")
 		p, _ := launch(t, strings.Replace(doc, "static_resources:", "node: {id: sidecar~1, metadata: {NAMESPACE: ns, WORKLOAD_NAME: gw, CLUSTER_ID: c1}}\nstatic_resources:", 1))
 		eventually(t, "ready", func() bool { return p.Ready() == nil })
 		waitAccepts(t, port)

@@ -67,7 +67,7 @@ static_resources:
           "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
           stat_prefix: connect_originate
           cluster: connect_originate
-          idle_timeout: 0.6s
+          idle_timeout: 2s
           %[5]s
           tunneling_config: {hostname: "%%DOWNSTREAM_LOCAL_ADDRESS%%"}
           access_log:
@@ -107,6 +107,7 @@ static_resources:
 type tunnelServer struct {
 	port    int
 	tunnels atomic.Int64
+	open    atomic.Int64 // tunnels that have not ended
 	status  atomic.Int64 // answer to CONNECT, 0: 200
 	baggage string       // of the answer, "" for none
 	mu      sync.Mutex
@@ -151,6 +152,8 @@ func newTunnelServer(t *testing.T) *tunnelServer {
 // ServeHTTP implements http.Handler.
 func (s *tunnelServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.tunnels.Add(1)
+	s.open.Add(1)
+	defer s.open.Add(-1)
 	s.mu.Lock()
 	s.hosts = append(s.hosts, r.Method+" "+r.Host)
 	s.told = append(s.told, r.Header.Get("baggage"))
@@ -186,8 +189,8 @@ func (s *tunnelServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case in.URL.Path == "/close":
 			return
 		case strings.HasPrefix(in.URL.Path, "/slow"):
-			time.Sleep(400 * time.Millisecond)
-			fmt.Fprintf(w, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+			<-r.Context().Done() // longer than anybody waits
+			return
 		case in.URL.Path == "/big":
 			fmt.Fprintf(w, "HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n", 1<<20)
 			_, _ = w.Write(make([]byte, 1<<20))
@@ -199,8 +202,9 @@ func (s *tunnelServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // hopRun sends the same requests through one form of the hop and returns what
-// was to be seen from outside.
-func hopRun(t *testing.T, listenerFilters, tcp string) (seen []string, tunnels int64) {
+// was to be seen from outside. late says that the requests took so long that the
+// tunnels' times may have ended some.
+func hopRun(t *testing.T, listenerFilters, tcp string) (seen []string, tunnels int64, late bool) {
 	srv := newTunnelServer(t)
 	port := freePort(t)
 	log := filepath.Join(t.TempDir(), "log")
@@ -230,18 +234,24 @@ func hopRun(t *testing.T, listenerFilters, tcp string) (seen []string, tunnels i
 		}
 		seen = append(seen, fmt.Sprintf("%s %d: %d %q body error %t", path, body, resp.StatusCode, text, err != nil))
 	}
+	idle := func() {
+		eventually(t, "the tunnels are closed", func() bool { return srv.open.Load() == 0 })
+		time.Sleep(100 * time.Millisecond) // here, too
+	}
+	began := time.Now()
 	for _, path := range []string{"/ok", "/ok", "/big", "/half", "/ok", "/garbage", "/close", "/reset", "/ok", "/slow", "/ok"} {
 		do(path, 10)
 	}
 	do("/ok", 1<<20)
-	time.Sleep(1200 * time.Millisecond) // the idle timeout closes the tunnel
+	late = time.Since(began) > 1500*time.Millisecond
+	idle() // the idle timeout closes the tunnel
 	do("/ok", 3)
 	srv.status.Store(503)
-	time.Sleep(1200 * time.Millisecond)
+	idle()
 	do("/ok", 3)
 	srv.status.Store(0)
 	do("/ok", 3)
-	time.Sleep(1200 * time.Millisecond)
+	idle()
 	tr.CloseIdleConnections()
 	cancel()
 	if err := <-done; err != nil {
@@ -258,7 +268,7 @@ func hopRun(t *testing.T, listenerFilters, tcp string) (seen []string, tunnels i
 			t.Errorf("the tunnel was asked for %q", h)
 		}
 	}
-	return append(seen, lines...), srv.tunnels.Load()
+	return append(seen, lines...), srv.tunnels.Load(), late
 }
 
 func waitAccepts(t *testing.T, port int) {
@@ -279,15 +289,22 @@ const inspector = `    - name: envoy.filters.listener.tls_inspector
       typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}`
 
 func TestTheFusedHopIsSeenAsTheGenericOne(t *testing.T) {
-	for name, tcp := range map[string]string{"idle timeout": "", "longest duration": "max_downstream_connection_duration: 0.7s"} {
+	for name, tcp := range map[string]string{"idle timeout": "", "longest duration": "max_downstream_connection_duration: 2.2s"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var fused, generic []string
 			var nf, ng int64
-			var wg sync.WaitGroup
-			wg.Go(func() { fused, nf = hopRun(t, "", tcp) })
-			wg.Go(func() { generic, ng = hopRun(t, inspector, tcp) })
-			wg.Wait()
+			for tries, late := 0, true; late; tries++ {
+				if tries == 4 {
+					t.Skip("the machine is too busy for the times of this test")
+				}
+				var lateToo bool
+				var wg sync.WaitGroup
+				wg.Go(func() { fused, nf, late = hopRun(t, "", tcp) })
+				wg.Go(func() { generic, ng, lateToo = hopRun(t, inspector, tcp) })
+				wg.Wait()
+				late = late || lateToo
+			}
 			if !slices.Equal(fused, generic) {
 				t.Errorf("fused:\n%s\n\ngeneric:\n%s", strings.Join(fused, "\n"), strings.Join(generic, "\n"))
 			}
@@ -302,7 +319,7 @@ func TestTheFusedHopIsSeenAsTheGenericOne(t *testing.T) {
 func TestIdleConnectionsToUpstreamsDoNotHoldUpTheEnd(t *testing.T) {
 	srv := newTunnelServer(t)
 	port := freePort(t)
-	doc := fmt.Sprintf(strings.Replace(hopYAML, "idle_timeout: 0.6s", "idle_timeout: 60s", 1), port, srv.port, "", filepath.Join(t.TempDir(), "log"), "")
+	doc := fmt.Sprintf(strings.Replace(hopYAML, "idle_timeout: 2s", "idle_timeout: 60s", 1), port, srv.port, "", filepath.Join(t.TempDir(), "log"), "")
 	p, err := proxy.FromBootstrap([]byte(doc), proxy.ProcessOptions{Registry: builtin.Registry(), DrainTime: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)

@@ -198,8 +198,14 @@ func TestADrainingConnectionIsNotUsed(t *testing.T) {
 	d := p.dialer(t, Config{})
 	c := mustDial(t, d, target("a:1"))
 	p.last().Drain()
-	time.Sleep(50 * time.Millisecond)
-	c2 := mustDial(t, d, target("a:1"))
+	var c2 netio.Conn
+	waitFor(t, func() bool { // GOAWAY takes its time
+		if c2 != nil {
+			_ = c2.Close()
+		}
+		c2 = mustDial(t, d, target("a:1"))
+		return p.opened.Load() > 1
+	})
 	roundTrip(t, c, "the old stream goes on")
 	roundTrip(t, c2, "x")
 	if n := p.opened.Load(); n != 2 {
@@ -411,7 +417,7 @@ func TestCloseDrains(t *testing.T) {
 
 func TestADeadPeerIsFoundByPing(t *testing.T) {
 	p := newPeer(t, echo)
-	d := p.dialer(t, Config{Transport: Transport{KeepaliveInterval: 30 * time.Millisecond, KeepaliveTimeout: 50 * time.Millisecond}})
+	d := p.dialer(t, Config{Transport: Transport{KeepaliveInterval: 30 * time.Millisecond, KeepaliveTimeout: 3 * time.Second}})
 	p.cfg.Transport.KeepaliveInterval = -1
 	c := mustDial(t, d, target("a:1"))
 	time.Sleep(200 * time.Millisecond)
