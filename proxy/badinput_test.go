@@ -94,9 +94,9 @@ func (l *syncLog) String() string {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within 20 s: %s", what)
 		}
 	}
 }
@@ -162,6 +162,15 @@ func newPushed(t *testing.T) *pushed {
 	w.set(pushedYAML)
 	w.p, w.log = launch(t, fmt.Sprintf(adsBootstrap, portOf(w.cp)))
 	eventually(t, "ready", func() bool { return w.p.Ready() == nil })
+	eventually(t, "a first answer", func() bool { // what a view doesn't wait for may come later
+		c, err := w.dial()
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		s, _ := c.get("/first")
+		return s == 200
+	})
 	return w
 }
 
