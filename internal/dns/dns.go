@@ -4,6 +4,7 @@
 package dns
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -157,7 +158,7 @@ func (r *Resolver) Lookup(ctx context.Context, name string, t Type) (Answer, err
 		return Answer{}, fmt.Errorf("too many names are being resolved: %w", context.Cause(ctx))
 	}
 	var failed error
-	for _, n := range names {
+	for i, n := range names {
 		a, err := r.ask(ctx, conf, n, t)
 		switch {
 		case err == nil && len(a.Addrs) > 0:
@@ -166,6 +167,9 @@ func (r *Resolver) Lookup(ctx context.Context, name string, t Type) (Answer, err
 			failed = err
 		}
 		if over(ctx) {
+			if i < len(names)-1 && failed == nil { // it may have one of the others
+				failed = fmt.Errorf("no time was left to ask for %s: %w", names[i+1], cmp.Or(context.Cause(ctx), context.DeadlineExceeded))
+			}
 			break
 		}
 	}

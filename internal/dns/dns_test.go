@@ -396,6 +396,35 @@ func TestALookupEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// lastAnswer is a connection whose first answer comes as the time is over.
+type lastAnswer struct {
+	*net.UDPConn
+	end func()
+}
+
+func (c *lastAnswer) Read(p []byte) (int, error) {
+	defer c.end()
+	return c.UDPConn.Read(p)
+}
+
+// The search list was not asked to its end.
+func TestALookupThatRunsOutOfTimeIsNoAnswer(t *testing.T) {
+	s := serve(t, zone("web.b.test. 5 A 10.0.0.1"))
+	env := files(t, "search a.test b.test\n", "", s.addr)
+	ctx, cancel := context.WithCancel(t.Context())
+	dial := env.Dial
+	env.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &lastAnswer{c.(*net.UDPConn), cancel}, nil
+	}
+	if a, err := New(Config{}, env).Lookup(ctx, "web", IPv4); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, %v", a, err)
+	}
+}
+
 // FuzzAnswer: no answer makes parse panic or run for long, and what it accepts
 // has addresses of the right kind only, and a TTL within bounds.
 func FuzzAnswer(f *testing.F) {
