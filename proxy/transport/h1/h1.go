@@ -49,9 +49,7 @@ type Server struct {
 	mu      sync.Mutex
 	watch   *watcher // nil while idle, soon
 	onReset func(error)
-	gone    error // the client is
-	// telling is closed when onReset, which was called, has returned.
-	telling chan struct{}
+	gone    *loss // nil while the client is there
 
 	scanned   int    // bytes of the buffer without a head's end
 	next      action // after the loop

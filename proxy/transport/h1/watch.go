@@ -94,6 +94,12 @@ func (w *watcher) check() {
 	w.tm.Arm(w.wait, w.fn)
 }
 
+// loss is why the client is gone.
+type loss struct {
+	cause error
+	told  chan struct{} // closed when the callback of OnReset has returned; nil if there was none
+}
+
 // lost tells the stream's owner that the client is gone.
 func (s *Server) lost(cause error) {
 	s.mu.Lock()
@@ -101,42 +107,35 @@ func (s *Server) lost(cause error) {
 		s.mu.Unlock()
 		return
 	}
-	s.gone = cause
-	f := s.onReset
-	s.onReset = nil
-	if f == nil {
-		s.mu.Unlock()
-		return
+	f, l := s.onReset, &loss{cause: cause}
+	if f != nil {
+		l.told = make(chan struct{})
+		defer close(l.told)
 	}
-	told := make(chan struct{})
-	s.telling = told
+	s.gone, s.onReset = l, nil
 	s.mu.Unlock()
-	defer close(told)
-	f(cause)
+	if f != nil {
+		f(cause)
+	}
 }
 
 // OnReset implements transport.ServerStream.
 func (st *serverStream) OnReset(f func(cause error)) {
 	s := st.s
 	s.mu.Lock()
-	if f == nil {
-		s.onReset = nil
-		told := s.telling
-		s.mu.Unlock()
-		if told != nil {
-			<-told
-		}
-		return
-	}
 	gone := s.gone
 	if gone == nil {
 		s.onReset = f
-		if s.watch == nil {
+		if f != nil && s.watch == nil {
 			s.startWatching()
 		}
 	}
 	s.mu.Unlock()
-	if gone != nil {
-		f(gone)
+	switch {
+	case gone == nil:
+	case f != nil:
+		f(gone.cause)
+	case gone.told != nil:
+		<-gone.told
 	}
 }

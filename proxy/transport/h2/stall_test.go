@@ -121,37 +121,43 @@ func TestInterruptLeavesASlowTransportAlone(t *testing.T) {
 }
 
 // A callback of OnReset that runs while its owner is being reused would meet the
-// next request.
+// next request, also if that has reset the stream itself meanwhile.
 func TestOnResetCanBeTakenBack(t *testing.T) {
-	entered, leave, back := make(chan struct{}), make(chan struct{}), make(chan struct{})
-	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, func(s transport.ServerStream) {
-		s.OnReset(func(error) {
-			close(entered)
-			<-leave
+	for name, meanwhile := range map[string]func(transport.ServerStream){
+		"while it runs":                      func(transport.ServerStream) {},
+		"while it runs and the owner resets": func(s transport.ServerStream) { s.Reset(transport.LocalReset) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			registered, entered, leave, back := make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
+			cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, func(s transport.ServerStream) {
+				s.OnReset(func(error) {
+					close(entered)
+					<-leave
+				})
+				close(registered)
+				<-entered
+				meanwhile(s)
+				time.AfterFunc(20*time.Millisecond, func() { close(leave) })
+				s.OnReset(nil)
+				select {
+				case <-leave:
+				default:
+					t.Error("OnReset(nil) returned while the callback ran")
+				}
+				s.OnReset(nil)
+				close(back)
+			})
+			cs, err := cc.NewStream()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = cs.WriteHeaders(getHead("/"), true)
+			<-registered
+			cs.Reset()
+			<-back
+			cs.Release()
 		})
-		<-entered
-		go func() {
-			time.Sleep(20 * time.Millisecond)
-			close(leave)
-		}()
-		s.OnReset(nil)
-		select {
-		case <-leave:
-		default:
-			t.Error("OnReset(nil) returned while the callback ran")
-		}
-		s.OnReset(nil)
-		close(back)
-	})
-	cs, err := cc.NewStream()
-	if err != nil {
-		t.Fatal(err)
 	}
-	_ = cs.WriteHeaders(getHead("/"), true)
-	time.Sleep(10 * time.Millisecond)
-	cs.Reset()
-	<-back
-	cs.Release()
 }
 
 // Bytes arrive as they were sent, whatever the sizes of writes, windows, frames

@@ -202,7 +202,9 @@ func (s *stream) abort(c *conn, id uint32, cause error) {
 	if s.resetWhy == nil {
 		s.resetWhy = cause
 	}
-	s.calling = f != nil
+	if f != nil { // else one may be running, which is the other caller's
+		s.calling = true
+	}
 	s.signal()
 	s.mu.Unlock()
 	c.consumed(n)
