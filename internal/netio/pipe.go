@@ -97,7 +97,7 @@ func (e *pipeEnd) takeLocked(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n := copy(p, (*e.buf)[e.r:e.w])
-	full := e.w-e.r == pipeLimit
+	full := e.w-e.r >= pipeLimit // more, if bytes were put back
 	e.r += n
 	if e.r == e.w {
 		e.dropLocked()
@@ -129,7 +129,7 @@ func (e *pipeEnd) Write(p []byte) (int, error) {
 			return n, nil
 		}
 		room := pipeLimit - (d.w - d.r)
-		if room == 0 {
+		if room <= 0 {
 			e.p.cond.Wait()
 			continue
 		}
