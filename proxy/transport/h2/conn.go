@@ -141,8 +141,14 @@ func (c *conn) appendGreeting() {
 	}
 }
 
-// start arms the timers and sends the greeting.
+// start arms the timers and sends the greeting. A connection that was closed before
+// is not kept by timers.
 func (c *conn) start() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead {
+		return
+	}
 	c.handshakeTimer.Arm(handshakeTimeout, c.onHandshakeTimer)
 	if c.lim.idle > 0 {
 		c.idleTimer.Arm(c.lim.idle, c.onIdleTimer)
@@ -153,9 +159,7 @@ func (c *conn) start() {
 	if c.lim.pingInterval > 0 {
 		c.pingTimer.Arm(c.lim.pingInterval, c.onPingTimer)
 	}
-	c.mu.Lock()
 	c.kick()
-	c.mu.Unlock()
 }
 
 // streamRef names a stream together with the ID it had, because the object may
@@ -213,7 +217,7 @@ func (c *conn) die(cause error) []streamRef {
 	victims := make([]streamRef, 0, len(c.streams))
 	for id, s := range c.streams {
 		victims = append(victims, streamRef{s, id})
-		s.inMap = false
+		s.inMap, s.queued = false, false
 		if s.werr == nil {
 			s.werr = cause
 		}
@@ -285,6 +289,7 @@ func (c *conn) remove(s *stream, how closedHow) {
 	}
 	s.inMap = false
 	delete(c.streams, s.id)
+	c.unqueue(s)
 	c.closed.add(s.id, how)
 	if s.tunnelled {
 		c.releaseHold(s)

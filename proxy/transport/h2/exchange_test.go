@@ -335,7 +335,7 @@ func TestInterruptUnblocksATunnel(t *testing.T) {
 
 func waitFor(t testing.TB, f func() bool) {
 	t.Helper()
-	for range 500 {
+	for range 1000 {
 		if f() {
 			return
 		}

@@ -30,6 +30,7 @@ type stream struct {
 	endSent   bool
 	endRecv   bool
 	tunnelled bool
+	queued    bool // in c.winWait
 
 	// Set before the stream is shared.
 	connect bool // CONNECT, extended or not
@@ -176,6 +177,7 @@ func (s *stream) reset(code errCode, cause error) {
 	c.watchWriter(s)
 	s.wake.wake()
 	c.room.Broadcast()
+	c.ready.Broadcast()
 	c.kick()
 	c.mu.Unlock()
 	s.mu.Lock()

@@ -28,8 +28,9 @@ func (s *stream) tunnel() netio.Conn {
 	c := s.c
 	c.mu.Lock()
 	s.tunnelled = true
-	if !s.inMap {
+	if !s.inMap { // the peer has ended it already
 		c.releaseHold(s)
+		c.quiesce()
 	}
 	c.flush(s)
 	s.becomeSmall()

@@ -3,6 +3,7 @@ package h2
 import (
 	"errors"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -222,10 +223,20 @@ func (c *conn) waitWindow(s *stream) {
 		c.writeOut(s, nil)
 		return
 	}
-	if c.sendWin <= 0 {
+	if c.sendWin <= 0 && !s.queued {
+		s.queued = true
 		c.winWait = append(c.winWait, s)
 	}
 	s.wake.wait(&c.mu, s.tunnelled)
+}
+
+// unqueue takes s out of those that wait for the connection's window: it may serve
+// another connection soon. mu is held.
+func (c *conn) unqueue(s *stream) {
+	if s.queued {
+		s.queued = false
+		c.winWait = slices.DeleteFunc(c.winWait, func(w *stream) bool { return w == s })
+	}
 }
 
 // grow adds to the connection's send window and wakes who waits for it.
@@ -235,6 +246,7 @@ func (c *conn) grow(n int64) bool {
 	}
 	if c.sendWin > 0 {
 		for i, s := range c.winWait {
+			s.queued = false
 			s.wake.wake()
 			c.winWait[i] = nil
 		}
