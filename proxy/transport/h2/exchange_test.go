@@ -156,9 +156,7 @@ func connect(t testing.TB, cc transport.ClientConn) netio.Conn {
 	if err := cs.WriteHeaders(header(":method", "CONNECT", ":authority", "10.1.2.3:80"), false); err != nil {
 		t.Fatal(err)
 	}
-	if err := cs.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	_ = cs.Flush() // the peer may have answered and closed already: the answer tells
 	var h message.Header
 	status, _, err := cs.ReadHeaders(&h)
 	if err != nil || status != 200 {

@@ -13,10 +13,31 @@ import (
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 )
 
+const fairTotal = 12 << 20
+
 // Streams that have more to send than the connection takes get equal shares of
-// it, and one that comes later does not wait for what the others have.
+// it, and one that comes later does not wait for what the others have. A system
+// that has other things to do may keep one of the goroutines waiting: that is not
+// so three times.
 func TestStreamsOfAConnectionGetFairShares(t *testing.T) {
-	const streams, total = 8, 12 << 20
+	for try := 1; ; try++ {
+		least, most, waited := sharesOfAConnection(t)
+		t.Logf("shares from %d to %d KiB; the late stream waited for %d KiB of others", least>>10, most>>10, waited>>10)
+		if least >= most/2 && waited >= 0 && waited <= fairTotal/4 { // its handler must be scheduled first
+			return
+		}
+		if try == 3 {
+			t.Fatal("that is not fair")
+		}
+	}
+}
+
+// sharesOfAConnection returns the octets that of eight streams the ones got that
+// got least and most, and those that came before an answer asked for in the middle,
+// -1 if it did not come.
+func sharesOfAConnection(t *testing.T) (least, most, waited int) {
+	t.Helper()
+	const streams, total = 8, fairTotal
 	a, b := netio.Pipe(clientAddr, serverAddr)
 	h := &handlerFunc{f: func(s transport.ServerStream) {
 		var h message.Header
@@ -61,7 +82,8 @@ func TestStreamsOfAConnectionGetFairShares(t *testing.T) {
 	}
 	const late = 2*streams + 1
 	got := map[uint32]int{}
-	sum, asked, waited := 0, 0, -1
+	sum, asked := 0, 0
+	waited = -1
 	for sum < total {
 		f, err := fr.ReadFrame()
 		if err != nil {
@@ -85,15 +107,9 @@ func TestStreamsOfAConnectionGetFairShares(t *testing.T) {
 			ask(late, "/small")
 		}
 	}
-	least, most := total, 0
+	least = total
 	for i := range uint32(streams) {
 		least, most = min(least, got[2*i+1]), max(most, got[2*i+1])
 	}
-	t.Logf("shares from %d to %d KiB; the late stream waited for %d KiB of others", least>>10, most>>10, waited>>10)
-	if least < most/2 {
-		t.Errorf("shares from %d to %d octets", least, most)
-	}
-	if waited < 0 || waited > total/4 { // its handler must be scheduled first
-		t.Errorf("the late stream waited for %d octets of others", waited)
-	}
+	return least, most, waited
 }
