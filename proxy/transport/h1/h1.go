@@ -62,28 +62,12 @@ type Server struct {
 
 	// The idle timer stays armed through requests; idleSince, nanoseconds since
 	// epoch, is when the last one ended, idling whether the timer is armed.
-	// heading: part of a head is here, and the headers timer runs.
-	idling, heading atomic.Bool
-	idleSince       atomic.Int64
-	idle            timer.Timer
-	rare            *rareTimers // nil before one of them is needed
-}
-
-// rareTimers are what most connections have no use for.
-type rareTimers struct{ deadline, age timer.Timer }
-
-// timers returns the rare ones. Only the connection's goroutine may call it.
-func (s *Server) timers() *rareTimers {
-	if s.rare == nil {
-		s.rare = &rareTimers{}
-	}
-	return s.rare
-}
-
-func (s *Server) stopDeadline() {
-	if s.rare != nil {
-		s.rare.deadline.Stop()
-	}
+	// heading: part of a head is here, and the headers timer runs; see headExpired.
+	idling    atomic.Bool
+	heading   atomic.Int32
+	idleSince atomic.Int64
+	idle      timer.Timer
+	rare      *rareTimers // nil before one of them is needed
 }
 
 // epoch is what times in a Server count from.
@@ -239,9 +223,10 @@ func (s *Server) pump() action {
 			}
 			s.rd.release()
 			s.leave()
-			if d := s.cfg.HeadersTimeout; d > 0 && s.rd.buf != nil && !s.heading.Load() {
-				s.heading.Store(true)
-				s.timers().deadline.Arm(d, s.headExpired)
+			if d := s.cfg.HeadersTimeout; d > 0 && s.rd.buf != nil && s.heading.Load() == 0 {
+				n := s.requests.Load() + 1
+				s.heading.Store(n)
+				s.timers().deadline.Arm(d, func() { s.headExpired(n) })
 			}
 			return actWait
 		default:
@@ -315,8 +300,10 @@ func badFirstLine(b []byte) bool {
 // parse makes the first n bytes of the buffer the current request.
 func (s *Server) parse(n int) action {
 	s.scanned = 0
-	if s.heading.Load() {
-		s.heading.Store(false)
+	if n := s.heading.Load(); n != 0 {
+		if n < 0 || !s.heading.CompareAndSwap(n, 0) {
+			return s.refuse(errTimedOut)
+		}
 		s.stopDeadline()
 	}
 	x := s.take()
@@ -359,51 +346,6 @@ func (s *Server) serve() action {
 		s.armIdle(now)
 	}
 	return a
-}
-
-func (s *Server) idleTimeout() time.Duration {
-	if s.cfg.IdleTimeout == 0 {
-		return defaultIdleTimeout
-	}
-	return s.cfg.IdleTimeout
-}
-
-// armIdle notes that the connection is idle from now on. The timer that runs is
-// left to find out.
-func (s *Server) armIdle(now time.Time) {
-	d := s.idleTimeout()
-	if d <= 0 {
-		return
-	}
-	s.idleSince.Store(int64(now.Sub(epoch)))
-	if !s.idling.Swap(true) {
-		s.idle.ArmAt(now, d, s.idleExpired)
-	}
-}
-
-// idleExpired ends the connection if it has been idle for all the time.
-func (s *Server) idleExpired() {
-	s.idling.Store(false)
-	if s.state.Load() != stateIdle || s.heading.Load() { // the request's end arms it
-		return
-	}
-	since, d := s.idleSince.Load(), s.idleTimeout()
-	if rest := d - (time.Since(epoch) - time.Duration(since)); rest > 0 {
-		if !s.idling.Swap(true) {
-			s.idle.Arm(rest, s.idleExpired)
-		}
-		return
-	}
-	if s.state.CompareAndSwap(stateIdle, stateClosing) {
-		netio.InterruptRead(s.rd.c, errIdle)
-	}
-}
-
-// headExpired gives up a head that does not get complete.
-func (s *Server) headExpired() {
-	if s.state.CompareAndSwap(stateIdle, stateClosing) {
-		netio.InterruptRead(s.rd.c, errTimedOut)
-	}
 }
 
 // refuse answers a peer that sent no request that can be served.
@@ -484,15 +426,6 @@ func (s *Server) linger() {
 // Drain implements transport.ServerConn. An idle connection is left alone: a
 // request may be on its way. It is answered, and closed after that.
 func (s *Server) Drain() { s.draining.Store(true) }
-
-// tooOld drains a connection that has reached MaxConnectionDuration; an idle
-// one ends, as in Envoy.
-func (s *Server) tooOld() {
-	s.Drain()
-	if s.state.CompareAndSwap(stateIdle, stateClosing) {
-		netio.InterruptRead(s.rd.c, errClosed)
-	}
-}
 
 // Close implements transport.ServerConn.
 func (s *Server) Close(cause error) {
