@@ -18,15 +18,16 @@ const maxInformational = 1000
 type clientStream struct {
 	c *Client
 
-	// The writing side. mu also orders a reader that sends what is held back.
+	// The writing side. mu also orders a reader that sends what is held back; a writer
+	// may hold it for as long as the peer takes nothing.
 	mu      sync.Mutex
 	out     output
 	req     requestHead
 	kind    string // of the request: HEAD, CONNECT, ""
-	begun   bool   // the head was given
 	sentEnd bool   // the request was handed over completely
-	reading bool   // ReadHeaders waits: nothing is held back any more
 	sendErr error
+	begun   atomic.Bool // the head was given: kind and req.upgrade are there
+	reading atomic.Bool // ReadHeaders waits: nothing is held back any more
 	sent    atomic.Uint64
 
 	// The reading side.
@@ -51,7 +52,9 @@ func (s *clientStream) init(c *Client) {
 }
 
 func (s *clientStream) begin() {
-	s.req, s.kind, s.begun, s.sentEnd, s.reading, s.sendErr = requestHead{}, "", false, false, false, nil
+	s.req, s.kind, s.sentEnd, s.sendErr = requestHead{}, "", false, nil
+	s.begun.Store(false)
+	s.reading.Store(false)
 	s.hd, s.informs, s.gotHead, s.recvErr, s.tunnel = head{}, 0, false, nil, false
 	s.body.begin(framingNone, 0)
 	s.inStart = s.c.rd.in.Load()
@@ -90,11 +93,25 @@ func (s *clientStream) Version() message.Version { return message.HTTP11 }
 // answer are one visit to the poller.
 func (s *clientStream) WriteHeaders(h *message.Header, end bool) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.begun {
+	err := s.writeHeadersLocked(h, end)
+	s.mu.Unlock()
+	return s.handOver(err)
+}
+
+// handOver is called when the writer has let mu go: it sends what it held back if
+// the reader came too late to take that; see exchange.
+func (s *clientStream) handOver(err error) error {
+	if err != nil || !s.reading.Load() {
+		return err
+	}
+	return s.Flush()
+}
+
+func (s *clientStream) writeHeadersLocked(h *message.Header, end bool) error {
+	if s.begun.Load() {
 		return errSecond
 	}
-	s.begun = true
+	defer s.begun.Store(true)
 	b, r, err := appendRequestHead(s.out.grow(roomFor(h)), h, end)
 	if err != nil {
 		s.out.drop()
@@ -106,37 +123,42 @@ func (s *clientStream) WriteHeaders(h *message.Header, end bool) error {
 	s.kind = r.kind()
 	r.method = "" // h may change
 	s.req, s.sentEnd = r, end
-	if s.reading {
-		return s.flushLocked(nil, nil)
-	}
 	return nil
 }
 
 // WriteData implements transport.ClientStream.
 func (s *clientStream) WriteData(p []byte, end bool) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.begun || s.sentEnd {
-		return errNoHead
+	held, err := s.writeDataLocked(p, end)
+	s.mu.Unlock()
+	if held {
+		return s.handOver(err)
+	}
+	return err
+}
+
+func (s *clientStream) writeDataLocked(p []byte, end bool) (held bool, err error) {
+	if !s.begun.Load() || s.sentEnd {
+		return false, errNoHead
 	}
 	tail, ok := s.req.body.frame(&s.out, p, end)
 	if !ok {
 		s.sendErr = lengthError("request")
-		return s.sendErr
+		return false, s.sendErr
 	}
 	s.sentEnd = end
-	if end && !s.reading && s.out.n+len(p)+len(tail) <= joinLimit && s.sendErr == nil {
+	if end && !s.reading.Load() && s.out.n+len(p)+len(tail) <= joinLimit && s.sendErr == nil {
 		s.out.add(p, tail)
-		return nil
+		return true, nil
 	}
-	return s.flushLocked(p, tail)
+	return false, s.flushLocked(p, tail)
 }
 
 // WriteTrailers implements transport.ClientStream.
 func (s *clientStream) WriteTrailers(h *message.Header) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.begun || s.sentEnd {
+	if !s.begun.Load() || s.sentEnd {
 		return errNoHead
 	}
 	if s.req.body.fr == framingChunked {
@@ -254,13 +276,16 @@ func (s *clientStream) readHead() (int, error) {
 // for its answer.
 func (s *clientStream) exchange() error {
 	rd := &s.c.rd
-	s.mu.Lock()
-	s.reading = true
-	switch {
-	case !s.begun:
-		s.mu.Unlock()
+	s.reading.Store(true)
+	if !s.begun.Load() {
 		return errNoHead
-	case s.sendErr != nil && s.out.n > 0:
+	}
+	if !s.mu.TryLock() {
+		// The writer is at it, maybe for as long as the peer takes nothing: it may have
+		// answered. What the writer holds back it sends itself, see handOver.
+		return nil
+	}
+	if s.sendErr != nil && s.out.n > 0 {
 		s.out.drop()
 	}
 	if s.out.n == 0 || !s.sentEnd || len(rd.bytes()) > 0 {

@@ -1,10 +1,14 @@
 package h1
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 )
 
@@ -41,4 +45,58 @@ func TestALateHeadersTimeoutDoesNotMeetTheNextRequest(t *testing.T) {
 	}
 	_ = cc.Close()
 	wait(t, done)
+}
+
+// An origin may answer at once and take no more of the request. The answer must be
+// read while the writer is stuck, also that behind an informational one.
+func TestAnEarlyAnswerIsReadWhileTheRequestIsStuck(t *testing.T) {
+	for name, answers := range map[string][]string{
+		"final":                   {"HTTP/1.1 413 X\r\ncontent-length: 0\r\n\r\n"},
+		"informational and final": {"HTTP/1.1 103 X\r\n\r\n", "HTTP/1.1 413 X\r\ncontent-length: 0\r\n\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, far := netio.Pipe(netip.AddrPort{}, netip.AddrPort{})
+				cl := NewClient(near, &transport.ClientConfig{})
+				st, err := cl.NewStream()
+				if err != nil {
+					t.Fatal(err)
+				}
+				var h message.Header
+				for _, f := range [][2]string{{message.Method, "POST"}, {message.Scheme, "http"}, {message.Authority, "a"}, {message.Path, "/"}} {
+					h.Add(f[0], f[1])
+				}
+				if err := st.WriteHeaders(&h, false); err != nil {
+					t.Fatal(err)
+				}
+				wrote := make(chan error, 1)
+				go func() { wrote <- st.WriteData(make([]byte, 1<<20), true) }()
+				synctest.Wait() // it is stuck
+				for i, a := range answers {
+					if _, err := far.Write([]byte(a)); err != nil {
+						t.Fatal(err)
+					}
+					status := make(chan int, 1)
+					go func() {
+						n, _, _ := st.ReadHeaders(&h)
+						status <- n
+					}()
+					synctest.Wait()
+					select {
+					case n := <-status:
+						if last := i == len(answers)-1; last && n != 413 || !last && n != 103 {
+							t.Error(n)
+						}
+					default:
+						t.Error("the answer is not read")
+					}
+				}
+				st.Interrupt(netio.ErrClosed)
+				<-wrote
+				st.Reset()
+				st.Release()
+				_ = far.Close()
+			})
+		})
+	}
 }
