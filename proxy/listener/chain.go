@@ -34,6 +34,8 @@ type Chain struct {
 	conns    *connection // the first; they are linked
 	open     int         // how many
 	draining bool
+	timed    bool // cut will be called
+	over     bool // it was: a connection that comes late is cut, too
 }
 
 // Drainer is implemented by terminal filters that can end their connections in
@@ -86,6 +88,12 @@ func isName(s string) bool {
 }
 
 func (c *Chain) add(cn *connection) {
+	if c.enter(cn) {
+		cn.cut()
+	}
+}
+
+func (c *Chain) enter(cn *connection) (over bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	cn.chain = c
@@ -95,6 +103,7 @@ func (c *Chain) add(cn *connection) {
 	}
 	c.conns = cn
 	c.open++
+	return c.over
 }
 
 func (c *Chain) remove(cn *connection) {
@@ -120,19 +129,16 @@ func (c *Chain) Active() int {
 }
 
 // Drain ends the chain's connections in order and cuts what is left after
-// drainTime (0: never).
+// drainTime (0: never), and what comes after that.
 func (c *Chain) Drain(drainTime time.Duration) {
 	c.mu.Lock()
-	if c.draining {
-		c.mu.Unlock()
-		return
-	}
-	c.draining = true
+	first, timed := !c.draining, drainTime > 0 && !c.timed
+	c.draining, c.timed = true, c.timed || timed
 	c.mu.Unlock()
-	if d, ok := c.Terminal.(Drainer); ok {
+	if d, ok := c.Terminal.(Drainer); ok && first {
 		d.Drain()
 	}
-	if drainTime > 0 {
+	if timed {
 		time.AfterFunc(drainTime, c.cut)
 	}
 }
@@ -140,15 +146,20 @@ func (c *Chain) Drain(drainTime time.Duration) {
 // cut ends every connection now.
 func (c *Chain) cut() {
 	c.mu.Lock()
+	c.over = true
 	conns := make([]*connection, 0, c.open)
 	for cn := c.conns; cn != nil; cn = cn.next {
 		conns = append(conns, cn)
 	}
 	c.mu.Unlock()
 	for _, cn := range conns {
-		cn.raw.Interrupt(errDrained)
-		cn.raw.Reset()
+		cn.cut()
 	}
+}
+
+func (cn *connection) cut() {
+	cn.raw.Interrupt(errDrained)
+	cn.raw.Reset()
 }
 
 var errDrained = errors.New("listener: drain time is over")

@@ -12,15 +12,24 @@ import (
 var errFilterTimeout = errors.New("listener: listener filters timed out")
 
 // runListenerFilters runs the filters in order under the listener's timeout.
-func (l *Listener) runListenerFilters(cur *compiled, c *filters.Connection) error {
+func (l *Listener) runListenerFilters(cur *compiled, c *filters.Connection) (err error) {
 	if len(cur.cfg.ListenerFilters) == 0 {
 		return nil
 	}
+	defer func() {
+		if errors.Is(err, errFilterTimeout) {
+			l.st.filterTimeout.Inc()
+		}
+	}()
 	spec := cur.cfg.Spec
 	if d := spec.ListenerFiltersTimeout; d > 0 && needsPeek(cur, c) {
 		conn := c.Conn
 		t := time.AfterFunc(d, func() { conn.Interrupt(errFilterTimeout) })
-		defer t.Stop()
+		defer func() {
+			if !t.Stop() && err == nil { // too late: the connection is or will be interrupted
+				err = errFilterTimeout
+			}
+		}()
 	}
 	for i := range cur.cfg.ListenerFilters {
 		f := &cur.cfg.ListenerFilters[i]
@@ -28,9 +37,6 @@ func (l *Listener) runListenerFilters(cur *compiled, c *filters.Connection) erro
 			continue
 		}
 		if err := cur.accepted(f.Filter, c); err != nil {
-			if errors.Is(err, errFilterTimeout) {
-				l.st.filterTimeout.Inc()
-			}
 			return err
 		}
 	}
