@@ -17,7 +17,7 @@ const module = "github.com/fairlead-mesh/fairlead/"
 var layers = [][]string{
 	{"internal/footprint", "internal/message", "internal/timer", "internal/stats", "internal/leaktest", "internal/hbonetest", "internal/filewatch", "internal/dns", "internal/workload/workloadpb"},
 	{"internal/netio", "internal/overload", "internal/streaminfo", "internal/workload/authzpb"},
-	{"internal/matcher", "internal/format", "internal/identity", "internal/workload", "xdsclient"},
+	{"internal/conntest", "internal/matcher", "internal/format", "internal/identity", "internal/workload", "xdsclient"},
 	{"internal/accesslog", "internal/admin", "internal/ratelimit", "internal/refusal", "filters", "proxy/transport"},
 	{"filters/internal/*", "filters/http/*/*pb", "internal/explain", "internal/otlp", "internal/wasmmodule", "proxy/transport/*", "proxy/upstream/lb"},
 	{"filters/internal/istio/*", "internal/tracing"},

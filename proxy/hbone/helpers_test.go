@@ -143,7 +143,7 @@ func target(authority string) *Target { return &Target{Address: serverAddr, Auth
 
 func waitFor(t testing.TB, f func() bool) {
 	t.Helper()
-	for range 500 {
+	for range 1000 {
 		if f() {
 			return
 		}

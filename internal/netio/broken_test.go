@@ -1,0 +1,106 @@
+package netio_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/fairlead-mesh/fairlead/internal/conntest"
+	"github.com/fairlead-mesh/fairlead/internal/netio"
+)
+
+// sockets returns two ends of a connection.
+func sockets(t *testing.T) (a, b netio.Conn) {
+	t.Helper()
+	l, err := netio.Listen(netip.MustParseAddrPort("127.0.0.1:0"), netio.ListenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if a, err = netio.Dial(t.Context(), l.Addr(), netio.DialOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if b, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	return a, b
+}
+
+func pipes(*testing.T) (a, b netio.Conn) { return netio.Pipe(netip.AddrPort{}, netip.AddrPort{}) }
+
+// A join whose connection breaks, at whichever step, ends once and gives both back.
+func TestAJoinThatBreaksEndsOnce(t *testing.T) {
+	for name, pair := range map[string]func(*testing.T) (a, b netio.Conn){"sockets": sockets, "pipes": pipes} {
+		t.Run(name, func(t *testing.T) {
+			conntest.EachStep(t, func(t *testing.T, n int) (broke bool) {
+				client, a := pair(t)
+				b, server := pair(t)
+				j, tells := conntest.Break(a, n)
+				far, farTells := conntest.Break(b, 1<<20)
+				ends := make(chan error, 2)
+				netio.JoinAsync(j, far, netio.JoinOptions{}, func(_, _ uint64, err error) { ends <- err })
+				served := make(chan struct{})
+				go func() {
+					defer close(served)
+					b := make([]byte, 5)
+					if _, err := io.ReadFull(server, b); err == nil {
+						_, _ = server.Write(b)
+					}
+					_, _ = io.Copy(io.Discard, server)
+					_ = server.Close()
+				}()
+				if _, err := client.Write([]byte("hello")); err == nil {
+					_, _ = io.ReadFull(client, make([]byte, 5))
+				}
+				_ = client.CloseWrite()
+				_, _ = io.Copy(io.Discard, client)
+				_ = client.Close()
+				err := <-ends
+				<-served
+				broke = tells.Broke()
+				if je := (*netio.JoinError)(nil); broke != errors.As(err, &je) {
+					t.Errorf("step %d: %v", n, err)
+				}
+				if !tells.Ended() || !farTells.Ended() {
+					t.Errorf("step %d: a connection is kept", n)
+				}
+				select {
+				case <-ends:
+					t.Errorf("step %d: it ends twice", n)
+				case <-time.After(time.Millisecond):
+				}
+				return broke
+			})
+		})
+	}
+}
+
+// A handshake that breaks closes what it was given.
+func TestAHandshakeThatBreaksClosesItsConnection(t *testing.T) {
+	for name, pair := range map[string]func(*testing.T) (a, b netio.Conn){"sockets": sockets, "pipes": pipes} {
+		t.Run(name, func(t *testing.T) {
+			conntest.EachStep(t, func(t *testing.T, n int) (broke bool) {
+				a, b := pair(t)
+				c, tells := conntest.Break(b, n)
+				client := make(chan error, 1)
+				go func() {
+					_, err := netio.ClientTLS(context.Background(), a, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // a test
+					client <- err
+				}()
+				_, err := netio.ServerTLS(t.Context(), c, &tls.Config{Certificates: []tls.Certificate{netio.TestCertificate()}, MinVersion: tls.VersionTLS13})
+				broke = tells.Broke()
+				if broke != (err != nil) || broke && !tells.Ended() {
+					t.Errorf("step %d: %v, closed: %v", n, err, tells.Ended())
+				}
+				_ = c.Close()
+				<-client
+				_ = a.Close()
+				return broke
+			})
+		})
+	}
+}
