@@ -30,12 +30,26 @@ func (v *clientStream) WriteHeaders(h *message.Header, end bool) error {
 	if err == nil {
 		err = c.openStream(s, h, end)
 	}
+	if err != nil && !s.headSent {
+		s.unanswered(err)
+	}
 	if err != nil || !end {
 		c.mu.Unlock()
 		return err
 	}
 	c.flush(s)
 	return nil
+}
+
+// unanswered tells who waits for the answer that there will be none: the head could
+// not be sent.
+func (s *stream) unanswered(err error) {
+	s.mu.Lock()
+	if s.rerr == nil {
+		s.rerr = err
+	}
+	s.signal()
+	s.mu.Unlock()
 }
 
 // admit waits until s may be opened. mu is held.

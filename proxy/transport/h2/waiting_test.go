@@ -145,3 +145,50 @@ func TestTimersDoNotKeepAConnectionThatIsClosedBeforeItBegins(t *testing.T) {
 	}
 	_ = near.Close()
 }
+
+// Who reads the answer to a head that could not be sent does not wait for ever,
+// whether it came first or ignores that.
+func TestAStreamWhoseHeadWasNotSentHasNoAnswer(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		ownWorkers(t)
+		synctest.Test(t, func(t *testing.T) {
+			near, far := netio.Pipe(clientAddr, serverAddr)
+			cc, err := NewClient(near, &transport.ClientConfig{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			cs, err := cc.NewStream()
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer := make(chan error, 1)
+			read := func() {
+				var h message.Header
+				_, _, err := cs.ReadHeaders(&h)
+				answer <- err
+			}
+			if first {
+				go read()
+				synctest.Wait()
+			}
+			cc.Close(nil)
+			_ = cs.WriteHeaders(getHead("/"), true)
+			if !first {
+				go read()
+			}
+			synctest.Wait()
+			select {
+			case err := <-answer:
+				if transport.ReasonOf(err) != transport.RemoteRefused {
+					t.Error(err)
+				}
+			default:
+				t.Error("it waits")
+				cs.Interrupt(netio.ErrClosed)
+			}
+			cs.Release()
+			<-cc.Done()
+			_ = far.Close()
+		})
+	}
+}
