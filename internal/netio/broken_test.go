@@ -88,7 +88,7 @@ func TestAHandshakeThatBreaksClosesItsConnection(t *testing.T) {
 				c, tells := conntest.Break(b, n)
 				client := make(chan error, 1)
 				go func() {
-					_, err := netio.ClientTLS(context.Background(), a, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // a test
+					_, err := netio.ClientTLS(context.Background(), a, &tls.Config{InsecureSkipVerify: true})
 					client <- err
 				}()
 				_, err := netio.ServerTLS(t.Context(), c, &tls.Config{Certificates: []tls.Certificate{netio.TestCertificate()}, MinVersion: tls.VersionTLS13})
