@@ -10,7 +10,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/filters/internal/explaintest"
-	"github.com/fairlead-mesh/fairlead/internal/format"
+	"github.com/fairlead-mesh/fairlead/filters/internal/ratelimittest"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/ratelimit"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
@@ -133,26 +133,7 @@ func TestDescriptorsAreFilledAgain(t *testing.T) {
 	})
 }
 
-// route has limits.
-type route struct {
-	policy *ratelimit.Policy
-	chain  []filters.HTTPFilter
-	md     streaminfo.Metadata
-}
-
-func (r *route) Name() string                   { return "r" }
-func (r *route) ClusterName() string            { return "app" }
-func (r *route) Metadata() *streaminfo.Metadata { return &r.md }
-func (r *route) Chain() []filters.HTTPFilter    { return r.chain }
-func (r *route) RateLimits() *ratelimit.Policy  { return r.policy }
-
-func fixed(v string, stage uint32) *ratelimit.Limit {
-	s, err := format.Compile(v)
-	if err != nil {
-		panic(err)
-	}
-	return &ratelimit.Limit{Stage: stage, Actions: []ratelimit.Action{{Kind: ratelimit.Fixed, Key: "k", Value: s}}}
-}
+func fixed(v string, stage uint32) *ratelimit.Limit { return ratelimittest.Fixed("k", v, stage) }
 
 func TestWhichLimitsOfARouteCount(t *testing.T) {
 	r, v := []*ratelimit.Limit{fixed("r", 0)}, []*ratelimit.Limit{fixed("v", 0)}
@@ -198,14 +179,13 @@ func routed(t *testing.T, f filters.HTTPFilter, p *ratelimit.Policy) (*filters.S
 	s.Reset()
 	s.Info.Conn = &streaminfo.Conn{}
 	s.Request.Add(message.Path, "/")
-	u := &upstream{}
-	s.SelectRoute(&route{policy: p, chain: []filters.HTTPFilter{f, u}})
+	u := ratelimittest.Select(s, f, p)
 	q := explaintest.Ask(t, f, s)
 	r, err := filters.Start(s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	q.Agrees(t, s, !r.Local, &u.seen)
+	q.Agrees(t, s, !r.Local, u.Seen())
 	return s, r
 }
 

@@ -10,7 +10,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/filters/internal/explaintest"
-	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/filters/internal/ratelimittest"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
 
@@ -18,15 +18,6 @@ const all = `{"defaultValue":{"numerator":100}}`
 
 func config(bucket, more string) string {
 	return `{"statPrefix":"x","tokenBucket":` + bucket + `,"filterEnabled":` + all + `,"filterEnforced":` + all + more + `}`
-}
-
-type upstream struct{ seen message.Header }
-
-func (u *upstream) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
-	u.seen.CopyFrom(&s.Request)
-	r := s.NewResponse()
-	r.Header.Add(message.Status, "200")
-	return r, nil
 }
 
 func compile(t *testing.T, base, override string, env *filters.Env) filters.HTTPFilter {
@@ -48,7 +39,7 @@ func compile(t *testing.T, base, override string, env *filters.Env) filters.HTTP
 	return f
 }
 
-func run(t *testing.T, f filters.HTTPFilter, edit func(s *filters.Stream)) (*filters.Stream, *filters.Response, *upstream) {
+func run(t *testing.T, f filters.HTTPFilter, edit func(s *filters.Stream)) (*filters.Stream, *filters.Response, *ratelimittest.Upstream) {
 	t.Helper()
 	s := &filters.Stream{}
 	s.Reset()
@@ -57,13 +48,13 @@ func run(t *testing.T, f filters.HTTPFilter, edit func(s *filters.Stream)) (*fil
 		edit(s)
 	}
 	q := explaintest.Ask(t, f, s)
-	u := &upstream{}
+	u := &ratelimittest.Upstream{}
 	s.SetChain([]filters.HTTPFilter{f, u})
 	r, err := filters.Start(s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	q.Agrees(t, s, !r.Local, &u.seen)
+	q.Agrees(t, s, !r.Local, u.Seen())
 	return s, r, u
 }
 
@@ -166,8 +157,8 @@ func TestAnswer(t *testing.T) {
 func TestNotEnforced(t *testing.T) {
 	f := compile(t, `{"statPrefix":"x","tokenBucket":{"maxTokens":1,"fillInterval":"60s"},"filterEnabled":`+all+`,"requestHeadersToAddWhenNotEnforced":[{"header":{"key":"x-over","value":"1"}}]}`, "", nil)
 	run(t, f, nil)
-	if _, r, u := run(t, f, nil); r.Status() != 200 || u.seen.Get("x-over") != "1" {
-		t.Errorf("%d %+v", r.Status(), u.seen)
+	if _, r, u := run(t, f, nil); r.Status() != 200 || u.Seen().Get("x-over") != "1" {
+		t.Errorf("%d %+v", r.Status(), u.Seen())
 	}
 }
 
@@ -240,7 +231,7 @@ func TestPassingDoesNotAllocate(t *testing.T) {
 	s := &filters.Stream{}
 	s.Reset()
 	s.Info.Conn = &streaminfo.Conn{}
-	u := &upstream{}
+	u := &ratelimittest.Upstream{}
 	s.SetChain([]filters.HTTPFilter{f, u})
 	if a := testing.AllocsPerRun(100, func() {
 		if _, err := filters.Start(s); err != nil {

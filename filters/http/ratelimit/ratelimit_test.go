@@ -15,6 +15,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/filters/internal/explaintest"
+	"github.com/fairlead-mesh/fairlead/filters/internal/ratelimittest"
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/ratelimit"
@@ -64,28 +65,6 @@ func (v *service) RoundTrip(_ context.Context, cluster string, c *filters.Callou
 	return r, nil
 }
 
-// route has limits.
-type route struct {
-	policy *ratelimit.Policy
-	chain  []filters.HTTPFilter
-	md     streaminfo.Metadata
-}
-
-func (r *route) Name() string                   { return "r" }
-func (r *route) ClusterName() string            { return "app" }
-func (r *route) Metadata() *streaminfo.Metadata { return &r.md }
-func (r *route) Chain() []filters.HTTPFilter    { return r.chain }
-func (r *route) RateLimits() *ratelimit.Policy  { return r.policy }
-
-type upstream struct{ seen message.Header }
-
-func (u *upstream) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
-	u.seen.CopyFrom(&s.Request)
-	r := s.NewResponse()
-	r.Header.Add(message.Status, "200")
-	return r, nil
-}
-
 const base = `"domain":"edge","rateLimitService":{"transportApiVersion":"V3","grpcService":{"envoyGrpc":{"clusterName":"rls"}}}`
 
 func compile(t *testing.T, config, override string, u filters.Upstreams) filters.HTTPFilter {
@@ -107,15 +86,9 @@ func compile(t *testing.T, config, override string, u filters.Upstreams) filters
 	return f
 }
 
-func fixed(v string) *ratelimit.Limit {
-	s, err := format.Compile(v)
-	if err != nil {
-		panic(err)
-	}
-	return &ratelimit.Limit{Actions: []ratelimit.Action{{Kind: ratelimit.Fixed, Key: "generic_key", Value: s}}}
-}
+func fixed(v string) *ratelimit.Limit { return ratelimittest.Fixed("generic_key", v, 0) }
 
-func run(t *testing.T, f filters.HTTPFilter, p *ratelimit.Policy, edit func(*filters.Stream)) (*filters.Stream, *filters.Response, *upstream) {
+func run(t *testing.T, f filters.HTTPFilter, p *ratelimit.Policy, edit func(*filters.Stream)) (*filters.Stream, *filters.Response, *ratelimittest.Upstream) {
 	t.Helper()
 	s := &filters.Stream{}
 	s.Reset()
@@ -125,14 +98,13 @@ func run(t *testing.T, f filters.HTTPFilter, p *ratelimit.Policy, edit func(*fil
 	if edit != nil {
 		edit(s)
 	}
-	u := &upstream{}
-	s.SelectRoute(&route{policy: p, chain: []filters.HTTPFilter{f, u}})
+	u := ratelimittest.Select(s, f, p)
 	q := explaintest.Ask(t, f, s)
 	r, err := filters.Start(s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	q.Agrees(t, s, !r.Local, &u.seen)
+	q.Agrees(t, s, !r.Local, u.Seen())
 	return s, r, u
 }
 
@@ -214,8 +186,8 @@ func TestWhatAnAnswerDoes(t *testing.T) {
 	}
 	sv.answer = `{"overallCode":"OK","requestHeadersToAdd":[{"key":"x-left","value":"4"},{"key":"content-length","value":"9"}]}`
 	_, _, u := run(t, compile(t, "", "", sv), p, nil)
-	if u.seen.Get("x-left") != "4" || u.seen.Has("content-length") {
-		t.Errorf("upstream sees %+v", u.seen)
+	if u.Seen().Get("x-left") != "4" || u.Seen().Has("content-length") {
+		t.Errorf("upstream sees %+v", u.Seen())
 	}
 	sv.err = errors.New("down")
 	_, r, _ = run(t, compile(t, "", "", sv), p, nil)
@@ -286,7 +258,7 @@ func TestAStreamThatTheFilterDidNotSeeIsNotToldOf(t *testing.T) {
 	s := &filters.Stream{}
 	s.Reset()
 	s.Info.Conn = &streaminfo.Conn{}
-	s.SelectRoute(&route{policy: &ratelimit.Policy{Route: []*ratelimit.Limit{done}}, chain: []filters.HTTPFilter{f}})
+	ratelimittest.Select(s, f, &ratelimit.Policy{Route: []*ratelimit.Limit{done}})
 	if e, ok := f.(filters.StreamEnder); ok {
 		e.OnStreamEnd(s, nil)
 	}
