@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -170,23 +171,11 @@ func (s *Source) Want(refs []Ref) {
 			s.watchLocked(f)
 			continue
 		}
-		if f.all != all[k] || !sameSet(f.wanted, n) {
+		if f.all != all[k] || !maps.Equal(f.wanted, n) {
 			f.all, f.wanted = all[k], n
 			s.acceptLocked(f)
 		}
 	}
-}
-
-func sameSet(a, b map[string]bool) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for k := range a {
-		if !b[k] {
-			return false
-		}
-	}
-	return true
 }
 
 func (s *Source) watchLocked(f *file) {
