@@ -51,6 +51,9 @@ func (d *dozer) add(s *socket, resume func()) bool {
 	ok := false
 	err := s.rc.Control(func(fd uintptr) { ok = d.watch(int(fd), s) })
 	if err != nil || !ok {
+		if d.n == 0 { // it may have been started for s
+			d.tm.Arm(dozerLinger, d.stop)
+		}
 		return false
 	}
 	s.resume = resume

@@ -239,3 +239,22 @@ func TestALoopAtWorkDoesNotDoze(t *testing.T) {
 	write(t, a, "y")
 	<-resumed
 }
+
+// A look at a former loop may end the next one as quiet before that has run: bytes
+// that were put back would wait for others.
+func TestALoopWithBytesThatWerePutBackDoesNotDoze(t *testing.T) {
+	_, b := tcpPair(t)
+	s := WithPrefix(b, []byte("head")).(*socket)
+	s.dozes.Store(true)
+	s.quiet.Store(true)
+	_ = s.nc.SetReadDeadline(past)
+	var got string
+	err := s.runLoop(func() bool {
+		got, _ = tryAll(s)
+		return false
+	})
+	if got != "head" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	_ = b.Close()
+}

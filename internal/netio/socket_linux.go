@@ -62,7 +62,7 @@ type socket struct {
 	dozes  atomic.Bool   // the loop shall end when it was quiet for a while
 	quiet  atomic.Bool   // it was
 	rounds atomic.Uint32 // odd: f is running
-	seen   uint32
+	seen   atomic.Uint32
 
 	pmu         sync.Mutex // Probe, by any goroutine
 	pread, pend bool
@@ -158,7 +158,7 @@ func (s *socket) read(f func(uintptr) bool) error {
 			return nil
 		}
 		if s.kicked(err) {
-			if s.looping && s.dozes.Load() && s.quiet.Load() {
+			if s.looping && s.dozes.Load() && s.quiet.Load() && s.peeked.b == nil {
 				return errQuiet
 			}
 			continue

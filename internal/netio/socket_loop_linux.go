@@ -110,8 +110,7 @@ func (s *socket) Recheck() bool {
 // findLost wakes a quiet loop that may doze, or whose socket is readable after
 // all.
 func (s *socket) findLost() {
-	if n := s.rounds.Load(); n != s.seen || n&1 == 1 {
-		s.seen = n
+	if n := s.rounds.Load(); s.seen.Swap(n) != n || n&1 == 1 {
 		s.lost.Arm(s.checkAfter(), s.lostFn)
 		return
 	}

@@ -1,6 +1,7 @@
 package timer
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -8,13 +9,15 @@ import (
 // Lazy is a Timer for what is armed and stopped all the time and hardly ever
 // fires: a request's timeouts. Arm and Stop note the deadline; the wheel keeps
 // an entry behind it that looks at the deadline now and then, and leaves some
-// time after the last Stop. The zero Lazy is stopped. Stop may be called by any
-// goroutine, ArmAt by one at a time.
+// time after the last Stop. The zero Lazy is stopped. Any goroutine may call its
+// methods; if two call ArmAt at once, it should be for about the same time.
 type Lazy struct {
 	deadline atomic.Int64 // since origin; 0: stopped
 	entered  atomic.Bool  // the wheel has an entry, or look is deciding about one
 	fired    atomic.Bool  // see Fired
 	next     atomic.Int64 // when the entry looks, since origin
+
+	mu       sync.Mutex // of making the entry: next is when t fires
 	t        Timer
 	f, check func()
 }
@@ -40,20 +43,21 @@ func (l *Lazy) ArmAt(now time.Time, d time.Duration, f func()) {
 		at = 1
 	}
 	l.deadline.Store(at)
-	if l.entered.Load() && at >= l.next.Load() {
+	if (l.entered.Load() || l.entered.Swap(true)) && at >= l.next.Load() {
 		return // it looks in time, or is just looking and will look again
 	}
-	if l.check == nil {
-		l.f, l.check = f, l.look
-	}
-	l.entered.Store(true)
-	l.enter(since, min(d, lazyCheck))
+	l.enter(since, min(d, lazyCheck), f)
 }
 
 // enter makes the entry look after d.
-func (l *Lazy) enter(now, d time.Duration) {
+func (l *Lazy) enter(now, d time.Duration, f func()) {
+	l.mu.Lock()
+	if l.check == nil {
+		l.f, l.check = f, l.look
+	}
 	l.next.Store(int64(now + d))
 	l.t.arm(now, d, l.check)
+	l.mu.Unlock()
 }
 
 // Stop cancels the schedule. It reports whether the callback was prevented;
@@ -82,14 +86,14 @@ func (l *Lazy) look() {
 				return
 			}
 		case rest > 0:
-			l.enter(now, min(rest, max(lazyCheck, rest/lazyPart)))
+			l.enter(now, min(rest, max(lazyCheck, rest/lazyPart)), nil)
 			if l.deadline.Load() == at {
 				return
 			}
 		case l.take(at):
 			l.entered.Store(false)
 			if l.deadline.Load() != 0 && !l.entered.Swap(true) {
-				l.enter(now, 1)
+				l.enter(now, 1, nil)
 			}
 			l.f()
 			return

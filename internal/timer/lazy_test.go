@@ -154,3 +154,34 @@ func TestFiredTellsWhetherACallbackMayRun(t *testing.T) {
 		t.Run(name+" in a bubble", func(t *testing.T) { synctest.Test(t, func(t *testing.T) { check(t, l()) }) })
 	}
 }
+
+// The two directions of a stream arm its idle timer.
+func TestTwoGoroutinesMayArm(t *testing.T) {
+	var l Lazy
+	fired := make(chan struct{}, 1)
+	f := func() {
+		select {
+		case fired <- struct{}{}:
+		default:
+		}
+	}
+	for range 3 {
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				for range 1000 {
+					l.ArmAt(time.Now(), 20*time.Millisecond, f)
+				}
+			})
+		}
+		wg.Wait()
+		l.ArmAt(time.Now(), 20*time.Millisecond, f)
+		select {
+		case <-fired:
+		case <-time.After(10 * time.Second):
+			t.Fatal("it does not fire")
+		}
+		l.Stop()
+		l.ArmAt(time.Now(), time.Millisecond, f)
+	}
+}
