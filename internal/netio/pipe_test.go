@@ -48,3 +48,13 @@ func TestAPipeThatIsFullTakesBytesBack(t *testing.T) {
 		_, _ = a.Close(), b.Close()
 	})
 }
+
+func TestAnExchangeOfNothingIsARead(t *testing.T) {
+	each(t, func(t *testing.T, a, b Conn) {
+		write(t, a, "x")
+		buf := make([]byte, 10)
+		if n, wrote, err := WriteRead(b, nil, buf); string(buf[:n]) != "x" || !wrote || err != nil {
+			t.Errorf("%q, %v, %v", buf[:n], wrote, err)
+		}
+	})
+}

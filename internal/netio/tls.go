@@ -297,7 +297,7 @@ func (t *tlsConn) WriteParts(a, b, c []byte) error {
 // WriteRead implements Exchanger.
 func (t *tlsConn) WriteRead(out, in []byte) (n int, wrote bool, err error) {
 	x, ok := t.inner.(Exchanger)
-	if !ok || t.io.buf != nil || t.full || t.hasOne || t.unread.b != nil {
+	if !ok || len(out) == 0 || t.io.buf != nil || t.full || t.hasOne || t.unread.b != nil {
 		if _, err = t.Write(out); err != nil {
 			return 0, false, err
 		}

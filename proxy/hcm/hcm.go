@@ -247,6 +247,9 @@ type conn struct {
 	secure bool
 }
 
+// defaultIdle is Envoy's, as for the codecs.
+const defaultIdle = time.Hour
+
 // start decides the codec. It blocks on sockets and parks where it can.
 func (cn *conn) start(c netio.Conn) {
 	cn.secure = cn.info.TLS != nil
@@ -260,7 +263,11 @@ func (cn *conn) start(c netio.Conn) {
 			cn.serve(c, nil, t.ALPN == "h2")
 			return
 		}
-		sniff(c, cn)
+		idle := cn.m.server.IdleTimeout
+		if idle == 0 {
+			idle = defaultIdle
+		}
+		sniff(c, idle, cn)
 	}
 }
 

@@ -210,7 +210,7 @@ func TestTheCodecIsFoundFromTheFirstBytes(t *testing.T) {
 			h2 bool
 		}
 		got := make(chan found, 1)
-		sniff(far, sniffedBy(func(first []byte, h2 bool) { got <- found{netio.WithPrefix(far, first), h2} }))
+		sniff(far, 0, sniffedBy(func(first []byte, h2 bool) { got <- found{netio.WithPrefix(far, first), h2} }))
 		for i := range len(in) {
 			if _, err := near.Write([]byte{in[i]}); err != nil {
 				t.Fatal(err)
