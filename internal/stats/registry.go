@@ -54,6 +54,8 @@ type family struct {
 	n, max     int
 	// fromTraffic marks a family bounded by MaxFamilySeries.
 	fromTraffic bool
+	// owned says that its series are of objects that may be released.
+	owned bool
 }
 
 // labelSet is one combination of labels with all metrics that carry it. Few
@@ -90,7 +92,7 @@ func (s *Scope) Scope(prefix string, labels ...Label) *Scope {
 	if s == nil {
 		return nil
 	}
-	n := &Scope{r: s.r, prefix: s.prefix + prefix, labels: mergeLabels(s.labels, labels)}
+	n := &Scope{r: s.r, prefix: s.prefix + prefix, labels: mergeLabels(s.labels, labels), owned: s.owned}
 	s.r.mu.Lock()
 	n.set = s.r.set(n.labels)
 	s.r.mu.Unlock()
@@ -157,6 +159,9 @@ func take[M any](s *Scope, name string, k kind, buckets []float64, labels []Labe
 	if f == nil {
 		return create(&family{bounds: bounds(buckets)})
 	}
+	if s.owned != nil && s.owned.released {
+		return create(f)
+	}
 	if s.set.dead {
 		s.set = r.set(s.labels)
 	}
@@ -164,6 +169,7 @@ func take[M any](s *Scope, name string, k kind, buckets []float64, labels []Labe
 	if len(labels) > 0 {
 		set = r.set(mergeLabels(s.labels, labels))
 	}
+	f.owned = f.owned || s.owned != nil
 	return handle(r, f, set, create)
 }
 

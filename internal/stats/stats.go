@@ -200,4 +200,6 @@ type Scope struct {
 	prefix string
 	labels []Label
 	set    *labelSet // of labels
+	// owned, if not nil, says that Release may forget what is taken.
+	owned *owned
 }

@@ -149,6 +149,29 @@ func TestForgottenSeriesDisappearAndComeBackEmpty(t *testing.T) {
 	}
 }
 
+func TestSeriesOfAReleasedObjectDisappearAndThoseOfOthersStay(t *testing.T) {
+	r := &stats.Registry{}
+	of := func(name string) *stats.Scope { return r.Scope("c_", stats.Label{Name: "name", Value: name}).Own() }
+	x, y := of("x"), of("y")
+	held := x.Counter("n_total")
+	held.Inc()
+	x.Counter("codes_total", stats.Label{Name: "code", Value: "200"}).Inc()
+	y.Counter("n_total").Inc()
+	r.Scope("other_", stats.Label{Name: "name", Value: "x"}).Counter("n_total").Inc()
+	stats.Release(x, nil)
+	held.Inc()
+	x.Counter("late_total").Inc()
+	x.Counter("codes_total", stats.Label{Name: "code", Value: "500"}).Inc()
+	if out := scrape(t, r); strings.Contains(out, `c_n_total{name="x"}`) || strings.Contains(out, "codes_total{") || strings.Contains(out, "late_total{") ||
+		!strings.Contains(out, `c_n_total{name="y"} 1`) || !strings.Contains(out, `other_n_total{name="x"} 1`) {
+		t.Error(out)
+	}
+	of("x").Counter("n_total").Add(5) // it came back
+	if out := scrape(t, r); !strings.Contains(out, `c_n_total{name="x"} 5`) {
+		t.Error(out)
+	}
+}
+
 func TestUnusedSeriesCanBeLeftOut(t *testing.T) {
 	r := &stats.Registry{}
 	s := r.Scope("")

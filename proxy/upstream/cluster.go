@@ -63,11 +63,13 @@ func (c *Cluster) Name() string { return c.spec.Name }
 func (c *Cluster) Spec() *xdsresource.Cluster { return c.spec }
 
 // StatName is alt_stat_name, or the name: %UPSTREAM_CLUSTER%.
-func (c *Cluster) StatName() string {
-	if c.spec.AltStatName != "" {
-		return c.spec.AltStatName
+func (c *Cluster) StatName() string { return statName(c.spec) }
+
+func statName(spec *xdsresource.Cluster) string {
+	if spec.AltStatName != "" {
+		return spec.AltStatName
 	}
-	return c.spec.Name
+	return spec.Name
 }
 
 func (c *Cluster) stats() *clusterStats {

@@ -185,16 +185,38 @@ func (m *Manager) Apply(clusters []*xdsresource.Cluster) {
 		}
 	}
 	m.slots.Store(&next)
+	var gone []*Cluster
 	for name, sl := range old {
 		if c := sl.Load(); next[name] == nil && c != nil {
 			m.st.removed.Inc()
 			c.close()
+			gone = append(gone, c)
 		}
 	}
+	forgetStats(gone, clusters)
 	m.indexEDS(next)
 	for _, c := range started {
 		m.start(c)
 	}
+}
+
+// forgetStats ends the metrics of clusters that are gone, unless one that there is
+// counts under the same name.
+func forgetStats(gone []*Cluster, clusters []*xdsresource.Cluster) {
+	if len(gone) == 0 {
+		return
+	}
+	used := make(map[string]bool, len(clusters))
+	for _, spec := range clusters {
+		used[statName(spec)] = true
+	}
+	var scopes []*stats.Scope
+	for _, c := range gone {
+		if s := c.st.Load(); s != nil && !used[c.StatName()] {
+			scopes = append(scopes, s.scope)
+		}
+	}
+	stats.Release(scopes...)
 }
 
 // indexEDS notes which clusters ask for which endpoints, and drops the

@@ -73,7 +73,7 @@ type outlierStats struct {
 }
 
 func newClusterStats(root *stats.Scope, name string) *clusterStats {
-	s := root.Scope("envoy_cluster_", stats.Label{Name: "envoy_cluster_name", Value: name})
+	s := root.Scope("envoy_cluster_", stats.Label{Name: "envoy_cluster_name", Value: name}).Own()
 	c := func(n string) *stats.Counter { return s.Counter(n) }
 	t := &clusterStats{
 		scope:   s,

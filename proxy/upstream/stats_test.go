@@ -116,3 +116,35 @@ func TestTheSideThatEndsAConnectionIsCounted(t *testing.T) {
 		}
 	}
 }
+
+// In a mesh that changes, what is gone must not be counted for ever.
+func TestTheMetricsOfAClusterEndWithIt(t *testing.T) {
+	c, value := counted(t, nil)
+	c.CountCode(200, false)
+	named := cluster("b", "10.0.0.2:80")
+	named.AltStatName = "a"
+	for _, step := range []struct {
+		what     string
+		clusters []*xdsresource.Cluster
+		want     string
+	}{
+		{"another has its name", []*xdsresource.Cluster{named}, "1"},
+		{"it came back", []*xdsresource.Cluster{cluster("a", "10.0.0.1:80")}, "1"},
+		{"it is gone", nil, ""},
+		{"it is new", []*xdsresource.Cluster{cluster("a", "10.0.0.1:80")}, "1"},
+	} {
+		c.m.Apply(step.clusters)
+		for _, spec := range step.clusters {
+			c.m.Cluster(spec.Name).CountCode(404, false)
+		}
+		if got := value(`upstream_rq code="200"`); step.want == "1" && step.what != "it is new" && got != "1" || step.want == "" && got != "" {
+			t.Errorf("%s: %q", step.what, got)
+		}
+		if got := value(`upstream_rq code="404"`); (got == "") != (step.want == "") {
+			t.Errorf("%s: %q answers of 404", step.what, got)
+		}
+	}
+	if got := value(`upstream_rq code="404"`); got != "1" {
+		t.Errorf("a new cluster begins with %q answers", got)
+	}
+}
