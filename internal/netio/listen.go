@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -29,6 +30,8 @@ type Listener struct {
 	addr   netip.AddrPort
 	closed chan struct{}
 	once   sync.Once
+	shared bool         // SO_REUSEPORT
+	taken  atomic.Int64 // connections accepted
 	// accept is l.AcceptTCP, replaced by tests.
 	accept func() (*net.TCPConn, error)
 }
@@ -57,7 +60,10 @@ func Listen(addr netip.AddrPort, o ListenOptions) (*Listener, error) {
 			return nil, fmt.Errorf("listen on %v: backlog %d: %w", addr, o.Backlog, err)
 		}
 	}
-	return &Listener{l: l, addr: addrPort(l.Addr()), closed: make(chan struct{}), accept: l.AcceptTCP}, nil
+	if o.ReusePort {
+		unsteer(l)
+	}
+	return &Listener{l: l, addr: addrPort(l.Addr()), closed: make(chan struct{}), accept: l.AcceptTCP, shared: o.ReusePort}, nil
 }
 
 // network keeps an IPv4 address on an IPv4 socket and lets the IPv6 wildcard
@@ -93,6 +99,7 @@ func (l *Listener) Accept() (Conn, error) {
 	for {
 		c, err := l.accept()
 		if err == nil {
+			l.taken.Add(1)
 			s, err := newSocket(c)
 			if err != nil { // the connection died; the listener didn't
 				_ = c.Close()

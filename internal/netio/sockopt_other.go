@@ -23,3 +23,11 @@ func dialSockopts(_ int, _ netip.Addr, o DialOptions) error {
 }
 
 func setBacklog(*net.TCPListener, int) error { return errors.ErrUnsupported }
+
+func steer(*net.TCPListener, int) error { return errors.ErrUnsupported }
+
+func unsteer(*net.TCPListener) {}
+
+func waiting(*net.TCPListener) bool { return false }
+
+func listeners(*net.TCPListener) int { return 1 }

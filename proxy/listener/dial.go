@@ -30,6 +30,7 @@ func (l *Listener) Dial(ctx context.Context, info *streaminfo.Conn) (netio.Conn,
 		return l.dialFused(ctx, cur, info), nil
 	}
 	near, far := netio.Pipe(info.Remote, info.Local)
+	l.active.Add(1)
 	go l.serve(cur, far, info, func() {})
 	return near, nil
 }
@@ -69,6 +70,7 @@ func (l *Listener) dialFused(ctx context.Context, cur *compiled, info *streaminf
 	h := &hop{local: info.Local, remote: info.Remote}
 	opened := make(chan netio.Conn, 1)
 	go func() {
+		l.active.Add(1)
 		cn := l.enter(cur, h, info, func() {})
 		if cn == nil {
 			opened <- ended(h)

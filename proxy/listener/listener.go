@@ -73,8 +73,13 @@ type Listener struct {
 	current atomic.Pointer[compiled]
 	mu      sync.Mutex
 	sockets map[netip.AddrPort]*netio.Listener
-	closed  bool
-	wg      sync.WaitGroup
+	// retired are sockets that take what the kernel has accepted for them.
+	retired map[*netio.Listener]bool
+	// accepting counts the sockets whose accept has not ended.
+	accepting atomic.Int64
+	// stopped says that no socket is bound any more.
+	stopped, closed bool
+	wg              sync.WaitGroup
 	// replaced are chains of former configurations that may have connections.
 	replaced []*Chain
 	active   atomic.Int64
@@ -99,7 +104,7 @@ func NextConnectionID() uint64 { return connIDs.Add(1) }
 
 // New prepares a listener without binding anything; Update does.
 func New(name string) *Listener {
-	return &Listener{name: name, sockets: map[netip.AddrPort]*netio.Listener{}}
+	return &Listener{name: name, sockets: map[netip.AddrPort]*netio.Listener{}, retired: map[*netio.Listener]bool{}}
 }
 
 // Name returns the configured name.
@@ -153,6 +158,7 @@ func (l *Listener) Update(cfg Config) error {
 	old := l.current.Swap(&compiled{cfg, sel})
 	for a, s := range added {
 		l.sockets[a] = s
+		l.accepting.Add(1)
 		l.wg.Go(func() { l.accept(s) })
 	}
 	wanted := map[netip.AddrPort]bool{}
@@ -161,8 +167,7 @@ func (l *Listener) Update(cfg Config) error {
 	}
 	for a, s := range l.sockets {
 		if !wanted[a] {
-			_ = s.Close()
-			delete(l.sockets, a)
+			l.retire(a, s)
 		}
 	}
 	l.replaced = slices.DeleteFunc(l.replaced, func(c *Chain) bool { return c.Active() == 0 })
@@ -175,7 +180,7 @@ func (l *Listener) Update(cfg Config) error {
 // bind opens the sockets of cfg that aren't open yet.
 func (l *Listener) bind(cfg *Config) (map[netip.AddrPort]*netio.Listener, error) {
 	added := map[netip.AddrPort]*netio.Listener{}
-	if cfg.Spec.Internal || !cfg.Spec.BindToPort {
+	if cfg.Spec.Internal || !cfg.Spec.BindToPort || l.stopped {
 		return added, nil
 	}
 	for _, a := range cfg.Spec.Addresses {
@@ -209,16 +214,6 @@ func drainReplaced(old, cfg *Config) (replaced []*Chain) {
 	return replaced
 }
 
-// StopAccepting closes the sockets; connections go on.
-func (l *Listener) StopAccepting() {
-	l.mu.Lock()
-	for a, s := range l.sockets {
-		_ = s.Close()
-		delete(l.sockets, a)
-	}
-	l.mu.Unlock()
-}
-
 // Drain asks every chain to end its connections in order; after drainTime the
 // rest is cut. New connections are still accepted (Envoy's drain_listeners
 // closes the sockets by StopAccepting).
@@ -241,6 +236,9 @@ func (l *Listener) Close() {
 	l.closed = true
 	replaced := l.replaced
 	l.replaced = nil
+	for s := range l.retired {
+		_ = s.Close()
+	}
 	l.mu.Unlock()
 	for _, ch := range replaced {
 		ch.cut()
@@ -259,6 +257,7 @@ func (l *Listener) Close() {
 func (l *Listener) Active() int64 { return l.active.Load() }
 
 func (l *Listener) accept(s *netio.Listener) {
+	defer l.forget(s)
 	for {
 		c, err := s.Accept()
 		if err != nil {
@@ -276,6 +275,7 @@ func (l *Listener) accept(s *netio.Listener) {
 			continue
 		}
 		info := &streaminfo.Conn{ID: NextConnectionID(), Local: c.LocalAddr(), Remote: c.RemoteAddr(), DirectRemote: c.RemoteAddr()}
+		l.active.Add(1)
 		go l.serve(cur, c, info, func() {})
 	}
 }
@@ -290,6 +290,7 @@ func (l *Listener) Serve(c netio.Conn, info *streaminfo.Conn, done func()) {
 		done()
 		return
 	}
+	l.active.Add(1)
 	l.serve(cur, c, info, done)
 }
 
@@ -299,13 +300,12 @@ func (l *Listener) serve(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done 
 	}
 }
 
-// enter runs a connection up to the terminal filter of its chain. nil means that
+// enter runs a connection, which is counted as active, up to the terminal filter of its chain. nil means that
 // it was refused, and has ended.
 func (l *Listener) enter(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done func()) *connection {
 	spec := cur.cfg.Spec
 	ci.ListenerName, ci.ListenerMetadata, ci.ListenerDirection, ci.BufferLimit = l.name, &spec.Metadata, spec.Direction, spec.PerConnectionBufferLimit
 	ci.Start = time.Now()
-	l.active.Add(1)
 	l.st.cxTotal.Inc()
 	l.st.cxActive.Add(1)
 	cn := &connection{l: l, done: done, raw: c, conn: c, info: ci, logs: cur.cfg.AccessLogs, refusals: cur.cfg.Refusals}
