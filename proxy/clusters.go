@@ -14,6 +14,9 @@ const (
 	// lingerTime is how long a removed cluster stays for requests that were
 	// routed before, if no filter chain drains.
 	lingerTime = 5 * time.Second
+	// entryTime is how long a connection may take from the listener to its chain:
+	// listener filters have 15 s.
+	entryTime = 20 * time.Second
 	// warmTimeout bounds the wait of the first configuration for its clusters and
 	// modules.
 	warmTimeout = 15 * time.Second
@@ -23,8 +26,29 @@ const (
 // may still go to: a table that was replaced, or a chain that drains.
 type lingering struct {
 	clusters map[string]*xdsresource.Cluster
-	// chains is until when replaced filter chains drain.
-	chains time.Time
+	// chains are replaced filter chains that may have streams.
+	chains []drainingChain
+}
+
+// drainingChain is a replaced filter chain.
+type drainingChain struct {
+	chain interface{ Active() int }
+	// filled is when no connection can enter it any more that was accepted before,
+	// until is when its connections are cut.
+	filled, until time.Time
+}
+
+// over reports whether the chain has no streams at now, and will have none.
+func (d drainingChain) over(now time.Time) bool {
+	return !now.Before(d.until) || !now.Before(d.filled) && d.chain.Active() == 0
+}
+
+// drainingChains returns the replaced chains that may have streams. The caller holds
+// s.mu.
+func (s *Server) drainingChains() []drainingChain {
+	now := time.Now()
+	s.linger.chains = slices.DeleteFunc(s.linger.chains, func(d drainingChain) bool { return d.over(now) })
+	return slices.Clone(s.linger.chains)
 }
 
 // applyClusters hands the clusters over. Endpoints come by UpdateEndpoints; the
@@ -168,36 +192,72 @@ func (s *Server) afterSwap(prev *Snapshot, res *Resources) {
 		s.handClusters(res, nil)
 	}
 	s.forget(soon, s.opt.RemovalGrace)
-	s.forget(keep, max(min(lingerTime, s.opt.DrainTime), time.Until(s.linger.chains)))
+	s.forget(keep, min(lingerTime, s.opt.DrainTime))
 }
 
 // forget ends the lingering of clusters after wait, unless the configuration
 // names them again and has them again.
-func (s *Server) forget(keep []string, wait time.Duration) {
-	if len(keep) == 0 || s.closed {
+func (s *Server) forget(names []string, wait time.Duration) {
+	if len(names) == 0 || s.closed {
 		return
 	}
-	specs := make([]*xdsresource.Cluster, len(keep))
-	for i, n := range keep {
+	specs := make([]*xdsresource.Cluster, len(names))
+	for i, n := range names {
 		specs[i] = s.linger.clusters[n]
 	}
 	s.laterIn(wait, func() {
-		var again []string
-		snap := s.snapshot.Load()
-		named, any := namedClusters(snap.Resources)
-		for _, c := range specs {
-			if s.linger.clusters[c.Name] != c {
-				continue
-			}
-			if rest := time.Until(s.linger.chains); rest > 0 && !any && !named[c.Name] {
-				again = append(again, c.Name) // replaced chains may name it
-				continue
-			}
-			delete(s.linger.clusters, c.Name)
+		if s.away() {
+			s.forgetWhenHeard(specs)
+			return
 		}
-		s.forget(again, time.Until(s.linger.chains))
-		s.handClusters(snap.Resources, nil)
+		s.forgetUnlessUsed(specs, s.drainingChains())
 	})
+}
+
+func (s *Server) away() bool { return s.opt.Away != nil && s.opt.Away() }
+
+// forgetWhenHeard waits with clusters that a control plane removed before it
+// went away: that may have been in the middle of a push, and the routes in force
+// may name them until it has sent the rest.
+func (s *Server) forgetWhenHeard(specs []*xdsresource.Cluster) {
+	if s.closed {
+		return
+	}
+	away := s.away()
+	s.laterIn(max(s.opt.RemovalGrace, 10*time.Millisecond), func() {
+		if away {
+			s.forgetWhenHeard(specs)
+			return
+		}
+		s.forgetUnlessUsed(specs, s.drainingChains())
+	})
+}
+
+// forgetUnlessUsed forgets clusters, but keeps those that chains may name until
+// these have no streams: chains that are replaced later don't name them.
+func (s *Server) forgetUnlessUsed(specs []*xdsresource.Cluster, chains []drainingChain) {
+	now := time.Now()
+	chains = slices.DeleteFunc(chains, func(d drainingChain) bool { return d.over(now) })
+	snap := s.snapshot.Load()
+	named, any := namedClusters(snap.Resources)
+	var used []*xdsresource.Cluster
+	forgotten := false
+	for _, c := range specs {
+		switch {
+		case s.linger.clusters[c.Name] != c:
+		case len(chains) > 0 && !any && !named[c.Name]:
+			used = append(used, c)
+		default:
+			delete(s.linger.clusters, c.Name)
+			forgotten = true
+		}
+	}
+	if len(used) > 0 && !s.closed {
+		s.laterIn(min(lingerTime, s.opt.DrainTime), func() { s.forgetUnlessUsed(used, chains) })
+	}
+	if forgotten {
+		s.handClusters(snap.Resources, nil)
+	}
 }
 
 // namedClusters lists the clusters that routes and TCP proxies of res name; any

@@ -17,9 +17,25 @@ func (s *Server) DrainListeners(graceful bool) { s.drain(graceful, false) }
 // DrainInbound is DrainListeners for listeners with traffic direction INBOUND.
 func (s *Server) DrainInbound(graceful bool) { s.drain(graceful, true) }
 
+// shut is which listeners have stopped.
+type shut uint8
+
+const (
+	shutNone shut = iota
+	shutInbound
+	shutAll
+)
+
 func (s *Server) drain(graceful, inboundOnly bool) {
 	s.draining.Store(true)
 	s.mu.Lock()
+	switch {
+	case graceful:
+	case inboundOnly:
+		s.shut = max(s.shut, shutInbound)
+	default:
+		s.shut = shutAll
+	}
 	ls := make([]*listener.Listener, 0, len(s.listeners))
 	for _, l := range s.listeners {
 		if c := l.Config(); inboundOnly && (c == nil || c.Spec.Direction != "inbound") {
@@ -57,7 +73,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.DrainListeners(false)
 	t := time.NewTicker(50 * time.Millisecond)
 	defer t.Stop()
-	for s.Active() > 0 {
+	for s.accepting() || s.Active() > 0 {
 		select {
 		case <-ctx.Done():
 			n := s.Active()
@@ -68,6 +84,16 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.Close()
 	return nil
+}
+
+// accepting reports whether a socket still takes what the kernel has accepted.
+func (s *Server) accepting() bool {
+	for _, l := range *s.byName.Load() {
+		if l.Accepting() {
+			return true
+		}
+	}
+	return false
 }
 
 // Close cuts every connection and releases everything.

@@ -75,3 +75,25 @@ func TestExportersOfReplacedLogsEnd(t *testing.T) {
 	set("")
 	within(t, "their end", func() bool { return exporters() == before })
 }
+
+// A push that comes while the process ends must not open a port again: who
+// connects would be cut off at the end.
+func TestAPushOpensNoPortOfAProcessThatEnds(t *testing.T) {
+	w := newWorld(t)
+	port, other := freePort(t), freePort(t)
+	w.listen("l", port, "", chainYAML("c", "{}", "", direct("first")))
+	w.mustApply()
+	if status, body := request(t, port, "/"); status != 200 || body != "first" {
+		t.Fatalf("%d %s", status, body)
+	}
+	w.DrainListeners(false)
+	w.listen("l", port, "", chainYAML("c", "{}", "{name: f, disabled: true, typed_config: "+unknownFilter+"},", direct("second")))
+	w.listen("new", other, "", chainYAML("c", "{}", "", direct("new")))
+	w.mustApply()
+	for _, p := range []int{port, other} {
+		if c, err := connect(t, p); err == nil {
+			_ = c.Close()
+			t.Errorf("port %d is open", p)
+		}
+	}
+}

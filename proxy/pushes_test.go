@@ -232,6 +232,15 @@ func TestPushesUnderLoadFailNothingAndMixNothing(t *testing.T) {
 	took := time.Since(start)
 	cancel()
 	wg.Wait()
+	w.cp.Await(10*time.Second, func(rs []xdstest.Request) bool { // the last is on its way
+		n := 0
+		for _, r := range rs {
+			if r.IsNACK() {
+				n++
+			}
+		}
+		return n >= bad
+	})
 	nacks := 0
 	for _, r := range w.cp.Requests() {
 		if !r.IsNACK() {

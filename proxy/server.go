@@ -62,6 +62,10 @@ type Options struct {
 	// still there: its control plane may not have sent the new routes yet. 0 is
 	// not at all.
 	RemovalGrace time.Duration
+	// Away, if not nil, reports whether the control plane can't be heard. It may
+	// have gone in the middle of a push: RemovalGrace begins when it is back. It is
+	// called under the Server's lock.
+	Away func() bool
 	// AwaitClusters makes Apply wait for the names of the clusters that it is
 	// given, up to 15 s, until StartServing is called.
 	AwaitClusters bool
@@ -101,6 +105,8 @@ type Server struct {
 	byName   atomic.Pointer[map[string]*listener.Listener]
 	snapshot atomic.Pointer[Snapshot]
 	draining atomic.Bool
+	// shut says which listeners bind no sockets any more.
+	shut shut
 	// hurry is closed by StartServing.
 	hurry   chan struct{}
 	hurried sync.Once
@@ -290,7 +296,9 @@ func (s *Server) swap(prev, snap *Snapshot) error {
 		bl := snap.Listeners[name]
 		l := s.listeners[name]
 		if l == nil {
-			l = listener.New(name)
+			if l = listener.New(name); s.shut == shutAll || s.shut == shutInbound && bl.spec.Direction == "inbound" {
+				l.StopAccepting()
+			}
 		} else if prev != nil && prev.former[name] == nil && unchanged(prev.Listeners[name], bl) {
 			names[name] = l
 			s.st.chainsKept.Add(uint64(len(bl.chains)))
@@ -407,7 +415,11 @@ func (s *Server) releaseReplaced(prev, snap *Snapshot) {
 	if len(gone) == 0 {
 		return
 	}
-	s.linger.chains = time.Now().Add(s.opt.DrainTime)
+	now, draining := time.Now(), s.drainingChains()
+	for _, c := range gone {
+		draining = append(draining, drainingChain{chain: c.chain, filled: now.Add(entryTime), until: now.Add(s.opt.DrainTime)})
+	}
+	s.linger.chains = draining
 	s.later(func() { s.releaseChains(gone) })
 }
 
