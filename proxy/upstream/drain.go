@@ -50,6 +50,7 @@ func (p *pool) madeLocked() []*pooledConn {
 func (p *pool) drain() {
 	p.mu.Lock()
 	p.draining = true
+	p.sweep.Stop() // it would keep what is drained for as long as it has to run
 	if p.waiters.head != nil {
 		p.mu.Unlock()
 		return // the last of them drains
@@ -109,7 +110,7 @@ func (c *Cluster) idleTimeout() time.Duration {
 // armSweep starts the timer that closes idle connections. The caller holds
 // p.mu.
 func (p *pool) armSweep() {
-	if d := p.c.idleTimeout(); d > 0 && !p.sweeping {
+	if d := p.c.idleTimeout(); d > 0 && !p.sweeping && !p.draining {
 		p.sweeping = true
 		p.sweep.Arm(d, p.onSweep)
 	}
@@ -136,7 +137,7 @@ func (p *pool) sweepIdle() {
 	for _, pc := range old {
 		p.removeReady(pc)
 	}
-	if next > 0 {
+	if next > 0 && !p.draining {
 		p.sweeping = true
 		p.sweep.Arm(next, p.onSweep)
 	}
