@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -104,7 +103,7 @@ func (s *Server) warm(dynamic *Resources) error {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		return errors.New("proxy: closed")
+		return errClosed
 	}
 	res := merge(s.opt.Static, dynamic)
 	s.dynamic = nil // what was is not put in force again: it would forget the modules of res

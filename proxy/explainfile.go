@@ -71,7 +71,7 @@ func (s *Server) Compile(dynamic *Resources) error {
 	defer s.mu.Unlock()
 	switch {
 	case s.closed:
-		return errors.New("proxy: closed")
+		return errClosed
 	case len(s.listeners) > 0:
 		return errors.New("proxy: a server that serves is given its configuration by Apply")
 	}

@@ -74,6 +74,9 @@ type Options struct {
 	Modules wasmmodule.Options
 }
 
+// errClosed is what a Server says that has ended.
+var errClosed = errors.New("proxy: closed")
+
 // Server is a running proxy. Apply may be called by one goroutine at a time;
 // the rest is safe for concurrent use.
 type Server struct {
@@ -214,7 +217,7 @@ func (s *Server) apply(dynamic *Resources) (err error) {
 	case s.closed && dynamic == nil:
 		return nil
 	case s.closed:
-		return errors.New("proxy: closed")
+		return errClosed
 	case dynamic == nil && s.dynamic == nil:
 		return nil
 	case dynamic == nil:

@@ -288,7 +288,7 @@ func (c *sources) putLocked(res *Resources) {
 		c.eds[name] = cla
 	}
 	err := c.s.Apply(res)
-	if err != nil {
+	if err != nil && !errors.Is(err, errClosed) { // at the end pushes still come
 		c.s.log.Error("applying configuration", "error", err)
 	}
 	if c.applied != nil {
