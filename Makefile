@@ -84,6 +84,18 @@ abuse: build ## Attack a running Fairlead: floods and bombs, 41,466 requests tha
 bypass: build ## Ask for what a policy guards in every spelling, behind nginx and Go: nobody may get it
 	cd conformance && $(GO) vet ./bypass && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 -timeout 3m ./bypass
 
+SOAK ?= 1m
+SOAK_RATE ?= 1000
+SOAK_LOG ?= $(CURDIR)/$(BIN)/soak.log
+SOAK_RUN := cd conformance && $(GO) vet ./soak && FAIRLEAD_BIN=$(CURDIR)/$(BIN)/fairlead SOAK=$(SOAK) SOAK_RATE=$(SOAK_RATE) SOAK_LOG='$(SOAK_LOG)'
+.PHONY: soak
+soak: build ## Load for SOAK=1m while everything changes, long transfers across restarts: nothing may fail (table in SOAK_LOG)
+	$(SOAK_RUN) $(GO) test -count=1 -timeout 0 -v ./soak
+
+.PHONY: soak-million
+soak-million: build ## A million requests in 20 minutes, 1,000 pushes, 10 kills, 60 certificates, 3 restarts: nothing may fail
+	$(SOAK_RUN) SOAK_MILLION=1 $(GO) test -count=1 -timeout 0 -v -run Million ./soak
+
 MUTATION ?=
 .PHONY: mutation
 mutation: ## Put 40 bugs into the source, one by one: the tests must fail (about 5 minutes; MUTATION= picks some)

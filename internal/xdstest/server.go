@@ -44,6 +44,12 @@ type Options struct {
 	GRPC []grpc.ServerOption
 	// Register may add services, such as a certificate authority.
 	Register func(*grpc.Server)
+	// OnRequest, if not nil, is given each request, which Requests then does not
+	// keep: for runs of hours.
+	OnRequest func(Request)
+	// OnResponse, if not nil, is given each response before it is sent, and the
+	// stream that it is for.
+	OnResponse func(stream int, r *discoveryv3pb.DeltaDiscoveryResponse)
 }
 
 // Request is a request as a client sent it.

@@ -18,6 +18,7 @@ import (
 // conn is one stream.
 type conn struct {
 	s      *Server
+	id     int // from 1
 	stream discoveryv3pb.AggregatedDiscoveryService_DeltaAggregatedResourcesServer
 	quit   chan error // capacity 1
 
@@ -41,7 +42,7 @@ func (s *Server) DeltaAggregatedResources(st discoveryv3pb.AggregatedDiscoverySe
 		return err
 	}
 	s.started++
-	id := s.started
+	c.id = s.started
 	s.streams[c] = struct{}{}
 	s.mu.Unlock()
 	defer func() {
@@ -49,7 +50,7 @@ func (s *Server) DeltaAggregatedResources(st discoveryv3pb.AggregatedDiscoverySe
 		delete(s.streams, c)
 		s.mu.Unlock()
 	}()
-	go c.read(id)
+	go c.read()
 	select {
 	case err := <-c.quit:
 		return err
@@ -65,14 +66,14 @@ func (c *conn) end(err error) {
 	}
 }
 
-func (c *conn) read(id int) {
+func (c *conn) read() {
 	for first := true; ; first = false {
 		r, err := c.stream.Recv()
 		if err != nil {
 			c.end(err)
 			return
 		}
-		c.s.record(Request{Stream: id, DeltaDiscoveryRequest: r})
+		c.s.record(Request{Stream: c.id, DeltaDiscoveryRequest: r})
 		switch {
 		case first && r.GetNode().GetId() == "":
 			err = status.Error(codes.InvalidArgument, "missing node information")
@@ -89,6 +90,10 @@ func (c *conn) read(id int) {
 }
 
 func (s *Server) record(r Request) {
+	if f := s.opts.OnRequest; f != nil {
+		f(r)
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.requests = append(s.requests, r)
@@ -191,6 +196,9 @@ func (c *conn) sendLocked(typeURL string, force bool) error {
 		case <-c.stream.Context().Done():
 			return errors.New("stream ended")
 		}
+	}
+	if f := c.s.opts.OnResponse; f != nil {
+		f(c.id, res)
 	}
 	return c.stream.Send(res)
 }
