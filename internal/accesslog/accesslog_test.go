@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -249,6 +250,35 @@ func TestAStalledPipeDropsAndCounts(t *testing.T) {
 		t.Error(err)
 	}
 	_ = r.Close()
+}
+
+func TestAStalledPipeDoesNotHoldUpTheEnd(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fifo")
+	if err := mkfifo(path); err != nil {
+		t.Skip(err)
+	}
+	r, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	sinks := accesslog.NewSinks(nil)
+	l := must(sinks.Logger(must(accesslog.NewText(path, strings.Repeat("x", 4095)+"\n")), nil))
+	for range 1000 {
+		l.Log(request(200, 0))
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- sinks.Close() }()
+	select {
+	case err := <-closed:
+		if err == nil {
+			t.Error("lines were lost, and nobody says so")
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("Close waits for somebody who reads")
+		go func() { _, _ = io.Copy(io.Discard, r) }()
+		<-closed
+	}
 }
 
 func TestConcurrentLinesStayWhole(t *testing.T) {

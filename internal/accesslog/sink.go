@@ -154,6 +154,7 @@ type sink struct {
 	buf    []byte
 	timer  *time.Timer
 	closed bool
+	now    io.Closer // c, for who does not wait for writes
 
 	wmu  sync.Mutex // serializes writing; taken before mu
 	w    io.Writer
@@ -180,6 +181,9 @@ func (k *sink) replace(w io.Writer, c io.Closer) error {
 	defer k.wmu.Unlock()
 	old := k.c
 	k.w, k.c = w, c
+	k.mu.Lock()
+	k.now = c
+	k.mu.Unlock()
 	if old != nil {
 		return old.Close()
 	}
@@ -280,6 +284,10 @@ func (k *sink) flush() {
 	}
 }
 
+// closeTime is how long a file has for its last lines: whoever does not read a pipe
+// must not hold up the end of the process.
+const closeTime = 2 * time.Second
+
 func (k *sink) close() error {
 	k.mu.Lock()
 	k.closed = true
@@ -288,7 +296,26 @@ func (k *sink) close() error {
 	}
 	k.mu.Unlock()
 	k.kick()
-	<-k.done
+	t := time.NewTimer(closeTime)
+	defer t.Stop()
+	select {
+	case <-k.done:
+	case <-t.C:
+		return k.giveUp()
+	}
 	k.flush()
 	return k.replace(io.Discard, nil)
+}
+
+// giveUp ends a write that does not end. The standard streams stay as they are.
+func (k *sink) giveUp() error {
+	err := fmt.Errorf("access log %s: its last lines are lost, for nobody reads it", k.path)
+	k.mu.Lock()
+	c := k.now
+	k.mu.Unlock()
+	if c != nil {
+		_ = c.Close() // which ends the write
+		<-k.done
+	}
+	return err
 }
