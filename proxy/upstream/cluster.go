@@ -332,8 +332,12 @@ var policies = [...]lb.Policy{
 	xdsresource.LBRingHash: lb.RingHash, xdsresource.LBMaglev: lb.Maglev, xdsresource.LBClusterProvided: lb.RoundRobin,
 }
 
-// close drains the cluster: streams in flight end by themselves.
+// close drains the cluster: streams in flight end by themselves. The caller holds
+// Manager.mu.
 func (c *Cluster) close() {
+	if c.warmTimer != nil {
+		c.warmTimer.Stop()
+	}
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()

@@ -3,7 +3,9 @@ package upstream
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -154,5 +156,35 @@ func TestAHostLearnedByAClusterThatIsGoneKeepsNoConnection(t *testing.T) {
 	finish(t, mustOpen(t, c, h))
 	if n := c.breakers[0].connections.n.Load(); n != 0 {
 		t.Errorf("%d connections are kept", n)
+	}
+}
+
+func TestNobodyWaitsForEndpointsOfAClusterThatIsGone(t *testing.T) {
+	for name, end := range map[string]func(m *Manager){
+		"it was removed":   func(m *Manager) { m.Apply(nil) },
+		"the process ends": func(m *Manager) { m.Close() },
+		"as its time came": func(m *Manager) {
+			m.mu.Lock()
+			c := m.warming["a"]
+			m.mu.Unlock()
+			m.Apply(nil)
+			m.startEmpty(c)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log strings.Builder
+				m := newTestManager(t, &origin{}, func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+				defer m.Close()
+				spec := cluster("a")
+				spec.Discovery = xdsresource.DiscoveryEDS
+				m.Apply([]*xdsresource.Cluster{spec})
+				end(m)
+				time.Sleep(time.Minute)
+				if log.Len() > 0 {
+					t.Error(log.String())
+				}
+			})
+		})
 	}
 }

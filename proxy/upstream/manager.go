@@ -279,10 +279,7 @@ func (m *Manager) start(c *Cluster) {
 			m.promoteLocked(c)
 			return
 		}
-		c.warmTimer = time.AfterFunc(m.opt.WarmTimeout, func() {
-			m.log.Warn("no endpoints arrived in time; the cluster starts empty", "cluster", spec.Name, "eds", c.edsName())
-			m.promote(c)
-		})
+		c.warmTimer = time.AfterFunc(m.opt.WarmTimeout, func() { m.startEmpty(c) })
 	case xdsresource.DiscoveryStrictDNS, xdsresource.DiscoveryLogicalDNS:
 		if m.opt.Offline {
 			m.promoteLocked(c)
@@ -292,6 +289,17 @@ func (m *Manager) start(c *Cluster) {
 		c.dns.start() // promotes when it has an answer, or has failed to get one
 	case xdsresource.DiscoveryOriginalDst, xdsresource.DiscoveryDynamicForwardProxy:
 		c.dynamic = newDynamicHosts(c)
+		m.promoteLocked(c)
+	}
+}
+
+// startEmpty lets a cluster serve whose endpoints have not arrived, unless it is not
+// waited for any more.
+func (m *Manager) startEmpty(c *Cluster) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.warming[c.spec.Name] == c {
+		m.log.Warn("no endpoints arrived in time; the cluster starts empty", "cluster", c.spec.Name, "eds", c.edsName())
 		m.promoteLocked(c)
 	}
 }
