@@ -54,6 +54,7 @@ type body struct {
 
 	queue []byte // held in front
 	done  bool
+	freed bool // src is somebody else's
 	err   error
 	// rewrites is set when the head has gone on without what would be wrong
 	// of another body.
@@ -178,9 +179,12 @@ func (b *body) Trailers() *message.Header { return b.inner.Trailers() }
 
 func (b *body) Close() {
 	b.in.report()
-	b.src.free()
-	b.inner.Close()
 	b.queue, b.err = nil, errClosed
+	if !b.freed { // else inner panicked then
+		b.freed = true
+		b.src.free()
+	}
+	b.inner.Close()
 }
 
 var errClosed = errors.New("dlp: body read after it was closed")

@@ -485,3 +485,30 @@ func TestReportsHoldNoSecret(t *testing.T) {
 		t.Errorf("hashes %v: equal matches must have equal hashes", byPlace)
 	}
 }
+
+// frees counts how often it is given back.
+type frees int
+
+func (*frees) next() ([]byte, bool, error) { return nil, true, nil }
+func (*frees) memory() int                 { return 0 }
+func (f *frees) free()                     { *f++ }
+
+// badEnd is a body that can't be closed.
+type badEnd struct{ message.Body }
+
+func (badEnd) Close() { panic("closed") }
+
+// Who closed a body and met a panic of another filter's closes it again.
+func TestScannersAreGivenBackOnce(t *testing.T) {
+	var f frees
+	b := newBody(badEnd{message.NoBody}, &f, &inspection{reported: true}, nil)
+	for range 2 {
+		func() {
+			defer func() { _ = recover() }()
+			b.Close()
+		}()
+	}
+	if f != 1 {
+		t.Errorf("given back %d times", f)
+	}
+}
