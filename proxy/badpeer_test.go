@@ -298,7 +298,7 @@ static_resources:
           - {name: g, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: %[3]s/none, log_format: {text_format_source: {inline_string: "%%NO_SUCH_OPERATOR%%\n"}}}}
           route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: origin}}]}]}
           http_filters:
-          - {name: rego, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/fairlead.rego.v1.Config, value: {max_request_bytes: 1024, policy: {sources: [{inline_string: "package envoy.authz\ndefault allow := false\nallow if input.attributes.request.http.method == \"GET\"\nallow if input.parsed_body.ok\n"}]}}}}
+          - {name: rego, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/fairlead.rego.v1.Config, value: {timeout: 10s, max_request_bytes: 1024, policy: {sources: [{inline_string: "package envoy.authz\ndefault allow := false\nallow if input.attributes.request.http.method == \"GET\"\nallow if input.parsed_body.ok\n"}]}}}}
           - {name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
   clusters:
   - {name: origin, type: STATIC, load_assignment: {cluster_name: origin, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %[2]s}}}}]}]}}

@@ -51,7 +51,7 @@ func TestDecisionsReachACollectorThroughACluster(t *testing.T) {
 			srv.Start()
 			defer srv.Close()
 			port, admin := freePort(t), freePort(t)
-			filter := fmt.Sprintf(`{name: authz, typed_config: {"@type": type.googleapis.com/fairlead.rego.v1.Config, policy: {sources: [{inline_string: "package envoy.authz\ndefault allow := false"}]},
+			filter := fmt.Sprintf(`{name: authz, typed_config: {"@type": type.googleapis.com/fairlead.rego.v1.Config, timeout: 10s, policy: {sources: [{inline_string: "package envoy.authz\ndefault allow := false"}]},
                 decision_log: {otlp: {cluster: otel, protocol: %s, flush_interval: 0.05s}}}}, `, protocol)
 			startProxy(t, withAdmin("node: {id: a, cluster: a}\nstatic_resources:\n  listeners:"+
 				strings.Replace(hcmListener("main", port, "app", ""), "http_filters: [", "http_filters: ["+filter, 1)+

@@ -49,7 +49,7 @@ var liveFilters = map[string]string{
   "ns[app]-policy[open]-rule[0]": {permissions: [{not_rule: {url_path: {path: {prefix: /shop}}}}], principals: [{any: true}]}}}}},
 `,
 	"rego": `
-{name: fairlead.rego, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/fairlead.rego.v1.Config, value: {name: live, max_request_bytes: 64, policy: {sources: [{inline_string: "package envoy.authz
+{name: fairlead.rego, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/fairlead.rego.v1.Config, value: {name: live, timeout: 10s, max_request_bytes: 64, policy: {sources: [{inline_string: "package envoy.authz
 import input.attributes.request.http as http
 default allow := false
 allow if http.method == \"GET\"

@@ -10,7 +10,12 @@ func regoCells() []cell {
 	policy := func(src string) string {
 		return fmt.Sprintf(`policy: {sources: [{inline_string: "package envoy.authz\n%s"}]}`, src)
 	}
-	filter := func(src, more string) string { return native(regoT, policy(src)+more) }
+	filter := func(src, more string) string {
+		if !strings.Contains(more, "timeout: ") {
+			more += ", timeout: 10s" // the machine may be busy
+		}
+		return native(regoT, policy(src)+more)
+	}
 	bundled := func(cluster, more string) string {
 		return native(regoT, `policy: {bundles: [{http: {cluster: `+cluster+`, path: /b.tar.gz, timeout: 0.2s}, max_bytes: 1048576}]}`+more)
 	}

@@ -178,11 +178,11 @@ var failClosed = []struct {
 	{"an unknown HTTP filter answers 403", "", `{name: acme, typed_config: ` + unknownFilter + `},`, "", 403, "error", "acme"},
 	{"an optional one is left out", "", `{name: acme, is_optional: true, typed_config: ` + unknownFilter + `},`, "", 200, "warning", "acme"},
 	{"a known filter whose policy can't be executed answers 403", "", `{name: rbac, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC, rules: {policies: {p: {permissions: [{any: true}], principals: [{any: true}], condition: {const_expr: {bool_value: true}}}}}}},`, "", 403, "error", "rbac"},
-	{"a policy that doesn't compile answers 403", "", `{name: rego, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/fairlead.rego.v1.Config, value: {policy: {sources: [{inline_string: "package x\nallow if {"}]}}}},`, "", 403, "error", "rego"},
+	{"a policy that doesn't compile answers 403", "", `{name: rego, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/fairlead.rego.v1.Config, value: {timeout: 10s, policy: {sources: [{inline_string: "package x\nallow if {"}]}}}},`, "", 403, "error", "rego"},
 	{"an ECDS filter that has not arrived answers 500", "", `{name: late, config_discovery: {config_source: {ads: {}}, type_urls: [type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC]}},`, "", 500, "error", "late"},
 	{"an unknown network filter closes the connection", "", "", `{name: acme, typed_config: ` + unknownFilter + `},`, 0, "error", "acme"},
 	{"an unknown listener filter closes the connection", `listener_filters: [{name: acme, typed_config: ` + unknownFilter + `}],`, "", "", 0, "error", "acme"},
-	{"a policy that compiles decides", "", `{name: rego, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/fairlead.rego.v1.Config, value: {policy: {sources: [{inline_string: "package envoy.authz\nallow := true"}]}}}},`, "", 200, "", ""},
+	{"a policy that compiles decides", "", `{name: rego, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/fairlead.rego.v1.Config, value: {timeout: 10s, policy: {sources: [{inline_string: "package envoy.authz\nallow := true"}]}}}},`, "", 200, "", ""},
 	{"a disabled filter is not asked", "", `{name: acme, disabled: true, typed_config: ` + unknownFilter + `},`, "", 200, "", ""},
 }
 
