@@ -100,6 +100,7 @@ var selfMadeRequests = []selfMade{
 // that is no constant stands as its expression. The value says which request
 // above drives it, or which test does.
 var selfMadeSites = map[string]string{
+	"filters/http/adaptiveconcurrency: details":    "filters/http/adaptiveconcurrency",
 	"filters/http/dlp: in.details()":               "TestTheFailClosedMatrix", // dlp_blocked, dlp_uninspectable
 	"filters/http/extauthz: ext_authz_":            "TestTheFailClosedMatrix", // ext_authz_denied
 	"filters/http/extauthz: ext_authz_invalid":     "filters/http/extauthz",
