@@ -206,10 +206,13 @@ func TestServerNames(t *testing.T) {
 	}
 }
 
-func TestCalloutRoundTripAndItsBreaker(t *testing.T) {
+func TestCalloutRoundTripAndItsBreaker(t *testing.T) { synctest.Test(t, testCallouts) } // a moment is short
+
+func testCallouts(t *testing.T) {
 	status := 200
 	o := &origin{answer: func(h *message.Header, body []byte) (int, string) { return status, h.Get(message.Path) + string(body) }}
 	m := newTestManager(t, o, nil)
+	defer m.Close()
 	m.Apply([]*xdsresource.Cluster{cluster("a", "10.0.0.1:80")})
 	call := func(limit int64, timeout time.Duration) (*filters.CalloutResponse, error) {
 		req := &filters.Callout{Body: []byte("+body"), Timeout: timeout}
