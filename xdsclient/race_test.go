@@ -1,0 +1,5 @@
+//go:build race
+
+package xdsclient_test
+
+const raced = true
