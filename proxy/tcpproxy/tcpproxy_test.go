@@ -40,6 +40,7 @@ type origin struct {
 	handle func(c netio.Conn)
 	// tunnels
 	status  int
+	flushed error
 	heads   []message.Header
 	headers []message.Field
 }
@@ -86,7 +87,7 @@ func (s *tunnelStream) WriteHeaders(h *message.Header, _ bool) error {
 	s.c.o.mu.Unlock()
 	return nil
 }
-func (s *tunnelStream) Flush() error { return nil }
+func (s *tunnelStream) Flush() error { return s.c.o.flushed }
 func (s *tunnelStream) ReadHeaders(h *message.Header) (int, bool, error) {
 	h.Add(message.Status, strconv.Itoa(s.c.o.status))
 	for _, f := range s.c.o.headers {
@@ -387,6 +388,23 @@ func TestTunnelOfIstiosConnectOriginate(t *testing.T) {
 	h := &o.heads[0]
 	if h.Get(message.Method) != "CONNECT" || h.Get(message.Authority) != "10.5.5.5:9080" || h.Get("x-istio-source") != "waypoint" || h.Has("empty") || h.Has(message.Path) || h.Has(message.Scheme) {
 		t.Errorf("%+v", h)
+	}
+}
+
+// A peer that is quick has answered, said all that it has to and stopped the stream
+// before the request's head was flushed.
+func TestATunnelThatIsAnsweredAtOnceIsUsed(t *testing.T) {
+	o := &origin{handle: echo, status: 200, flushed: &transport.ResetError{Reason: transport.RemoteReset, Detail: "NO_ERROR"}}
+	spec := cluster("c", "10.0.0.1:15008")
+	spec.HTTP.Version = xdsresource.UpstreamHTTP2
+	cfg := &xdsresource.TCPProxy{Cluster: "c", Tunneling: &xdsresource.Tunneling{Hostname: format.Literal("svc:80")}}
+	c, info, done := serve(t, cfg, Deps{Clusters: manager(t, o, spec)})
+	roundTrip(t, c, "hello")
+	_ = c.CloseWrite()
+	wait(t, done)
+	_ = c.Close()
+	if info.Flags != 0 || len(o.heads) != 1 {
+		t.Errorf("flags %s after %d requests", info.Flags, len(o.heads))
 	}
 }
 

@@ -70,9 +70,9 @@ func (s *session) ask(st *upstream.Stream, h *message.Header) (netio.Conn, error
 	if err := st.WriteHeaders(h, false); err != nil {
 		return nil, err
 	}
-	if err := st.Flush(); err != nil {
-		return nil, err
-	}
+	// The peer may have answered, said all and stopped the stream already: its answer
+	// tells.
+	_ = st.Flush()
 	var resp message.Header
 	for {
 		resp.Reset()
