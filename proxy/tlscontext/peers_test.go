@@ -160,13 +160,55 @@ var peerCases = []struct {
 	{"one that may sign lists", func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCRLSign }, false},
 	{"no digital signature", func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyEncipherment }, false},
 	{"any usage", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }, false},
+	{"usages of which one is known", func(c *x509.Certificate) {
+		c.UnknownExtKeyUsage = []asn1.ObjectIdentifier{{1, 3, 6, 1, 4, 1, 99999, 1}}
+	}, true},
+	{"an IP address beside the SPIFFE ID", sans(name{6, goodID}, name{7, "\x0a\x00\x00\x01"}), true},
+	{"an e-mail address beside the SPIFFE ID", sans(name{6, goodID}, name{1, "peer@app"}), true},
+	{"expired a day ago", func(c *x509.Certificate) {
+		c.NotBefore, c.NotAfter = time.Now().Add(-48*time.Hour), time.Now().Add(-24*time.Hour)
+	}, false},
+	{"dates in the wrong order", func(c *x509.Certificate) {
+		c.NotBefore, c.NotAfter = time.Now().Add(time.Hour), time.Now().Add(-time.Hour)
+	}, false},
+	{"the ID as an IP address", sans(name{7, goodID}), false},
+	{"the ID as a registered ID", sans(name{8, goodID}), false},
+	{"an empty URI", uri(""), false},
+	{"an empty URI beside the ID", sans(name{6, goodID}, name{6, ""}), false},
+	{"a blank before", uri(" " + goodID), false},
+	{"a blank behind", uri(goodID + " "), false},
+	{"a line break behind", uri(goodID + "\r\n"), false},
+	{"two slashes before the path", uri("spiffe://td//ns/app/sa/peer"), false},
+	{"two slashes in the path", uri("spiffe://td/ns//app/sa/peer"), false},
+	{"a dot segment", uri("spiffe://td/ns/app/./sa/peer"), false},
+	{"dot segments that lead back", uri("spiffe://td/ns/app/sa/other/../peer"), false},
+	{"an escaped slash", uri("spiffe://td/ns/app/sa%2fpeer"), false},
+	{"one slash before the trust domain", uri("spiffe:/td/ns/app/sa/peer"), false},
+	{"no scheme", uri("//td/ns/app/sa/peer"), false},
+	{"no trust domain", uri("spiffe:///ns/app/sa/peer"), false},
+	{"a dot behind the trust domain", uri("spiffe://td./ns/app/sa/peer"), false},
+	{"a password", uri("spiffe://u:p@td/ns/app/sa/peer"), false},
+	{"the ID twice in one URI", uri(goodID + goodID), false},
+	{"a list of two in one URI", uri(goodID + ",spiffe://td/ns/app/sa/other"), false},
+	{"an extension that is critical and unknown", func(c *x509.Certificate) {
+		c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 2}, Critical: true, Value: []byte{5, 0}})
+	}, false},
+	{"for code signing", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning} }, false},
+	{"for OCSP", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning} }, false},
+	{"an unknown usage only", func(c *x509.Certificate) {
+		c.ExtKeyUsage, c.UnknownExtKeyUsage = nil, []asn1.ObjectIdentifier{{1, 3, 6, 1, 4, 1, 99999, 1}}
+	}, false},
+	{"any usage and an unknown one", func(c *x509.Certificate) {
+		c.ExtKeyUsage, c.UnknownExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, []asn1.ObjectIdentifier{{1, 3, 6, 1, 4, 1, 99999, 1}}
+	}, false},
+	{"for signing documents only", func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageContentCommitment }, false},
 	{"for e-mail", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageEmailProtection} }, false},
 }
 
 // Every case meets a server and a client, in TLS 1.2 and 1.3.
 func TestPeersAreHeldToTheirIdentity(t *testing.T) {
-	if len(peerCases) != 44 {
-		t.Errorf("%d cases, want 44", len(peerCases))
+	if len(peerCases) != 74 {
+		t.Errorf("%d cases, want 74", len(peerCases))
 	}
 	ca := newAuthority(t, "root", nil)
 	for _, tc := range peerCases {
