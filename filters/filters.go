@@ -98,6 +98,18 @@ type HTTPFilter interface {
 // closes its connection, HTTP/2 resets the stream.
 var ErrClosed = errors.New("a filter closed the stream")
 
+// RequestReviewer is implemented by HTTP filters that decide by a request's head
+// and what is known of it and nothing else, so that they can be asked again about
+// one that a former configuration admitted, and that became a tunnel.
+type RequestReviewer interface {
+	HTTPFilter
+	// Review says why Do would refuse s, nil if it would not. Of s there are
+	// Request, as it came to the terminal filter, Route, and of Info the Conn,
+	// Protocol, FilterState and Metadata; it is called by any goroutine, changes
+	// nothing of them, does not block, and counts refusals only.
+	Review(s *Stream) *Denied
+}
+
 // StreamEnder is implemented by filters that must see every stream end, local
 // replies of earlier filters included. r is nil if no response was sent. It
 // runs after the last byte was handed to the downstream codec, in reverse

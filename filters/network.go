@@ -1,6 +1,8 @@
 package filters
 
 import (
+	"sync/atomic"
+
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
@@ -15,6 +17,19 @@ type Connection struct {
 
 	observers []func(*Connection)
 	connected []func(*Connection)
+	revoked   *atomic.Pointer[streaminfo.Revocation]
+}
+
+// RevokedBy makes Revoked return what p holds.
+func (c *Connection) RevokedBy(p *atomic.Pointer[streaminfo.Revocation]) { c.revoked = p }
+
+// Revoked returns why the connection was ended after it had been admitted, nil if
+// it was not. It is known before the connection breaks off.
+func (c *Connection) Revoked() *streaminfo.Revocation {
+	if c.revoked == nil {
+		return nil
+	}
+	return c.revoked.Load()
 }
 
 // WhenConnected adds f to what Connected calls.
@@ -72,6 +87,18 @@ type NetworkFilter interface {
 	// OnNewConnection may block, wrap c.Conn, or refuse the connection with an
 	// error; a *Denied error carries termination details and a flag.
 	OnNewConnection(c *Connection) error
+}
+
+// Reviewer is implemented by network filters that decide by what is known of a
+// connection and nothing else, so that they can be asked again about one that a
+// former configuration admitted.
+type Reviewer interface {
+	NetworkFilter
+	// Review says why OnNewConnection would refuse c, nil if it would not. Of c
+	// there is Info with Conn, FilterState and Metadata, as they were when c was
+	// admitted; it is called by any goroutine, changes nothing of them, does not
+	// block, and counts refusals only.
+	Review(c *Connection) *Denied
 }
 
 // ConnectionEnder is implemented by network filters that must see every
@@ -136,6 +163,15 @@ type Denied struct {
 
 // Error returns the details.
 func (d *Denied) Error() string { return d.Details }
+
+// Revocation is d for what had been admitted before.
+func (d *Denied) Revocation() *streaminfo.Revocation {
+	r := &streaminfo.Revocation{Details: d.Details, Flag: d.Flag, Decision: d.Decision}
+	if r.Decision == nil {
+		r.Decision = &streaminfo.Decision{}
+	}
+	return r
+}
 
 // Registry maps type URLs to factories. It is filled once, before use.
 type Registry struct {

@@ -88,6 +88,10 @@ type Stream struct {
 	// Response is the response that was chosen, set by HCM before it is
 	// written; StreamEnders and access logs read it.
 	Response *Response
+	// Admitted is the head of a request that asks for a tunnel, as the filters let
+	// it pass: the terminal filter sets it before it changes anything. By it the
+	// tunnel is judged when policies change.
+	Admitted message.Packed
 	// Scratch belongs to the terminal filter. It outlives the stream: what a
 	// filter needs for each stream need not be made for each.
 	Scratch any
@@ -112,7 +116,7 @@ func (s *Stream) Reset() {
 	md.Reset()
 	fs.Reset(nil)
 	s.Info = streaminfo.Info{FilterState: fs, Metadata: md}
-	s.Trace = nil
+	s.Trace, s.Admitted = nil, message.Packed{}
 	s.Route, s.Random, s.Informational, s.Reselect, s.Response = nil, 0, nil, nil, nil
 	s.chain = nil
 	s.resetResponse()

@@ -71,6 +71,10 @@ type builtHCM struct {
 	routes  *hcm.Routes
 	chains  *chainBuilder
 	rdsName string
+	// unrouted is the chain without overrides. policies stands for what decides
+	// about requests, in all chains.
+	unrouted []filters.HTTPFilter
+	policies policies
 	// release gives back shared state of the manager.
 	release []func()
 	// filter is its index in the chain.
@@ -96,6 +100,8 @@ type builder struct {
 	at string
 	// holds collects what the part that is compiled shares.
 	holds *hold
+	// review are the listeners of whose requests others decide now.
+	review map[string]bool
 }
 
 func (b *builder) diag(resource, path, severity, message string) {
@@ -296,44 +302,6 @@ func (b *builder) compileChain(bl *builtListener, fc *xdsresource.FilterChain) *
 	return bc
 }
 
-func (b *builder) networkFilter(lc *listener.Chain, where, direction string, f *xdsresource.NetworkFilter, path string, broken func(path, why string)) {
-	tc := resolveDiscovery(b.res, &f.TypedConfig, f.ConfigDiscovery, asNetwork)
-	if tc == nil {
-		broken(path, "its configuration (ECDS) has not arrived")
-		b.diags[len(b.diags)-1].late = true
-		return
-	}
-	v, err := b.compileNetwork(direction, f.Name, tc)
-	if err != nil && tc.FailOpen {
-		b.diag(where, path, "warning", leftOut+err.Error())
-		return
-	}
-	if err != nil {
-		broken(path, err.Error())
-		return
-	}
-	switch v := v.(type) {
-	case nil:
-	case filters.TerminalFilter:
-		lc.Terminal = v
-	case filters.NetworkFilter:
-		lc.Network = append(lc.Network, v)
-	default:
-		broken(path, fmt.Sprintf("%T is no network filter", v))
-	}
-}
-
-func (b *builder) compileNetwork(direction, name string, tc *xdsresource.TypedConfig) (any, error) {
-	if tc.Unknown != "" {
-		return nil, errors.New(tc.Unknown)
-	}
-	fac := b.s.opt.Registry.Network(tc.TypeURL)
-	if fac == nil {
-		return nil, errors.New("no network filter is registered for " + tc.TypeURL)
-	}
-	return contained(b.s.log, name, func() (any, error) { return fac.Compile(b.s.env(name, direction), tc.Config) })
-}
-
 func (b *builder) tcpProxy(where string, spec *xdsresource.TCPProxy) (filters.TerminalFilter, error) {
 	return tcpproxy.New(spec, b.s.tcpProxyDeps(b.accessLogs(where, spec.AccessLogs), spec))
 }
@@ -362,6 +330,7 @@ func (b *builder) hcm(where string, ls *xdsresource.Listener, spec *xdsresource.
 	b.setTable(h, where, rc)
 	trace, release := b.tracer(ls, spec.Tracing)
 	h.release = append(h.release, release)
+	h.policies = policiesOf(h)
 	h.manager, err = hcm.New(hcm.Config{
 		Spec: spec, Routes: h.routes, DefaultChain: def, AccessLogs: hcmLogs(b.accessLogs(where, spec.AccessLogs)),
 		Clusters: b.s.clusters, Trace: trace, Egress: ls.Direction == "outbound",
@@ -385,6 +354,7 @@ func (b *builder) setFilters(h *builtHCM) ([]filters.HTTPFilter, error) {
 	old := slices.Concat(cb.base, cb.renew())
 	def, err := cb.chain(nil)
 	cb.base = cb.renew()
+	h.unrouted = def
 	if len(old) > 0 {
 		b.s.later(func() { b.s.filters.release(old, b.s.log) })
 	}
@@ -436,6 +406,7 @@ func (b *builder) refreshRoutes(snap *Snapshot) {
 				}
 				if renewed || rc != nil && rc.Digest != h.table {
 					b.setTable(h, "listener "+name+": filter chain "+c.chain.Name, rc)
+					b.noteReview(name, h)
 				}
 				b.diags = append(append(b.diags, h.filterDiags...), h.diags...)
 			}

@@ -48,6 +48,9 @@ func (t serverTLS) Config() (*tls.Config, error) { return t.s.Config(), nil }
 // Admits is what tlscontext.Server says.
 func (t serverTLS) Admits(id string) error { return t.s.Admits(id) }
 
+// Revoked implements listener.PeerReviewer.
+func (t serverTLS) Revoked(cs *tls.ConnectionState) error { return t.s.Revoked(cs) }
+
 // Describe implements listener.ServerTLS.
 func (t serverTLS) Describe(cs *tls.ConnectionState) *streaminfo.TLS { return t.s.Info(cs) }
 

@@ -117,6 +117,7 @@ func (s *Server) Close() {
 	s.shared.Finish() // exporters send what they have, over clusters
 	s.clusters.Close()
 	s.secrets.Close()
+	s.peers.close()
 	if err := s.logs.Close(); err != nil {
 		s.log.Warn("closing access logs", "error", err)
 	}

@@ -231,7 +231,7 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) filters.HTTPFilte
 			return cb.leaveOut(spec.Name, why)
 		}
 		cb.b.diag(cb.where, "http_filters["+spec.Name+"]", "error", "not executable, requests are answered 403: "+why)
-		return refuse{spec.Name}
+		return refuse{name: spec.Name}
 	}
 	cond := cb.b.s.condition(tc, cb.direction)
 	if cond.err != nil && cb.b.s.preparer(tc) != nil {
@@ -262,12 +262,12 @@ func (cb *chainBuilder) filter(i int, o *xdsresource.Override) filters.HTTPFilte
 	}
 	if errors.Is(err, filters.ErrModulePending) {
 		cb.b.diagLate(cb.where, "http_filters["+spec.Name+"]", "error", "not executable, requests are answered 403: "+err.Error())
-		return refuse{spec.Name}
+		return refuse{name: spec.Name, late: true}
 	}
 	if err != nil {
 		cb.b.diag(cb.where, "http_filters["+spec.Name+"]", "error", "not executable, requests are answered 403: "+err.Error())
 		cb.b.s.log.Error("http filter can't be compiled; its requests are refused", "where", path, "error", err)
-		return refuse{spec.Name}
+		return refuse{name: spec.Name}
 	}
 	if cond.err != nil {
 		cb.policyDecides(i, tc, cond.err)
@@ -289,7 +289,7 @@ func (cb *chainBuilder) unready(i int, tc *xdsresource.TypedConfig, cond *condit
 		return cb.leaveOut(name, err.Error())
 	}
 	cb.b.diag(cb.where, "http_filters["+name+"]", "error", "not executable, requests are answered 403: "+err.Error())
-	return refuse{name}
+	return refuse{name: name}
 }
 
 // policyDecides notes that a filter does not run.
@@ -311,7 +311,11 @@ func (cb *chainBuilder) leaveOut(name, why string) filters.HTTPFilter {
 
 // refuse answers 403 in place of a filter that can't be executed: what it would
 // have decided is unknown, so nothing passes.
-type refuse struct{ name string }
+type refuse struct {
+	name string
+	// late: it may become executable. Until then what is open stays.
+	late bool
+}
 
 func (r refuse) details() string {
 	return "filter_not_executable{" + strings.ReplaceAll(r.name, " ", "_") + "}"
@@ -321,6 +325,22 @@ func (r refuse) details() string {
 func (r refuse) Do(s *filters.Stream, _ filters.Next) (*filters.Response, error) {
 	return s.Deny(403, "filter not executable: "+r.name, r.details(), streaminfo.UnauthorizedExternalService,
 		streaminfo.Decision{Filter: r.name, Reason: "filter_not_executable"}), nil
+}
+
+// Review implements filters.RequestReviewer.
+func (r refuse) Review(*filters.Stream) *filters.Denied {
+	if r.late {
+		return nil
+	}
+	return notExecutable(r.name)
+}
+
+// notExecutable is how the filter called name refuses what is open.
+func notExecutable(name string) *filters.Denied {
+	return &filters.Denied{
+		Details: refuse{name: name}.details(), Flag: streaminfo.UnauthorizedExternalService,
+		Decision: &streaminfo.Decision{Filter: name, Reason: "filter_not_executable"},
+	}
 }
 
 // Explain says that nothing passes here.

@@ -22,19 +22,28 @@ func openStream(t *testing.T, cl transport.ClientConn, authority string) netio.C
 	if err != nil {
 		t.Fatal(err)
 	}
+	c, err := connectStream(st, authority)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// connectStream makes st a tunnel.
+func connectStream(st transport.ClientStream, authority string) (netio.Conn, error) {
 	var h message.Header
 	h.Add(message.Method, "CONNECT")
 	h.Add(message.Authority, authority)
 	if err := st.WriteHeaders(&h, false); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	if err := st.Flush(); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	if status, _, err := st.ReadHeaders(&h); err != nil || status != 200 {
-		t.Fatalf("CONNECT: %d, %v", status, err)
+		return nil, fmt.Errorf("CONNECT: %d, %w", status, err)
 	}
-	return st.Tunnel()
+	return st.Tunnel(), nil
 }
 
 // TestAnIdleStreamHoldsNeitherGoroutineNorBuffer counts client, proxy and

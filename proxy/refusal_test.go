@@ -30,7 +30,7 @@ func (l *eventLog) Write(p []byte) (int, error) {
 	return l.buf.Write(p)
 }
 
-// events are the ones about requests, connections and responses, as JSON.
+// events are the ones about requests, connections, responses and tunnels, as JSON.
 func (l *eventLog) events() []map[string]any {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -40,7 +40,7 @@ func (l *eventLog) events() []map[string]any {
 		if json.Unmarshal([]byte(line), &m) != nil {
 			continue
 		}
-		for _, kind := range []string{"request ", "connection ", "response "} {
+		for _, kind := range []string{"request ", "connection ", "response ", "tunnel "} {
 			if msg, _ := m["msg"].(string); strings.HasPrefix(msg, kind) {
 				out = append(out, m)
 			}

@@ -116,6 +116,7 @@ type Server struct {
 	// refersElsewhere is set once a received resource names a watched file, or a
 	// server of api_config_source.
 	refersElsewhere atomic.Bool
+	peers           peerReviews
 	st              serverStats
 }
 
@@ -148,7 +149,9 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{opt: o, log: o.Logger, stats: o.Stats.Scope(""), node: o.Node, listeners: map[string]*listener.Listener{}, pending: map[*time.Timer]func(){}, hurry: make(chan struct{})}
 	s.logs = accesslog.NewSinks(s.stats.Scope("fairlead_access_log_"))
-	s.secrets = secret.NewStore(secret.Config{Identity: o.Identity, Served: s.isStatic, Logger: o.Logger})
+	s.secrets = secret.NewStore(secret.Config{
+		Identity: o.Identity, Served: s.isStatic, Logger: o.Logger, Revoked: func() { s.peers.start(s.reviewPeers) },
+	})
 	s.clusters = newClusters(s)
 	s.modules = newModules(s)
 	s.workshop = newWorkshop(s.reapply, s.log)
@@ -238,6 +241,7 @@ func (s *Server) apply(dynamic *Resources) (err error) {
 	s.st.chainsCompiled.Add(uint64(b.fresh))
 	s.count(snap)
 	err = s.swap(prev, snap)
+	s.review(b.review)
 	s.afterSwap(prev, res)
 	s.reportNew(prev, snap)
 	return err
@@ -319,6 +323,8 @@ func (s *Server) swap(prev, snap *Snapshot) error {
 				continue
 			}
 			snap.keep(name, prev)
+		} else if s.listeners[name] == nil {
+			s.follow(l)
 		}
 		if s.draining.Load() {
 			l.Drain(0)

@@ -16,7 +16,6 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters/builtin"
 	"github.com/fairlead-mesh/fairlead/internal/identity"
-	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/proxy"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
@@ -183,20 +182,7 @@ func tryTunnel(t *testing.T, ca *identity.DevCA, id string, port int, authority 
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	c, err := netio.Dial(ctx, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port)), netio.DialOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert := src.Certificate()
-	tc, err := netio.ClientTLS(ctx, c, &tls.Config{
-		Certificates: []tls.Certificate{*cert}, InsecureSkipVerify: true, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS13,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cl, err := h2.NewClient(tc, &transport.ClientConfig{})
+	cl, err := hboneClient(t, src.Certificate(), port)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,20 +190,26 @@ func tryTunnel(t *testing.T, ca *identity.DevCA, id string, port int, authority 
 	if err != nil {
 		t.Fatal(err)
 	}
-	var h message.Header
-	h.Add(message.Method, "CONNECT")
-	h.Add(message.Authority, authority)
-	if err := st.WriteHeaders(&h, false); err != nil {
+	c, err := connectStream(st, authority)
+	return c, cl, err
+}
+
+// hboneClient connects to port with a certificate.
+func hboneClient(t *testing.T, cert *tls.Certificate, port int) (transport.ClientConn, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := netio.Dial(ctx, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port)), netio.DialOptions{})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := st.Flush(); err != nil {
-		return nil, cl, err
+	tc, err := netio.ClientTLS(ctx, c, &tls.Config{
+		Certificates: []tls.Certificate{*cert}, InsecureSkipVerify: true, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS13,
+	})
+	if err != nil {
+		return nil, err
 	}
-	status, _, err := st.ReadHeaders(&h)
-	if err != nil || status != 200 {
-		return nil, cl, fmt.Errorf("CONNECT: %d, %w", status, err)
-	}
-	return st.Tunnel(), cl, nil
+	return h2.NewClient(tc, &transport.ClientConfig{})
 }
 
 // get sends one request through a tunnelled connection.

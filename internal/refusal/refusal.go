@@ -43,6 +43,7 @@ type Recorder struct {
 	at               Directory
 	denials, replies *stats.CounterFamily
 	refused, cut     *stats.CounterFamily
+	revoked          *stats.CounterFamily
 	// replied and refusals hold the counters of replies and denials, which newReply and
 	// newDenial find: in a flood they are needed as often as requests come.
 	replied            stats.Cache[reply, stats.Counter]
@@ -80,6 +81,7 @@ func New(o Options) *Recorder {
 		replies:    o.Stats.CounterFamily("fairlead_local_replies_total", "Errors that the proxy answered by itself, denials included.", "reason", "response_code"),
 		refused:    o.Stats.CounterFamily("fairlead_connections_refused_total", "Connections that were closed before they were served.", "reason"),
 		cut:        o.Stats.CounterFamily("fairlead_responses_cut_off_total", "Responses of upstream that had begun and were not ended.", "reason"),
+		revoked:    o.Stats.CounterFamily("fairlead_connections_revoked_total", "Connections and tunnels that were ended because a policy or a list of revoked certificates that came later refuses them.", "reason"),
 		suppressed: o.Stats.Counter("fairlead_refusal_events_suppressed_total"),
 		events:     bucket{rate: float64(o.PerSecond), max: 2 * float64(o.PerSecond)},
 		reasonings: bucket{rate: 10, max: 20},
@@ -158,6 +160,10 @@ func (r *Recorder) HTTP(s *Stream) {
 	}
 	msg, level := "request rejected", slog.LevelInfo
 	switch {
+	case info.Revoked:
+		r.denied(info.Decision)
+		r.revoked.With(reason(info.Details)).Inc()
+		msg = "tunnel revoked"
 	case info.Decision != nil:
 		r.denied(info.Decision)
 		msg = "request denied"
@@ -196,14 +202,17 @@ const unserved = streaminfo.NoHealthyUpstream | streaminfo.UpstreamConnectionFai
 
 // Connection records a connection that was not served, or that found no
 // upstream: one with a Decision, a termination detail, a failed handshake, or
-// no filter chain.
+// no filter chain; and one that was revoked.
 func (r *Recorder) Connection(info *streaminfo.Info) {
 	if r == nil {
 		return
 	}
 	ci := info.Conn
 	var why string
+	counter := r.refused
 	switch {
+	case info.Revoked:
+		why, counter = reason(info.ConnectionTerminationDetails), r.revoked
 	case info.Decision != nil, ci.TerminationDetails != "":
 		why = reason(ci.TerminationDetails)
 	case strings.HasSuffix(ci.TransportFailureReason, "EOF"):
@@ -219,9 +228,12 @@ func (r *Recorder) Connection(info *streaminfo.Info) {
 	default:
 		return
 	}
-	r.refused.With(why).Inc()
+	counter.With(why).Inc()
 	msg, level := "connection closed", slog.LevelInfo
 	switch {
+	case info.Revoked:
+		r.denied(info.Decision)
+		msg = "connection revoked"
 	case info.Decision != nil:
 		r.denied(info.Decision)
 		msg = "connection denied"

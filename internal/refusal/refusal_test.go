@@ -130,6 +130,30 @@ fairlead_policy_denials_total{filter="rbac",policy="app/deny",reason="matched_po
 	}
 }
 
+// What was open and is ended is told as a denial is, and counted beside.
+func TestARevocationIsADenialOfWhatWasOpen(t *testing.T) {
+	r := newRecorded(0)
+	const details = "rbac_access_denied_matched_policy[ns[app]-policy[deny]-rule[1]]"
+	v := &streaminfo.Revocation{Details: details, Decision: &streaminfo.Decision{Filter: "rbac", Policy: "ns[app]-policy[deny]-rule[1]", Reason: "matched_policy"}}
+	tunnel, conn := info(), info()
+	tunnel.ResponseCode, tunnel.Details = 200, details
+	tunnel.Revoke(v)
+	r.HTTP(&Stream{Info: tunnel, Request: request})
+	conn.Revoke(v)
+	r.Connection(conn)
+	evs := r.events(t)
+	if len(evs) != 2 || evs[0]["msg"] != "tunnel revoked" || evs[0]["status"] != 200.0 || evs[0]["response_code_details"] != details || evs[0]["policy"] != "app/deny" ||
+		evs[1]["msg"] != "connection revoked" || evs[1]["termination_details"] != details || evs[1]["rule"] != "1" {
+		t.Errorf("%v", evs)
+	}
+	const metrics = `fairlead_connections_revoked_total{reason="rbac_access_denied_matched_policy"} 2
+fairlead_policy_denials_total{filter="rbac",policy="app/deny",reason="matched_policy"} 2
+`
+	if d := cmp.Diff(metrics, r.metrics(t)); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestAFailureNamesUpstreamAndTheLimit(t *testing.T) {
 	r := newRecorded(0)
 	i := info()

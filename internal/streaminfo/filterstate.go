@@ -1,6 +1,7 @@
 package streaminfo
 
 import (
+	"slices"
 	"strings"
 	"sync/atomic"
 )
@@ -88,6 +89,15 @@ func (f *FilterState) Reset(parent *FilterState) {
 	f.entries = f.entries[:0]
 	f.parent = parent
 }
+
+// Snapshot returns what f holds now; it has the same parent. Later Sets on f don't
+// reach it.
+func (f *FilterState) Snapshot() FilterState {
+	return FilterState{parent: f.parent, entries: slices.Clone(f.entries)}
+}
+
+// Empty reports whether f itself, without its parents, holds nothing.
+func (f *FilterState) Empty() bool { return len(f.entries) == 0 }
 
 // Get returns the object stored under key here or in a parent, or nil.
 func (f *FilterState) Get(key string) Object { return present(f.raw(key)) }
@@ -224,6 +234,9 @@ type Metadata struct {
 
 // MetadataFrom wraps m without copying; m must not change afterwards.
 func MetadataFrom(m map[string]map[string]any) Metadata { return Metadata{m} }
+
+// Empty reports whether m holds nothing.
+func (m *Metadata) Empty() bool { return m == nil || len(m.m) == 0 }
 
 // Reset empties m.
 func (m *Metadata) Reset() { clear(m.m) }

@@ -98,6 +98,16 @@ func sinceStart(start time.Time, t *time.Time) time.Duration {
 	return d
 }
 
+// Known returns what is known of the stream: its connection, and what filters found
+// out. It must not be changed.
+func (p *Packed) Known() (*Conn, *FilterState, Metadata) {
+	f := &FilterState{entries: p.state}
+	if p.conn != nil {
+		f.parent = &p.conn.FilterState
+	}
+	return p.conn, f, p.metadata
+}
+
 // Unpack makes i say what p does. i must be empty.
 func (i *Info) Unpack(p *Packed) {
 	state := i.FilterState

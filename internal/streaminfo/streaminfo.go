@@ -48,12 +48,25 @@ type Conn struct {
 	ListenerDirection string
 	// BufferLimit is its per_connection_buffer_limit_bytes, 0 for the default.
 	BufferLimit uint32
+	// NameFromTLS says that RequestedServerName was learnt in the handshake, when
+	// the filter chain had been chosen.
+	NameFromTLS bool
 	Start       time.Time
 	// TerminationDetails is %CONNECTION_TERMINATION_DETAILS%, for example
 	// "rbac_access_denied_matched_policy[none]"; "" if there is none.
 	TerminationDetails string
 	// TransportFailureReason is %DOWNSTREAM_TRANSPORT_FAILURE_REASON%.
 	TransportFailureReason string
+}
+
+// Revocation is why something that had been admitted was ended: a policy, or a
+// list of revoked certificates, that came later refuses it.
+type Revocation struct {
+	// Details are those that a new connection would be refused with; Flag may be
+	// 0. Decision is never nil.
+	Details  string
+	Flag     ResponseFlag
+	Decision *Decision
 }
 
 // TLS is what a TLS session says about both ends.
@@ -115,6 +128,8 @@ type Info struct {
 	// LocalClose is why this proxy ended a connection that had been served:
 	// "tcp_session_idle_timeout".
 	LocalClose string
+	// Revoked says that Decision ended what had been admitted before.
+	Revoked bool
 
 	// RouteName and RouteMetadata are those of the route that matched.
 	// VirtualHost and VirtualHostMetadata are there without one, too, if only
@@ -146,6 +161,13 @@ type Info struct {
 	TraceID, SpanID string
 	// RequestID is the effective x-request-id.
 	RequestID string
+}
+
+// Revoke records that v ended the stream, or its connection.
+func (i *Info) Revoke(v *Revocation) {
+	i.Revoked, i.Decision, i.Cut = true, v.Decision, true
+	i.Flags = i.Flags.With(v.Flag)
+	i.ConnectionTerminationDetails = v.Details
 }
 
 // Blank reports whether i says no more than its connection and Start: a record

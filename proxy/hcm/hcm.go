@@ -101,6 +101,7 @@ type Manager struct {
 	open     int   // how many
 	pool     sync.Pool
 	places   streaminfo.Places // of tunnels
+	tunnels  tunnels
 }
 
 // managerStats are the handles of envoy_http_downstream_*.
@@ -135,6 +136,7 @@ func New(cfg Config) (*Manager, error) {
 		}
 	}
 	m.pool.New = func() any { return newStream(m) }
+	m.tunnels.m, m.tunnels.reviewed = m, cfg.Routes.Table()
 	sc := cfg.Stats
 	m.server.Received, m.server.Sent = sc.Counter("downstream_cx_rx_bytes_total"), sc.Counter("downstream_cx_tx_bytes_total")
 	m.st = managerStats{

@@ -206,11 +206,15 @@ func (st *stream) selectRoute() {
 	}
 	s.SelectRoute(nil)
 	s.Info.RouteName, s.Info.RouteMetadata = "", nil
-	if c := st.m.cfg.Routes.unrouted.Load(); c != nil {
-		s.SetChain(*c)
-	} else {
-		s.SetChain(st.m.cfg.DefaultChain)
+	s.SetChain(st.m.unrouted())
+}
+
+// unrouted is the chain that runs when no route matched.
+func (m *Manager) unrouted() []filters.HTTPFilter {
+	if c := m.cfg.Routes.unrouted.Load(); c != nil {
+		return *c
 	}
+	return m.cfg.DefaultChain
 }
 
 // virtualHost records where the request was looked up; vh may be nil.

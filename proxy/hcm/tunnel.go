@@ -28,10 +28,15 @@ type tunnel struct {
 	over    atomic.Bool
 	// departs: the far side needs nothing of the stream once it has taken over.
 	departs bool
+	listed  bool  // guarded by the manager's tunnels.mu, as next and prev
 	code    int16 // of the response, while parked
 
 	st     *stream // nil while parked
 	parked parked
+
+	next, prev *tunnel
+	revoked    *filters.Denied // written with tunnels.mu held
+	admitted   grounds
 }
 
 const (
@@ -45,6 +50,7 @@ type parked struct {
 	ss    transport.ServerStream
 	start time.Time
 	rec   *parkedRecord // nil: nobody will read it
+	known *known        // without rec: what filters found out, nil if that is nothing
 }
 
 // parkedRecord is what access logs and filters get to see in the end.
@@ -118,13 +124,19 @@ func (t *tunnel) done() {
 // handlerDone is called when the goroutine of the stream ends.
 func (t *tunnel) handlerDone() {
 	if st := t.st; t.parties.Load() == 2 {
+		m, seen := st.m, st.table
+		t.admitted = grounds{st.s.Admitted, m.tunnels.share(st.s.Chain()), st.s.Random}
 		if t.departs && st.parkable() {
 			t.st = nil
 			t.code = int16(st.s.Info.ResponseCode) // of three digits
 			st.park(&t.parked)
+			if r := t.parked.rec; r != nil && r.request == t.admitted.head {
+				t.admitted.head = r.request // once is enough
+			}
 		} else {
 			st.compactHeads()
 		}
+		m.tunnels.add(t, seen)
 	}
 	t.leave()
 }
@@ -134,6 +146,7 @@ func (t *tunnel) leave() {
 	if t.parties.Add(-1) != 0 {
 		return
 	}
+	t.manager().tunnels.remove(t)
 	st := t.st
 	if st == nil {
 		st, _ = t.parked.cn.m.pool.Get().(*stream)
@@ -142,7 +155,11 @@ func (t *tunnel) leave() {
 	}
 	st.s.Info.BytesReceived += t.in.Load()
 	st.s.Info.BytesSent += t.out.Load()
-	st.upgradeEnded(t)
+	if t.revoked != nil {
+		st.revoked(t.revoked)
+	} else {
+		st.upgradeEnded(t)
+	}
 	st.m.st.upgradesActive.Add(-1)
 	st.finish()
 }
@@ -170,6 +187,8 @@ func (st *stream) park(p *parked) {
 		if s.Response != nil {
 			p.rec.response = s.Response.Header.Pack()
 		}
+	} else {
+		p.known = st.known()
 	}
 	s.Request, s.NewResponse().Header = message.Header{}, message.Header{} // filter state may hold parts of them
 	st.release()

@@ -29,6 +29,12 @@ type Chain struct {
 	// Broken, if not empty, closes every connection: the chain holds something
 	// that can't be executed.
 	Broken string
+	// Policy stands for the content of what decides about connections: two chains
+	// with the same one admit the same. "" admits all.
+	Policy string
+	// Refuses, if not nil, is how Broken ends connections that are open: a network
+	// filter can't be executed, and might have refused them.
+	Refuses *filters.Denied
 
 	mu       sync.Mutex
 	conns    *connection // the first; they are linked
@@ -70,7 +76,7 @@ func (c *Chain) handshake(fc *filters.Connection, ci *streaminfo.Conn) error {
 	if cs := tc.TLS(); cs != nil {
 		ci.TLS = c.TLS.Describe(cs)
 		if ci.RequestedServerName == "" && isName(cs.ServerName) {
-			ci.RequestedServerName = cs.ServerName
+			ci.RequestedServerName, ci.NameFromTLS = cs.ServerName, true
 		}
 	}
 	return nil
@@ -89,7 +95,7 @@ func isName(s string) bool {
 
 func (c *Chain) add(cn *connection) {
 	if c.enter(cn) {
-		cn.cut()
+		cn.cut(errDrained)
 	}
 }
 
@@ -147,19 +153,23 @@ func (c *Chain) Drain(drainTime time.Duration) {
 func (c *Chain) cut() {
 	c.mu.Lock()
 	c.over = true
-	conns := make([]*connection, 0, c.open)
-	for cn := c.conns; cn != nil; cn = cn.next {
-		conns = append(conns, cn)
-	}
 	c.mu.Unlock()
-	for _, cn := range conns {
-		cn.cut()
+	for _, cn := range c.connections(false) {
+		cn.cut(errDrained)
 	}
 }
 
-func (cn *connection) cut() {
-	cn.raw.Interrupt(errDrained)
-	cn.raw.Reset()
+// connections lists those that are open, or of them those that were admitted.
+func (c *Chain) connections(admitted bool) []*connection {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	conns := make([]*connection, 0, c.open)
+	for cn := c.conns; cn != nil; cn = cn.next {
+		if cn.admitted || !admitted {
+			conns = append(conns, cn)
+		}
+	}
+	return conns
 }
 
 var errDrained = errors.New("listener: drain time is over")

@@ -24,12 +24,31 @@ type connection struct {
 	next, prev *connection
 	l          *Listener
 	done       func()
-	logs       []AccessLogger
+	tell       *telling
+	// known is what network filters had found out when they admitted the
+	// connection, nil if that was nothing.
+	known *known
+	// revoked is set before a connection is cut that would not be admitted now.
+	revoked atomic.Pointer[streaminfo.Revocation]
+	// passed is how many network filters saw the connection.
+	passed int16
+	// admitted, guarded by chain.mu, is set when they have let it pass: nothing but
+	// its end is to come, and conn and info stay as they are.
+	admitted bool
+	ended    atomic.Bool
+}
+
+// telling is who hears of the end of a connection.
+type telling struct {
+	logs []AccessLogger
 	// refusals may be nil.
 	refusals *refusal.Recorder
-	// passed is how many network filters saw the connection.
-	passed int32
-	ended  atomic.Bool
+}
+
+// cut ends the connection now.
+func (cn *connection) cut(cause error) {
+	cn.raw.Interrupt(cause)
+	cn.raw.Reset()
 }
 
 // record is what filters know of a connection.
@@ -46,6 +65,7 @@ func newRecord(cn *connection) *record {
 	r.info.Conn, r.info.Start = cn.info, cn.info.Start
 	r.info.FilterState.Reset(&cn.info.FilterState)
 	r.fc = filters.Connection{Conn: cn.conn, Info: &r.info}
+	r.fc.RevokedBy(&cn.revoked)
 	return r
 }
 

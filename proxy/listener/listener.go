@@ -80,8 +80,12 @@ type Listener struct {
 	// stopped says that no socket is bound any more.
 	stopped, closed bool
 	wg              sync.WaitGroup
-	// replaced are chains of former configurations that may have connections.
+	// replaced are chains of former configurations that may have connections,
+	// formers listeners of the same name that were removed; heir is the one of
+	// which l is a former.
 	replaced []*Chain
+	formers  []*Listener
+	heir     atomic.Pointer[Listener]
 	active   atomic.Int64
 	st       listenerStats
 }
@@ -95,6 +99,7 @@ type listenerStats struct {
 type compiled struct {
 	cfg      Config
 	selector *selector
+	tell     *telling
 }
 
 var connIDs atomic.Uint64
@@ -155,7 +160,7 @@ func (l *Listener) Update(cfg Config) error {
 			sslError:       sc.Counter("ssl_connection_error"), cxActive: sc.Gauge("downstream_cx_active"),
 		}
 	}
-	old := l.current.Swap(&compiled{cfg, sel})
+	old := l.current.Swap(&compiled{cfg, sel, &telling{cfg.AccessLogs, cfg.Refusals}})
 	for a, s := range added {
 		l.sockets[a] = s
 		l.accepting.Add(1)
@@ -174,7 +179,16 @@ func (l *Listener) Update(cfg Config) error {
 	if old != nil {
 		l.replaced = append(l.replaced, drainReplaced(&old.cfg, &cfg)...)
 	}
+	l.reviewLocked()
 	return nil
+}
+
+// chainsOf lists all chains of cfg.
+func chainsOf(cfg *Config) []*Chain {
+	if cfg.Default == nil {
+		return cfg.Chains
+	}
+	return append(slices.Clip(cfg.Chains), cfg.Default)
 }
 
 // bind opens the sockets of cfg that aren't open yet.
@@ -205,8 +219,8 @@ func drainReplaced(old, cfg *Config) (replaced []*Chain) {
 	for _, c := range cfg.Chains {
 		kept[c] = true
 	}
-	for _, c := range append(slices.Clip(old.Chains), old.Default) {
-		if c != nil && !kept[c] {
+	for _, c := range chainsOf(old) {
+		if !kept[c] {
 			c.Drain(cfg.DrainTime)
 			replaced = append(replaced, c)
 		}
@@ -222,10 +236,8 @@ func (l *Listener) Drain(drainTime time.Duration) {
 	if c == nil {
 		return
 	}
-	for _, ch := range append(slices.Clip(c.cfg.Chains), c.cfg.Default) {
-		if ch != nil {
-			ch.Drain(drainTime)
-		}
+	for _, ch := range chainsOf(&c.cfg) {
+		ch.Drain(drainTime)
 	}
 }
 
@@ -244,10 +256,8 @@ func (l *Listener) Close() {
 		ch.cut()
 	}
 	if c := l.current.Load(); c != nil {
-		for _, ch := range append(slices.Clip(c.cfg.Chains), c.cfg.Default) {
-			if ch != nil {
-				ch.cut()
-			}
+		for _, ch := range chainsOf(&c.cfg) {
+			ch.cut()
 		}
 	}
 	l.wg.Wait()
@@ -308,7 +318,7 @@ func (l *Listener) enter(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done 
 	ci.Start = time.Now()
 	l.st.cxTotal.Inc()
 	l.st.cxActive.Add(1)
-	cn := &connection{l: l, done: done, raw: c, conn: c, info: ci, logs: cur.cfg.AccessLogs, refusals: cur.cfg.Refusals}
+	cn := &connection{l: l, done: done, raw: c, conn: c, info: ci, tell: cur.tell}
 	cn.rec = newRecord(cn)
 	if !cn.enter(cur) {
 		return nil
@@ -353,7 +363,7 @@ func (cn *connection) enter(cur *compiled) (entered bool) {
 			return false
 		}
 	}
-	return true
+	return cn.settle(cur)
 }
 
 // defaultTransport names the transport that no inspector found to be TLS, as
@@ -409,7 +419,10 @@ func (cn *connection) close() {
 // record tells of a connection that was turned away.
 func (cn *connection) record() {
 	defer cn.contain("recording a refused connection")
-	cn.refusals.Connection(&cn.rec.info)
+	if v := cn.revoked.Load(); v != nil {
+		cn.rec.info.Revoke(v)
+	}
+	cn.tell.refusals.Connection(&cn.rec.info)
 }
 
 // deny ends a connection that a network filter refused.
@@ -423,7 +436,12 @@ func (cn *connection) deny(cur *compiled, err error) {
 		cn.info.TerminationDetails = "network_filter_error"
 	}
 	cur.debug("connection refused", "listener", cn.l.name, "chain", cn.chain.Name, "remote", cn.info.Remote, "reason", err)
-	info.End = time.Now()
+	cn.unserved()
+}
+
+// unserved ends a connection that its terminal filter never got.
+func (cn *connection) unserved() {
+	cn.rec.info.End = time.Now()
 	if lg, ok := cn.chain.Terminal.(interface{ LogRefused(c *filters.Connection) }); ok {
 		lg.LogRefused(&cn.rec.fc)
 	}
@@ -456,7 +474,7 @@ func (cn *connection) noChain(cur *compiled, broken *Chain) {
 
 // log writes the listener's own access log.
 func (cn *connection) log() {
-	if len(cn.logs) == 0 {
+	if len(cn.tell.logs) == 0 {
 		return
 	}
 	defer cn.contain("a listener's access log")
@@ -465,7 +483,7 @@ func (cn *connection) log() {
 		info.End = time.Now()
 	}
 	ctx := format.Context{Info: info}
-	for _, lg := range cn.logs {
+	for _, lg := range cn.tell.logs {
 		lg.Log(&ctx)
 	}
 }

@@ -323,3 +323,30 @@ func TestCloseEndsEveryConnectionAndFreesThePort(t *testing.T) {
 	}
 	_ = taken.Close()
 }
+
+// A client that goes on sending its ClientHello, a byte at a time, has no more time
+// for its handshake than one that says nothing.
+func TestAHandshakeByteByByteIsEndedInTime(t *testing.T) {
+	ch := &Chain{Name: "c", TLS: silentTLS{}, HandshakeTimeout: 300 * time.Millisecond, Terminal: greeter{"never"}}
+	l, addr := start(t, config(&lines{}, ch))
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	hello := append([]byte{22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3}, make([]byte, 512)...)
+	for i, end := 0, time.Now().Add(10*time.Second); ; i++ {
+		if _, err := c.Write(hello[i%len(hello) : i%len(hello)+1]); err != nil {
+			break // it was closed
+		}
+		if time.Now().After(end) {
+			t.Fatal("it is still open")
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
+	for end := time.Now().Add(10 * time.Second); l.Active() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("its books are still open")
+		}
+	}
+}

@@ -1,8 +1,6 @@
 package listener
 
 import (
-	"slices"
-
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 )
@@ -16,10 +14,7 @@ func (l *Listener) Memory() transport.Memory {
 	if c == nil {
 		return m
 	}
-	for _, ch := range append(slices.Clip(c.cfg.Chains), c.cfg.Default) {
-		if ch == nil {
-			continue
-		}
+	for _, ch := range chainsOf(&c.cfg) {
 		if r, ok := ch.Terminal.(transport.MemoryReporter); ok {
 			o := r.Memory()
 			m.Merge(&o)

@@ -93,7 +93,9 @@ func (rq *request) begin(s *filters.Stream, r *routing.Route, c *upstream.Cluste
 	envoy := hasEnvoyHeader(&s.Request)
 	rq.t = timeoutsOf(s, rq.action, policy, envoy, rq.f.cfg.RespectExpectedRqTimeout)
 	rq.retry.init(policy, &s.Request, envoy)
-	rq.kind = kindOf(s, rq.action)
+	if rq.kind = kindOf(s, rq.action); rq.kind != noTunnel {
+		s.Admitted = s.Request.Pack()
+	}
 	rq.pick = upstream.PickContext{Conn: s.Info.Conn, Info: &s.Info, Stream: s, High: rq.high}
 	if len(rq.action.HashPolicy) > 0 {
 		rq.pick.Hash, rq.pick.HasHash, rq.cookie = r.Hash(s)

@@ -71,10 +71,39 @@ func (cs CRLs) Check(chain []*x509.Certificate, now time.Time) error {
 			return fmt.Errorf("revocation list of %q is out of date since %s", c.Issuer.String(), l.list.NextUpdate.Format(time.RFC3339))
 		}
 		if _, bad := l.revoked[string(c.SerialNumber.Bytes())]; bad {
-			return fmt.Errorf("certificate %x is revoked", c.SerialNumber)
+			return revokedError(c)
 		}
 	}
 	return nil
+}
+
+// Lists reports whether a certificate is on one of the lists, whoever signed that.
+func (cs CRLs) Lists(certs []*x509.Certificate) bool {
+	for _, c := range certs {
+		if l := cs[string(c.RawIssuer)]; l != nil {
+			if _, bad := l.revoked[string(c.SerialNumber.Bytes())]; bad {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Revoked says which certificate of a verified chain (leaf first, root last) is
+// revoked by a list of its issuer, nil if none is. Unlike Check it knows nothing of
+// certificates that there is no good list about; a list that is out of date still
+// revokes.
+func (cs CRLs) Revoked(chain []*x509.Certificate) error {
+	for i := 0; i+1 < len(chain); i++ {
+		if c := chain[i]; cs.Lists(chain[i:i+1]) && cs[string(c.RawIssuer)].verify(chain[i+1]) == nil {
+			return revokedError(c)
+		}
+	}
+	return nil
+}
+
+func revokedError(c *x509.Certificate) error {
+	return fmt.Errorf("certificate %x is revoked", c.SerialNumber)
 }
 
 func (c *crl) verify(issuer *x509.Certificate) error {

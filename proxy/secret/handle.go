@@ -70,16 +70,18 @@ type Anchors struct {
 type Trust struct {
 	own      *Anchors // inline material
 	slot     *slot
+	crls     *slot // of a file, nil without one
 	identity bool
 	source   identity.Source // may be nil
-	// merged caches own and the current secret's material.
+	// merged caches own and the current material of the slots.
 	merged atomic.Pointer[merged]
 }
 
+// merged is what was made of these.
 type merged struct {
-	pool    *x509.CertPool // of the identity
-	value   *value
-	anchors *Anchors
+	pool        *x509.CertPool // of the identity
+	value, crls *value
+	anchors     *Anchors
 }
 
 // Own reports whether these are the workload's own roots, which its identity
@@ -92,43 +94,63 @@ func (t *Trust) Get() (*Anchors, error) {
 	if t == nil {
 		return &Anchors{}, nil
 	}
-	m := t.merged.Load()
+	var now merged
+	lists := t.crls
 	switch {
 	case t.identity:
-		if t.source == nil {
+		if t.source != nil {
+			now.pool = t.source.Roots()
+		}
+		if now.pool == nil {
 			return nil, errNoWorkloadRoot
 		}
-		pool := t.source.Roots()
-		if pool == nil {
-			return nil, errNoWorkloadRoot
+	case t.slot != nil:
+		now.value = t.slot.v.Load()
+		if now.value.err != nil {
+			return nil, now.value.err
 		}
-		if m == nil || m.pool != pool {
-			m = &merged{pool: pool, anchors: &Anchors{Roots: pool, CRLs: t.own.CRLs}}
-			t.merged.Store(m)
+		if now.value.anchors == nil {
+			return nil, errNotTrust
 		}
-		return m.anchors, nil
-	case t.slot == nil:
+		if now.value.crls != nil || now.value.anchors.CRLs != nil {
+			lists = now.value.crls
+		}
+	case lists == nil:
 		return t.own, nil
 	}
-	v := t.slot.v.Load()
-	if v.err != nil {
-		return nil, v.err
+	if lists != nil {
+		if now.crls = lists.v.Load(); now.crls.err != nil {
+			return nil, now.crls.err
+		}
 	}
-	if v.anchors == nil {
-		return nil, errNotTrust
+	if m := t.merged.Load(); m != nil && m.pool == now.pool && m.value == now.value && m.crls == now.crls {
+		return m.anchors, nil
 	}
-	if m == nil || m.value != v {
-		a := *v.anchors
+	m := now // which alone is on the heap
+	m.anchors = m.merge(t.own)
+	t.merged.Store(&m)
+	return m.anchors, nil
+}
+
+// merge returns what is configured in the context with what came from elsewhere.
+func (m *merged) merge(own *Anchors) *Anchors {
+	a := *own
+	if m.pool != nil {
+		a.Roots = m.pool
+	}
+	if m.value != nil {
+		a = *m.value.anchors
 		if a.Roots == nil {
-			a.Roots = t.own.Roots
+			a.Roots = own.Roots
 		}
 		if a.CRLs == nil {
-			a.CRLs = t.own.CRLs
+			a.CRLs = own.CRLs
 		}
-		m = &merged{value: v, anchors: &a}
-		t.merged.Store(m)
 	}
-	return m.anchors, nil
+	if m.crls != nil {
+		a.CRLs = m.crls.anchors.CRLs
+	}
+	return &a
 }
 
 func loadCertificate(c *xdsresource.Certificate) (*tls.Certificate, error) {
@@ -207,16 +229,38 @@ func (s *Store) fileRoots(path string) *slot {
 	})
 }
 
+// crlKey stands in the place of a second file.
+const crlKey = "\x00crl"
+
+// fileCRLs returns the slot of a file with revocation lists; s.mu is held.
+func (s *Store) fileCRLs(path string) *slot {
+	return s.fileLocked([2]string{path, crlKey}, []string{path}, func() *value {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return &value{err: fmt.Errorf("CRL: %w", err)}
+		}
+		crls, err := parseCRLs(b)
+		if err != nil {
+			return &value{err: fmt.Errorf("CRL of %s: %w", path, err)}
+		}
+		return &value{anchors: &Anchors{CRLs: crls}}
+	})
+}
+
 // file returns the slot of a set of files, which is filled by load now and
 // after each change. What was good stays when a change is broken.
 func (s *Store) file(key [2]string, load func() *value) *slot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.fileLocked(key, key[:], load)
+}
+
+func (s *Store) fileLocked(key [2]string, paths []string, load func() *value) *slot {
 	if sl := s.files[key]; sl != nil {
 		return sl
 	}
 	w := filewatch.Watcher{}
-	for _, p := range key {
+	for _, p := range paths {
 		if p != "" {
 			w.Paths = append(w.Paths, p)
 		}

@@ -42,13 +42,17 @@ type Config struct {
 	// Served tells whether a cluster is an SDS server that is asked, nil for none.
 	// Of pilot-agent's only what Identity doesn't answer comes from it.
 	Served func(cluster string) bool
-	Logger *slog.Logger
+	// Revoked, if not nil, is told that revocation lists may have changed: of a
+	// secret, or of a file. It must not block, and not call the Store.
+	Revoked func()
+	Logger  *slog.Logger
 }
 
 // Store resolves SDS names. It is safe for concurrent use.
 type Store struct {
 	identity identity.Source
 	served   func(cluster string) bool
+	revoked  func()
 	log      *slog.Logger
 	ctx      context.Context //nolint:containedctx // ends the watches at Close
 	cancel   context.CancelFunc
@@ -74,6 +78,7 @@ type value struct {
 	digest  xdsresource.Digest
 	cert    *tls.Certificate
 	anchors *Anchors
+	crls    *slot // the file with the anchors' revocation lists, nil without one
 	err     error // why cert and anchors can't be used
 	// refused is why a newer content was not taken over.
 	refused error
@@ -87,7 +92,10 @@ func NewStore(c Config) *Store {
 	if c.Served == nil {
 		c.Served = func(string) bool { return false }
 	}
-	s := &Store{identity: c.Identity, served: c.Served, log: c.Logger, slots: map[string]weak.Pointer[slot]{}, files: map[[2]string]*slot{}}
+	if c.Revoked == nil {
+		c.Revoked = func() {}
+	}
+	s := &Store{identity: c.Identity, served: c.Served, revoked: c.Revoked, log: c.Logger, slots: map[string]weak.Pointer[slot]{}, files: map[[2]string]*slot{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -154,6 +162,9 @@ func (s *Store) fillLocked(name string, sl *slot) {
 		v.anchors, v.err = loadAnchors(sec.Validation)
 		if v.err == nil {
 			v.anchors.Validation = sec.Validation
+			if f := sec.Validation.CRLFile; f != "" {
+				v.crls = s.fileCRLs(f)
+			}
 		}
 	}
 	if v.err != nil {
@@ -175,6 +186,9 @@ func (s *Store) replace(name string, sl *slot, v *value) {
 			s.log.Error("a secret can't be used; handshakes that need it fail", "error", refused)
 		}
 		sl.v.Store(v)
+		if v.anchors != nil && v.anchors.CRLs != nil {
+			s.revoked()
+		}
 		return
 	}
 	s.log.Error("the new content of a secret can't be used; keeping the former one", "error", refused)
@@ -310,6 +324,11 @@ func (s *Store) Trust(v *xdsresource.Validation) (*Trust, error) {
 		return nil, err
 	}
 	t := &Trust{own: own}
+	if v.CRLFile != "" {
+		s.mu.Lock()
+		t.crls = s.fileCRLs(v.CRLFile)
+		s.mu.Unlock()
+	}
 	if v.SDSName != "" {
 		if err := s.resolvable(v.SDSName, &v.SDSSource); err != nil {
 			return nil, err
@@ -381,7 +400,7 @@ func (s *Store) States() []State {
 		add(inline, w.Value())
 	}
 	for k, sl := range s.files {
-		add(strings.TrimSuffix(k[0]+"~"+k[1], "~"), sl)
+		add(strings.TrimSuffix(k[0]+"~"+strings.TrimPrefix(k[1], crlKey), "~"), sl)
 	}
 	slices.SortFunc(out, func(a, b State) int { return strings.Compare(a.Name, b.Name) })
 	return out

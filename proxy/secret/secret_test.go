@@ -10,7 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -393,6 +395,119 @@ func TestRevocationListsAreChecked(t *testing.T) {
 		if err == nil {
 			t.Errorf("%s: no error", name)
 		}
+	}
+}
+
+// What ends open connections: a list revokes what it names, if its issuer signed
+// it, also when it is out of date. About others it says nothing.
+func TestAListRevokesWhatItNames(t *testing.T) {
+	ca, other := newCA(t), newCA(t) // of one name, with two keys
+	root, _ := identity.ParseCertificates(ca.RootsPEM())
+	otherRoot, _ := identity.ParseCertificates(other.RootsPEM())
+	good, _ := ca.Issue(identity.Leaf{})
+	bad, _ := ca.Issue(identity.Leaf{})
+	der, err := ca.SignCRL(&x509.RevocationList{
+		Number: big.NewInt(1), ThisUpdate: time.Now().Add(-2 * time.Hour), NextUpdate: time.Now().Add(-time.Hour),
+		RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: bad.Leaf.SerialNumber, RevocationTime: time.Now()}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cs, err := parseCRLs(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		lists           CRLs
+		leaf, root      *x509.Certificate
+		listed, revoked bool
+	}{
+		"what it names":               {cs, bad.Leaf, root[0], true, true},
+		"another one":                 {cs, good.Leaf, root[0], false, false},
+		"what another issuer made":    {cs, bad.Leaf, otherRoot[0], true, false},
+		"what there is no list about": {CRLs{}, bad.Leaf, root[0], false, false},
+		"without lists":               {nil, bad.Leaf, root[0], false, false},
+	} {
+		if got := tc.lists.Lists([]*x509.Certificate{tc.leaf}); got != tc.listed {
+			t.Errorf("%s: listed %v", name, got)
+		}
+		if err := tc.lists.Revoked([]*x509.Certificate{tc.leaf, tc.root}); (err != nil) != tc.revoked {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if cs.Revoked([]*x509.Certificate{bad.Leaf}) != nil {
+		t.Error("a root of its own is revoked")
+	}
+}
+
+// A file with lists is followed, also if it is named in a secret; a broken one
+// takes nothing away, and none at the start lets nobody in.
+func TestFilesWithRevocationListsAreFollowed(t *testing.T) {
+	ca := newCA(t)
+	bad, _ := ca.Issue(identity.Leaf{})
+	list := func(serials ...*big.Int) []byte {
+		t.Helper()
+		l := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(time.Hour)}
+		for _, n := range serials {
+			l.RevokedCertificateEntries = append(l.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: n, RevocationTime: time.Now()})
+		}
+		der, err := ca.SignCRL(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der})
+	}
+	for _, inSecret := range []bool{false, true} {
+		file := filepath.Join(t.TempDir(), "crl.pem")
+		var told atomic.Int32
+		s := NewStore(Config{Revoked: func() { told.Add(1) }})
+		v := &xdsresource.Validation{TrustedCA: ca.RootsPEM(), CRLFile: file}
+		if inSecret {
+			s.SetADS(map[string]*xdsresource.Secret{"trust": {Validation: v}})
+			v = &xdsresource.Validation{SDSName: "trust", SDSSource: xdsresource.ConfigSource{ADS: true}}
+		}
+		tr, err := s.Trust(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tr.Get(); err == nil {
+			t.Error("without the file there are anchors")
+		}
+		revokes := func() bool {
+			a, err := tr.Get()
+			return err == nil && a.Roots != nil && a.CRLs.Lists([]*x509.Certificate{bad.Leaf})
+		}
+		write := func(b []byte) {
+			t.Helper()
+			if err := os.WriteFile(file, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		await := func(what string, ok func() bool) {
+			t.Helper()
+			for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("not within 10 s: %s", what)
+				}
+			}
+		}
+		write(list())
+		await("the first list", func() bool { a, err := tr.Get(); return err == nil && a.CRLs != nil })
+		if revokes() {
+			t.Error("an empty list revokes")
+		}
+		before := told.Load()
+		write(list(bad.Leaf.SerialNumber))
+		await("the second list", revokes)
+		await("word of it", func() bool { return told.Load() > before })
+		write([]byte("junk"))
+		await("the error", func() bool {
+			return slices.ContainsFunc(s.States(), func(st State) bool { return st.Name == file && st.Err != nil })
+		})
+		if !revokes() {
+			t.Error("a broken file took the list away")
+		}
+		s.Close()
 	}
 }
 

@@ -135,6 +135,9 @@ func (s *session) finish() {
 	s.finished = true
 	s.f.cxActive.Add(-1)
 	s.info.End = time.Now()
+	if v := s.c.Revoked(); v != nil {
+		s.info.Revoke(v)
+	}
 	s.log()
 	s.done()
 }

@@ -105,6 +105,10 @@ func (s *Server) Admits(id string) error {
 	return nil
 }
 
+// Revoked says which certificate of the client of an established session is
+// revoked by now, nil if none is.
+func (s *Server) Revoked(cs *tls.ConnectionState) error { return s.clients.revoked(cs) }
+
 // Config is the configuration for every connection of the chain; it must not
 // be modified.
 func (s *Server) Config() *tls.Config { return s.cfg }
@@ -279,6 +283,10 @@ func (c *Client) Config(o Options) *tls.Config {
 	c.cache[k] = cfg
 	return cfg
 }
+
+// Revoked says which certificate of the server of an established session is
+// revoked by now, nil if none is.
+func (c *Client) Revoked(cs *tls.ConnectionState) error { return c.verify.revoked(cs) }
 
 // Info describes an established session; see the function Info. The local
 // certificate is the one that is current now, if the context has any.

@@ -128,6 +128,34 @@ func (v *verifier) chain(certs []*x509.Certificate, a *secret.Anchors) error {
 	return identity.VerifyChain(certs, &o)
 }
 
+// revoked says which of the certificates that a peer was let in with is revoked by
+// now. That they, or a CA, have expired meanwhile changes nothing.
+func (v *verifier) revoked(cs *tls.ConnectionState) error {
+	if v == nil || !v.chains() || len(cs.PeerCertificates) == 0 {
+		return nil
+	}
+	certs := cs.PeerCertificates
+	a, err := v.trust.Get()
+	if err != nil || a.Roots == nil || !a.CRLs.Lists(certs) {
+		return nil //nolint:nilerr // without anchors nothing is known to be revoked
+	}
+	o := identity.Verification{Roots: a.Roots, Usage: v.usage, Now: time.Now()}
+	for _, c := range certs {
+		if c.NotAfter.Before(o.Now) {
+			o.Now = c.NotAfter
+		}
+	}
+	var revoked error
+	o.Accept = func(c []*x509.Certificate) error {
+		revoked = a.CRLs.Revoked(c)
+		return revoked
+	}
+	if identity.VerifyChain(certs, &o) == nil {
+		return nil // by another chain
+	}
+	return revoked
+}
+
 // purpose checks that leaf is for authenticating with, as BoringSSL does: "any"
 // as the only extended usage does not count, which x509 lets pass.
 func (v *verifier) purpose(leaf *x509.Certificate) error {

@@ -114,6 +114,9 @@ type connection struct {
 	took  time.Duration
 	alpn  string
 	state *streaminfo.FilterState // of the cluster's filters, nil without any
+	// client is the TLS side, nil without TLS.
+	client ClientTLS
+	host   *Host
 }
 
 // connect opens the transport to h: socket or internal hop, PROXY header, TLS.
@@ -135,7 +138,7 @@ func (c *Cluster) connect(ctx context.Context, h *Host, o *ConnectOptions, alpn 
 	took := time.Since(start)
 	if err == nil {
 		s.cxConnectMS.ObserveMillis(took)
-		conn.took = took
+		conn.took, conn.host = took, h
 		return conn, nil
 	}
 	s.cxConnectFail.Inc()
@@ -199,7 +202,7 @@ func (c *Cluster) establish(ctx context.Context, h *Host, o *ConnectOptions, alp
 	if err != nil {
 		return nil, fmt.Errorf("TLS_error: %w", err)
 	}
-	out := &connection{Conn: sec}
+	out := &connection{Conn: sec, client: client}
 	if cs := sec.TLS(); cs != nil {
 		out.alpn = cs.NegotiatedProtocol
 	}
@@ -314,6 +317,7 @@ func (c *Cluster) Connect(ctx context.Context, h *Host, o *ConnectOptions) (neti
 	c.stats().cxActive.Add(1)
 	h.st.cxActive.Add(1)
 	t := &tcpConn{Conn: conn.Conn, c: c, h: h, b: b, start: time.Now(), state: conn.state}
+	t.peer = c.join(conn)
 	return t, nil
 }
 
@@ -367,6 +371,7 @@ type tcpConn struct {
 	b     *breaker
 	start time.Time
 	state *streaminfo.FilterState
+	peer  *peer
 	once  sync.Once
 }
 
@@ -381,6 +386,7 @@ func StateOf(conn netio.Conn) *streaminfo.FilterState {
 
 func (t *tcpConn) ended() {
 	t.once.Do(func() {
+		t.c.leave(t.peer)
 		t.b.connections.give()
 		s := t.c.stats()
 		s.cxActive.Add(-1)

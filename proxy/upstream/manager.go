@@ -82,6 +82,7 @@ type Manager struct {
 	assignments map[string]*xdsresource.ClusterLoadAssignment // by EDS name
 	closed      bool
 
+	peers     peers
 	callouts  sync.Map // *calloutGuard by cluster
 	resolvers sync.Map // *dns.Resolver by configuration
 	st        managerStats
@@ -93,6 +94,7 @@ type slot struct{ atomic.Pointer[Cluster] }
 func NewManager(o Options) *Manager {
 	m := &Manager{opt: o, log: o.Logger, warming: map[string]*Cluster{}, assignments: map[string]*xdsresource.ClusterLoadAssignment{}}
 	m.st.register(m)
+	m.peers.ended = o.Stats.Counter("fairlead_upstream_connections_revoked_total")
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}

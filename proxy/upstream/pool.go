@@ -82,6 +82,7 @@ type pooledConn struct {
 	local     netip.AddrPort
 	tls       *streaminfo.TLS
 	state     *streaminfo.FilterState
+	peer      *peer
 	duration  timer.Timer
 	one       Stream // the only one at a time, unless multiplex
 }
@@ -350,6 +351,7 @@ func (pc *pooledConn) onClose(_ transport.ClientConn, err error) {
 	delete(p.all, pc)
 	p.mu.Unlock()
 	pc.duration.Stop()
+	p.c.leave(pc.peer)
 	p.b.connections.give()
 	p.st.cxActive.Add(-1)
 	s := p.c.stats()
@@ -371,6 +373,7 @@ func (p *pool) dialed(conn *connection) (*pooledConn, error) {
 	if cs := conn.TLS(); cs != nil {
 		pc.tls = tlscontext.Info(cs)
 	}
+	pc.peer = p.c.join(conn)
 	pc.multiplex = p.key.proto == http2 || p.key.proto == httpAuto && conn.alpn == "h2"
 	cfg := p.c.spec.HTTP.Client
 	cfg.OnIdle, cfg.OnClose = pc.onIdle, pc.onClose

@@ -318,9 +318,11 @@ type Validation struct {
 	TrustedCA     []byte
 	TrustedCAFile string
 	// SANs: any must match; empty accepts every name.
-	SANs            []SANMatcher
-	SPKI, Hashes    []string
+	SANs         []SANMatcher
+	SPKI, Hashes []string
+	// CRL is PEM or DER, inline or from a file at decode time; CRLFile is watched.
 	CRL             []byte
+	CRLFile         string
 	AcceptUntrusted bool // trust_chain_verification ACCEPT_UNTRUSTED
 	AllowExpired    bool
 	// SystemRoots uses the operating system's.

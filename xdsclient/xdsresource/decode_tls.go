@@ -317,6 +317,7 @@ func (s *scope) validation(m *tlsv3pb.CertificateValidationContext) *Validation 
 		TrustedCA:       s.data("trusted_ca", m.GetTrustedCa()),
 		TrustedCAFile:   m.GetTrustedCa().GetFilename(),
 		CRL:             s.data("crl", m.GetCrl()),
+		CRLFile:         m.GetCrl().GetFilename(),
 		AcceptUntrusted: m.GetTrustChainVerification() == tlsv3pb.CertificateValidationContext_ACCEPT_UNTRUSTED,
 		AllowExpired:    m.GetAllowExpiredCertificate(),
 		SystemRoots:     m.GetSystemRootCerts() != nil,

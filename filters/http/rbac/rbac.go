@@ -83,6 +83,9 @@ func (f *filter) deny(s *filters.Stream, in authz.Input, details string) *filter
 	return s.Deny(403, "RBAC: access denied", details, 0, f.rules.Decision(in))
 }
 
+// Review implements filters.RequestReviewer. Shadow rules don't count again.
+func (f *filter) Review(s *filters.Stream) *filters.Denied { return f.rules.Review(input(s)) }
+
 // Explain says what Do would decide, by which policy, and which one came
 // closest to allowing.
 func (f *filter) Explain(s *filters.Stream) filters.Explanation {

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 )
@@ -114,6 +115,32 @@ func (r *Recorder) Decide(in Input) (allowed bool, details string) {
 		}
 	}
 	return d.Allowed, details
+}
+
+// Review evaluates in for what was admitted before: it returns why that is refused
+// now, nil if it is not. Only refusals are counted, and nothing is written to
+// in.Info. A nil Recorder refuses nothing.
+func (r *Recorder) Review(in Input) *filters.Denied {
+	if r == nil {
+		return nil
+	}
+	d := r.engine.Decide(in)
+	if d.Allowed {
+		return nil
+	}
+	r.denied.Inc()
+	if r.ruleDenied != nil && d.Policy >= 0 {
+		r.ruleDenied[d.Policy].Inc()
+	}
+	info := *in.Info // Why may be asked when the caller has gone on
+	in.Info = &info
+	if in.Request != nil {
+		h := &message.Header{}
+		h.CopyFrom(in.Request)
+		in.Request = h
+	}
+	decision := r.Decision(in)
+	return &filters.Denied{Details: r.engine.Details(d.Policy), Decision: &decision}
 }
 
 // Decision says why in was refused. It evaluates in again, to spare requests

@@ -65,6 +65,11 @@ func (f *filter) OnNewConnection(c *filters.Connection) error {
 	return &filters.Denied{Details: details, Decision: &d}
 }
 
+// Review implements filters.Reviewer. Shadow rules don't count again.
+func (f *filter) Review(c *filters.Connection) *filters.Denied {
+	return f.rules.Review(authz.Input{Info: c.Info})
+}
+
 // Explain says what OnNewConnection would decide, by which policy, and which one
 // came closest to allowing.
 func (f *filter) Explain(c *filters.Connection) filters.Explanation {
