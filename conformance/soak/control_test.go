@@ -15,6 +15,8 @@ import (
 	discoveryv3pb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/fairlead-mesh/fairlead/internal/xdstest"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/fairlead-mesh/fairlead/conformance/running"
 )
 
 //go:embed config.yaml
@@ -45,7 +47,7 @@ type control struct {
 func newControl(t *testing.T, vars map[string]string, p *pki) *control {
 	t.Helper()
 	c := &control{vars: vars, expected: map[string]xdstest.Key{}}
-	c.srv = xdstest.New(t, xdstest.Options{OnRequest: c.requested, OnResponse: c.sending})
+	c.srv = xdstest.New(t, xdstest.Options{Addr: running.Address(keepPort(t)), OnRequest: c.requested, OnResponse: c.sending})
 	c.vars["CONTROL"] = strings.TrimPrefix(c.srv.Addr(), "127.0.0.1:")
 	if err := c.certify(p); err != nil {
 		t.Fatal(err)

@@ -78,19 +78,19 @@ func startLoad(ctx context.Context, s *site, rate float64) *load {
 		m := mux(s.dialTLS)
 		return func(ctx context.Context) (net.Conn, error) { return m.open(ctx, authority) }
 	}
-	begin1 := func(dial func(context.Context) (net.Conn, error), limit int) func() (func(), func()) {
+	begin1 := func(dial func(context.Context) (net.Conn, error), limit int, hbone bool) func() (func(), func()) {
 		return func() (func(), func()) {
 			p := &plain{dial: dial, limit: limit, life: s.life}
-			return func() { l.one(work, p, limit > 1) }, p.close
+			return func() { l.one(work, p, limit > 1, hbone) }, p.close
 		}
 	}
 	nothing := func() {}
-	l.workers(rate*0.25, begin1(s.dialEdge, 100))
-	l.workers(rate*0.05, begin1(s.dialEdge, 1))
+	l.workers(rate*0.25, begin1(s.dialEdge, 100, false))
+	l.workers(rate*0.05, begin1(s.dialEdge, 1, false))
 	for range 2 {
-		l.workers(rate*0.145, begin1(inside("10.1.2.3:9080"), 100))
+		l.workers(rate*0.145, begin1(inside("10.1.2.3:9080"), 100, true))
 	}
-	l.workers(rate*0.01, begin1(inside("10.1.2.3:9080"), 1))
+	l.workers(rate*0.01, begin1(inside("10.1.2.3:9080"), 1, true))
 	for _, dial := range []func(context.Context) (net.Conn, error){s.dialEdge, inside("10.1.2.3:9080"), inside("10.1.2.4:9080")} {
 		m := mux(dial)
 		l.workers(rate*0.25/3, func() (func(), func()) { return func() { l.two(work, m) }, nothing })
@@ -122,7 +122,8 @@ type question struct {
 
 var lorem = strings.Repeat("the quick brown fox jumps over the lazy dog and says what it has seen; ", 1000)
 
-func (l *load) ask(hbone bool) question {
+// ask makes a request; policy says that what must be refused may be among them.
+func (l *load) ask(policy bool) question {
 	n := l.ids.Add(1)
 	q := question{path: "/app/", id: "id-" + strconv.FormatUint(n, 36), status: http.StatusOK}
 	size := 20 + int(n%7)*100
@@ -133,7 +134,7 @@ func (l *load) ask(hbone bool) question {
 		q.path = "/flap/"
 	case n%20 == 7:
 		q.path = "/secure/"
-	case n%100 == 11 && hbone:
+	case n%100 == 11 && policy:
 		q.path, q.status = "/app/card", http.StatusForbidden
 	}
 	q.body = q.id + " " + lorem[:size]
@@ -183,12 +184,9 @@ func (l *load) sameVersion(path string, h http.Header) error {
 }
 
 // one asks over HTTP/1.1.
-func (l *load) one(ctx context.Context, p *plain, kept bool) {
+func (l *load) one(ctx context.Context, p *plain, kept, hbone bool) {
 	l.ledger.kinds[http1].Add(1)
-	q := l.ask(true)
-	if q.status != http.StatusOK {
-		q = l.ask(false) // edge has no policy
-	}
+	q := l.ask(hbone)
 	last := ""
 	if !kept {
 		last = "connection: close\r\n"

@@ -166,7 +166,7 @@ const (
 
 func newFlapper(t *testing.T) *flapper {
 	t.Helper()
-	f := &flapper{port: running.FreePort(t)}
+	f := &flapper{port: keepPort(t)}
 	if err := f.open(); err != nil {
 		t.Fatal(err)
 	}

@@ -212,7 +212,7 @@ func (r *run) pushes(ctx context.Context) {
 		if r.site.calm.Load() || r.plan.pushes > 0 && r.control.made() >= r.plan.pushes {
 			return nil
 		}
-		if n++; n%10 != 5 {
+		if n++; n%9 != 5 { // taking it back is a push, too
 			return r.control.push()
 		}
 		err := r.control.spoil()
@@ -398,6 +398,9 @@ func (r *run) judge() {
 		r.out.printf("WRONG %s", w)
 		t.Error(w)
 	}
+	if l.denied.Load() == 0 || l.attacks.Load() == 0 {
+		t.Errorf("%d requests were refused by policy, %d attacks: want some", l.denied.Load(), l.attacks.Load())
+	}
 	if c.refused < c.bad || c.bad == 0 {
 		t.Errorf("%d NACKs for %d bad pushes", c.refused, c.bad)
 	}
@@ -463,7 +466,7 @@ func TestAMillionRequestsWhileEverythingChanges(t *testing.T) {
 		t.Skip("takes 20 minutes; make soak-million")
 	}
 	r := prepare(t, plan{
-		length: 20 * time.Minute, rate: env("SOAK_RATE", 1000), requests: 1_000_000, push: time.Second, pushes: 1000,
+		length: 20 * time.Minute, rate: env("SOAK_RATE", 1000), requests: 1_000_000, push: time.Second, pushes: 1001,
 		kills: 10, rotations: 60, restarts: 3, roots: 1, life: 20 * time.Second, drain: time.Minute,
 	})
 	r.run()
