@@ -90,13 +90,17 @@ func start(t *testing.T, name string, outs []*taken) *world {
 		}
 	}
 	for _, r := range cp.Requests() {
-		if r.IsNACK() {
-			t.Errorf("%s is refused: %s", r.GetTypeUrl(), r.GetErrorDetail().GetMessage())
+		if text := r.GetErrorDetail().GetMessage(); r.IsNACK() && !strings.Contains(text, moduleElsewhere) {
+			t.Errorf("%s is refused: %s", r.GetTypeUrl(), text)
 		}
 	}
 	t.Cleanup(w.close)
 	return w
 }
+
+// moduleElsewhere is a plugin of waypoint-rich whose module is a file of the pod
+// that istiod was asked about: it is refused, and what waits for it is closed.
+const moduleElsewhere = `plugin "app.wasm-file~istio-translated-wasmplugin": open /opt/filters/rego: no such file or directory`
 
 const bootstrap = `
 node: {id: waypoint~10.1.1.1~waypoint.app~app.svc.cluster.local, cluster: waypoint.app, metadata: {NAMESPACE: app, NETWORK: network-1}}
