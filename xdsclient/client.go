@@ -161,6 +161,8 @@ type Client struct {
 	refs map[Key]int
 	// names are what SetNames asks for; asked what of it the session has taken up.
 	names, asked map[Key]struct{}
+	// up says that a stream is there, and has asked for what is missing.
+	up bool
 	// pending are resources asked for and not answered yet; a View and After
 	// wait for them until their time. The empty name stands for a wildcard.
 	pending               map[Key]time.Time

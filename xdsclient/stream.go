@@ -67,6 +67,8 @@ func (c *Client) session(ctx context.Context) (got bool, err error) {
 	if err := step(changes{}); err != nil {
 		return false, err
 	}
+	c.setUp(true)
+	defer c.setUp(false)
 	for {
 		select {
 		case r := <-in:
@@ -94,6 +96,14 @@ func (c *Client) session(ctx context.Context) (got bool, err error) {
 			return got, err
 		}
 	}
+}
+
+// setUp notes whether what is missing can be asked for.
+func (c *Client) setUp(up bool) {
+	c.mu.Lock()
+	c.up = up
+	c.mu.Unlock()
+	c.wakePublisher()
 }
 
 // handle judges and applies one response and returns its answer, unless that has

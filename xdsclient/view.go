@@ -131,7 +131,14 @@ func (c *Client) publishIn() time.Duration {
 		due = c.rested
 	}
 	for k, until := range c.pending {
-		if t := c.byURL[k.TypeURL]; !t.NoWait && !t.Omit && until.After(due) {
+		t := c.byURL[k.TypeURL]
+		if t.NoWait || t.Omit {
+			continue
+		}
+		if !c.up && c.generation > 0 {
+			return time.Hour // the control plane went away in the middle of a push
+		}
+		if until.After(due) {
 			due = until
 		}
 	}
