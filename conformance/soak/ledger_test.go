@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -155,27 +154,6 @@ func (ss samples) longest() (generation int) {
 		}
 	}
 	return generation
-}
-
-func median(ss samples, f func(sample) int) float64 {
-	if len(ss) == 0 {
-		return math.NaN()
-	}
-	vs := make([]int, len(ss))
-	for i, s := range ss {
-		vs[i] = f(s)
-	}
-	slices.Sort(vs)
-	return float64(vs[(len(vs)-1)/2]+vs[len(vs)/2]) / 2
-}
-
-// drift compares the medians of the first and the last sixth: it returns both.
-func (ss samples) drift(f func(sample) int) (first, last float64) {
-	n := max(1, len(ss)/6)
-	if len(ss) < 2 {
-		return 0, 0
-	}
-	return median(ss[:n], f), median(ss[len(ss)-n:], f)
 }
 
 // printer writes lines to several writers; a nil one is left out.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"math"
 	"os"
 	"os/signal"
 	"strconv"
@@ -51,7 +50,7 @@ type run struct {
 	mu       sync.Mutex
 	current  *process
 	samples  samples
-	calms    samples // means of moments without attacks and pushes
+	calms    []samples // of moments without attacks and pushes
 	restarts int
 	rotated  int
 	roots    int
@@ -342,39 +341,6 @@ func (r *run) watch(ctx context.Context) {
 	})
 }
 
-// rest is a moment that can be compared with others: the load goes on, what
-// disturbs it does not.
-func (r *run) rest(context.Context) error {
-	r.site.calm.Store(true)
-	defer r.site.calm.Store(false)
-	r.mu.Lock()
-	p := r.current
-	r.mu.Unlock()
-	t := time.NewTicker(time.Second)
-	defer t.Stop()
-	var sum sample
-	const settle, count = 50, 10
-	for i := range settle + count {
-		<-t.C
-		if i < settle {
-			continue
-		}
-		s := sample{at: time.Since(r.began)}
-		if err := p.look(&s); err != nil {
-			return err
-		}
-		sum.at, sum.generation, sum.cpu, sum.rss, sum.heap = s.at, s.generation, s.cpu, sum.rss+s.rss, sum.heap+s.heap
-		sum.goroutines, sum.files = sum.goroutines+s.goroutines, sum.files+s.files
-	}
-	sum.rss, sum.heap, sum.goroutines, sum.files = sum.rss/count, sum.heap/count, (sum.goroutines+count/2)/count, (sum.files+count/2)/count
-	sum.requests, sum.failed = r.ledger.requests(), r.ledger.failed.Load()
-	r.mu.Lock()
-	r.calms = append(r.calms, sum)
-	r.mu.Unlock()
-	r.out.printf("calm%s", sum)
-	return nil
-}
-
 // judge compares with what was promised.
 func (r *run) judge() {
 	t, l := r.t, r.ledger
@@ -409,44 +375,6 @@ func (r *run) judge() {
 	}
 	r.trends()
 	t.Log("\n" + b.String())
-}
-
-// trends looks at memory, goroutines and files of the process that lived longest.
-func (r *run) trends() {
-	g := r.samples.longest()
-	warm := min(10*time.Minute, r.plan.length/4)
-	ss := r.samples.after(g, warm)
-	if len(ss) < 2 {
-		return
-	}
-	span := ss[len(ss)-1].at - ss[0].at
-	slope := ss.slope()
-	r.out.printf("process %d after its first %s, for %s: RSS %+.2f MiB an hour", g, warm, span.Round(time.Second), slope)
-	calm := r.calms.after(g, warm)
-	for _, m := range []struct {
-		name    string
-		f       func(sample) int
-		bounded bool
-	}{
-		{"goroutines", func(s sample) int { return s.goroutines }, true},
-		{"files", func(s sample) int { return s.files }, true},
-		{"RSS, KiB", func(s sample) int { return int(s.rss >> 10) }, false},
-		{"heap, KiB", func(s sample) int { return int(s.heap >> 10) }, false},
-	} {
-		first, last := ss.drift(m.f)
-		r.out.printf("%s: median %.0f, then %.0f", m.name, first, last)
-		if len(calm) < 2 {
-			continue
-		}
-		a, b := m.f(calm[0]), m.f(calm[len(calm)-1])
-		r.out.printf("%s in calm moments: %d, then %d (%+.1f %%)", m.name, a, b, 100*float64(b-a)/float64(a))
-		if m.bounded && math.Abs(float64(b-a)) > max(2, 0.02*float64(a)) {
-			r.t.Errorf("%s: %d became %d, want at most 2 %% of difference", m.name, a, b)
-		}
-	}
-	if span >= 30*time.Minute && slope > 1 {
-		r.t.Errorf("RSS grows by %.2f MiB an hour, want at most 1", slope)
-	}
 }
 
 func TestNothingFailsWhileEverythingChanges(t *testing.T) {
