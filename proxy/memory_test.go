@@ -64,7 +64,10 @@ func TestMemoryTellsWhoHoldsWhatAndItsBound(t *testing.T) {
 			return false
 		}
 		in, out, st := u.Listeners[0], u.Clusters[0], u.Streams[0]
-		if in.Connections != 1 || in.Streams != 1 || in.Read > in.Bound || st.Held > in.Read {
+		if st.Held > in.Read { // which was read before, and the upload is on its way
+			return false
+		}
+		if in.Connections != 1 || in.Streams != 1 || in.Read > in.Bound {
 			t.Errorf("listener: %+v", in)
 		}
 		if out.Name != "out" || out.Connections != 1 || out.Read+out.Write > out.Bound {
