@@ -249,7 +249,7 @@ func TestAPluginThatCannotRun(t *testing.T) {
 		{"an unknown field, open", "file:///go-native/rego", "FAIL_OPEN", "{polcy: {}}", 200, "hello"},
 		{"no configuration", "file:///go-native/rego", "FAIL_CLOSE", "{}", 500, ""},
 		{"a policy that does not compile", "file:///go-native/rego", "FAIL_CLOSE", `{policy: {sources: [{inline_string: "package x\nallow if {"}]}}`, 500, ""},
-		{"a module that is not there", "file:///opt/plugin.wasm", "FAIL_CLOSE", "{a: b}", 403, "filter not executable"},
+		{"a module that is not there", "file:///opt/plugin.wasm", "FAIL_CLOSE", "{a: b}", 500, ""},
 		{"a module that can't be had, open", "oci://" + moduleAddress + "/plugin:v1", "FAIL_OPEN", "{a: b}", 200, "hello"},
 		{"one that runs", "file:///go-native/rego", "FAIL_OPEN", good, 200, "decided"},
 	} {
