@@ -151,11 +151,11 @@ func (c *control) spoil() error {
 	return err
 }
 
-// made is how many pushes there were.
-func (c *control) made() int {
+// made is how many pushes there were, and how many of them were bad.
+func (c *control) made() (pushes, bad int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.pushes
+	return c.pushes, c.bad
 }
 
 func (c *control) pushBad() (k xdstest.Key, before int, err error) {

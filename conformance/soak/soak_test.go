@@ -3,6 +3,7 @@ package soak
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -206,20 +207,17 @@ func (r *run) times(ctx context.Context, n int, shift float64, f func(context.Co
 }
 
 func (r *run) pushes(ctx context.Context) {
-	n := 0
 	r.every(ctx, r.plan.push, func() error {
-		if r.site.calm.Load() || r.plan.pushes > 0 && r.control.made() >= r.plan.pushes {
+		made, bad := r.control.made()
+		if r.site.calm.Load() || r.plan.pushes > 0 && made >= r.plan.pushes {
 			return nil
 		}
-		if n++; n%9 != 5 { // taking it back is a push, too
-			return r.control.push()
+		if made/10 > bad { // what could not be spoilt while the control plane was away comes later
+			if err := r.control.spoil(); !errors.Is(err, errDown) {
+				return err
+			}
 		}
-		err := r.control.spoil()
-		if err == errDown { //nolint:errorlint // ours
-			n--
-			return r.control.push()
-		}
-		return err
+		return r.control.push()
 	})
 }
 
@@ -394,7 +392,7 @@ func TestAMillionRequestsWhileEverythingChanges(t *testing.T) {
 		t.Skip("takes 20 minutes; make soak-million")
 	}
 	r := prepare(t, plan{
-		length: 20 * time.Minute, rate: env("SOAK_RATE", 1000), requests: 1_000_000, push: time.Second, pushes: 1001,
+		length: 20 * time.Minute, rate: env("SOAK_RATE", 1000), requests: 1_000_000, push: time.Second, pushes: 1002,
 		kills: 10, rotations: 60, restarts: 3, roots: 1, life: 20 * time.Second, drain: time.Minute,
 	})
 	r.run()
