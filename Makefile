@@ -28,7 +28,7 @@ build: ## Build bin/fairlead, one static binary
 .PHONY: test
 test: build ## Run all tests, and the behaviour corpus against bin/fairlead
 	$(GO) test -shuffle=on $(TESTFLAGS) ./...
-	cd bench && $(GO) test $(TESTFLAGS) ./...
+	cd bench && $(GO) test -count=1 $(TESTFLAGS) ./...
 	cd conformance && FAIRLEAD_BIN=$(CURDIR)/$(BIN)/fairlead $(GO) test -count=1 $(TESTFLAGS) ./behaviour
 
 .PHONY: race
@@ -114,7 +114,7 @@ cluster: ## Prove the waypoint against a real API server and istiod (root; CLUST
 
 .PHONY: chart
 chart: ## Lint and render the Helm chart, compare with its golden files
-	cd tools && $(GO) test ./...
+	cd tools && $(GO) test -count=1 ./... # they read files of another module, of which the test cache knows nothing
 
 .PHONY: profile
 profile: bench-build ## Renew cmd/fairlead/default.pgo, by which the compiler optimises, from four workloads of the bench

@@ -41,7 +41,7 @@ var bugs = []bug{
 	{"a CA is a workload", "internal/identity/svid.go", "	case c.IsCA || c.KeyUsage&", "	case c.IsCA && c.KeyUsage&", "proxy/tlscontext", "TestPeersAreHeld"},
 	// the control plane
 	{"a refusal is not told", "xdsclient/state.go", "		a.ErrorDetail = &rpcstatus.Status{", "		_ = &rpcstatus.Status{", "xdsclient", ""},
-	{"the last good version is lost", "xdsclient/state.go", "			bad = append(bad, fmt.Sprintf(", "			c.removeLocked(t, v.name, ch)\n			bad = append(bad, fmt.Sprintf(", "xdsclient", ""},
+	{"the last good version is lost", "xdsclient/state.go", "		t.rejected[v.name] = rejected{v.version", "		c.removeLocked(t, v.name, ch)\n		t.rejected[v.name] = rejected{v.version", "xdsclient", ""},
 	// upstream
 	{"overflows are retried", "proxy/router/retry.go", "	case r.on == 0, reason == transport.Overflow:", "	case r.on == 0:", "proxy/router", ""},
 	{"retries without end", "proxy/router/retry.go", "	r.left--\n", "", "proxy/router", ""},
