@@ -15,6 +15,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/format"
+	"github.com/fairlead-mesh/fairlead/internal/linked"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/overload"
 	"github.com/fairlead-mesh/fairlead/internal/refusal"
@@ -97,8 +98,7 @@ type Manager struct {
 
 	draining atomic.Bool
 	mu       sync.Mutex
-	conns    *conn // the first; they are linked
-	open     int   // how many
+	conns    linked.List[conn, *conn]
 	pool     sync.Pool
 	places   streaminfo.Places // of tunnels
 	tunnels  tunnels
@@ -179,10 +179,7 @@ func (m *Manager) ServeConn(c netio.Conn, info *streaminfo.Conn, done func()) {
 func (m *Manager) Drain() {
 	m.draining.Store(true)
 	m.mu.Lock()
-	conns := make([]*conn, 0, m.open)
-	for c := m.conns; c != nil; c = c.next {
-		conns = append(conns, c)
-	}
+	conns := m.conns.Snapshot()
 	m.mu.Unlock()
 	for _, c := range conns {
 		c.server.Drain()
@@ -193,54 +190,29 @@ func (m *Manager) Drain() {
 func (m *Manager) Active() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.open
+	return m.conns.Len()
 }
 
 // Memory is what the connections hold in buffers.
 func (m *Manager) Memory() transport.Memory {
 	m.mu.Lock()
-	conns := make([]transport.ServerConn, 0, m.open)
-	for c := m.conns; c != nil; c = c.next {
-		conns = append(conns, c.server)
-	}
+	conns := m.conns.Snapshot()
 	m.mu.Unlock()
 	var sum transport.Memory
 	for _, c := range conns {
-		sum.Add(c)
+		sum.Add(c.server)
 	}
 	return sum
 }
 
-// add and remove are called with mu held.
-func (m *Manager) add(cn *conn) {
-	cn.next = m.conns
-	if cn.next != nil {
-		cn.next.prev = cn
-	}
-	m.conns = cn
-	m.open++
-}
-
-func (m *Manager) remove(cn *conn) {
-	if cn.next != nil {
-		cn.next.prev = cn.prev
-	}
-	if cn.prev != nil {
-		cn.prev.next = cn.next
-	} else {
-		m.conns = cn.next
-	}
-	cn.next, cn.prev = nil, nil
-	m.open--
-}
-
 // conn is one downstream connection.
 type conn struct {
-	m          *Manager
-	info       *streaminfo.Conn
-	server     transport.ServerConn // nil until the codec is known
-	done       func()
-	next, prev *conn
+	linked.Node[conn] // in m.conns, once the codec is known
+
+	m      *Manager
+	info   *streaminfo.Conn
+	server transport.ServerConn // nil until the codec is known
+	done   func()
 	// drainLate: the first stream drains the connection.
 	drainLate bool
 	// lost: the client went away with a request in flight.
@@ -292,7 +264,7 @@ func (cn *conn) serve(c netio.Conn, first []byte, http2 bool) {
 	}
 	cn.server = r
 	cn.m.mu.Lock()
-	cn.m.add(cn)
+	cn.m.conns.PushFront(cn)
 	cn.m.mu.Unlock()
 	if cn.m.draining.Load() {
 		// An HTTP/2 client that hears GOAWAY before it has sent anything takes
@@ -312,11 +284,9 @@ func (cn *conn) fail(c netio.Conn) {
 
 // end closes the books.
 func (cn *conn) end() {
-	if cn.server != nil {
-		cn.m.mu.Lock()
-		cn.m.remove(cn)
-		cn.m.mu.Unlock()
-	}
+	cn.m.mu.Lock()
+	cn.m.conns.Remove(cn)
+	cn.m.mu.Unlock()
 	cn.m.st.cxActive.Add(-1)
 	cn.m.st.cxDestroy.Inc()
 	cn.done()

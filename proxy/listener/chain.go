@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/linked"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/internal/timer"
@@ -37,8 +38,7 @@ type Chain struct {
 	Refuses *filters.Denied
 
 	mu       sync.Mutex
-	conns    *connection // the first; they are linked
-	open     int         // how many
+	conns    linked.List[connection, *connection]
 	draining bool
 	timed    bool // cut will be called
 	over     bool // it was: a connection that comes late is cut, too
@@ -103,27 +103,13 @@ func (c *Chain) enter(cn *connection) (over bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	cn.chain = c
-	cn.next = c.conns
-	if cn.next != nil {
-		cn.next.prev = cn
-	}
-	c.conns = cn
-	c.open++
+	c.conns.PushFront(cn)
 	return c.over
 }
 
 func (c *Chain) remove(cn *connection) {
 	c.mu.Lock()
-	if cn.next != nil {
-		cn.next.prev = cn.prev
-	}
-	if cn.prev != nil {
-		cn.prev.next = cn.next
-	} else {
-		c.conns = cn.next
-	}
-	cn.next, cn.prev = nil, nil
-	c.open--
+	c.conns.Remove(cn)
 	c.mu.Unlock()
 }
 
@@ -131,7 +117,7 @@ func (c *Chain) remove(cn *connection) {
 func (c *Chain) Active() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.open
+	return c.conns.Len()
 }
 
 // Drain ends the chain's connections in order and cuts what is left after
@@ -163,8 +149,8 @@ func (c *Chain) cut() {
 func (c *Chain) connections(admitted bool) []*connection {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	conns := make([]*connection, 0, c.open)
-	for cn := c.conns; cn != nil; cn = cn.next {
+	conns := make([]*connection, 0, c.conns.Len())
+	for cn := range c.conns.All() {
 		if cn.admitted || !admitted {
 			conns = append(conns, cn)
 		}

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/linked"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/refusal"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
@@ -18,13 +19,13 @@ type connection struct {
 	raw, conn netio.Conn
 	info      *streaminfo.Conn
 	// rec is nil while a filters.ConnTerminal has the connection.
-	rec   *record
-	chain *Chain
-	// next and prev are guarded by chain.mu.
-	next, prev *connection
-	l          *Listener
-	done       func()
-	tell       *telling
+	rec                     *record
+	chain                   *Chain
+	linked.Node[connection] // in chain.conns
+
+	l    *Listener
+	done func()
+	tell *telling
 	// known is what network filters had found out when they admitted the
 	// connection, nil if that was nothing.
 	known *known

@@ -51,7 +51,7 @@ func (p *pool) drain() {
 	p.mu.Lock()
 	p.draining = true
 	p.sweep.Stop() // it would keep what is drained for as long as it has to run
-	if p.waiters.head != nil {
+	if p.waiters.Len() > 0 {
 		p.mu.Unlock()
 		return // the last of them drains
 	}
@@ -70,7 +70,7 @@ func (p *pool) drain() {
 // host once nobody waits for one any more.
 func (p *pool) served() {
 	p.mu.Lock()
-	drain := p.draining && p.waiters.head == nil
+	drain := p.draining && p.waiters.Len() == 0
 	p.mu.Unlock()
 	if drain {
 		p.drain()
@@ -89,7 +89,7 @@ func (p *pool) leave() {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.all) == 0 && p.connecting == 0 && p.waiters.head == nil {
+	if len(p.all) == 0 && p.connecting == 0 && p.waiters.Len() == 0 {
 		delete(st.keyed, p.key)
 		p.draining = true
 		p.sweep.Stop()

@@ -111,7 +111,7 @@ func TestTheOthersAreDrainedOnceNobodyWaits(t *testing.T) {
 	p := c.poolFor(h, &ConnectOptions{})
 	w := &waiter{ch: make(chan result, 1)}
 	p.mu.Lock()
-	p.waiters.push(w) // is about to be given one
+	p.waiters.PushBack(w) // is about to be given one
 	p.mu.Unlock()
 	c.update(assignment("10.0.0.2:80"))
 	ctx, cancel := context.WithCancel(t.Context())

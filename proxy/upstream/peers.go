@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 
+	"github.com/fairlead-mesh/fairlead/internal/linked"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 )
 
@@ -19,17 +20,16 @@ type peerReviewer interface {
 // also of those that drain.
 type peers struct {
 	mu    sync.Mutex
-	first *peer
-	n     int
+	list  linked.List[peer, *peer]
 	ended *stats.Counter
 }
 
 // peer is one of them.
 type peer struct {
-	next, prev *peer // guarded by peers.mu
-	listed     bool  // likewise
-	conn       *connection
-	c          *Cluster
+	linked.Node[peer] // in peers.list
+
+	conn *connection
+	c    *Cluster
 }
 
 var errRevoked = errors.New("the certificate of the peer was revoked")
@@ -41,13 +41,7 @@ func (c *Cluster) join(conn *connection) *peer {
 	}
 	ps, p := &c.m.peers, &peer{conn: conn, c: c}
 	ps.mu.Lock()
-	p.listed = true
-	p.next = ps.first
-	if p.next != nil {
-		p.next.prev = p
-	}
-	ps.first = p
-	ps.n++
+	ps.list.PushFront(p)
 	ps.mu.Unlock()
 	p.review() // a list may have come since the handshake
 	return p
@@ -60,21 +54,8 @@ func (c *Cluster) leave(p *peer) {
 	}
 	ps := &c.m.peers
 	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	if !p.listed {
-		return
-	}
-	p.listed = false
-	if p.next != nil {
-		p.next.prev = p.prev
-	}
-	if p.prev != nil {
-		p.prev.next = p.next
-	} else {
-		ps.first = p.next
-	}
-	p.next, p.prev = nil, nil
-	ps.n--
+	ps.list.Remove(p)
+	ps.mu.Unlock()
 }
 
 // ReviewPeers ends connections, pooled ones and others, whose peers' certificates
@@ -82,10 +63,7 @@ func (c *Cluster) leave(p *peer) {
 func (m *Manager) ReviewPeers() {
 	ps := &m.peers
 	ps.mu.Lock()
-	open := make([]*peer, 0, ps.n)
-	for p := ps.first; p != nil; p = p.next {
-		open = append(open, p)
-	}
+	open := ps.list.Snapshot()
 	ps.mu.Unlock()
 	for _, p := range open {
 		p.review()

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fairlead-mesh/fairlead/internal/linked"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/internal/timer"
@@ -56,7 +57,7 @@ type pool struct {
 	ready      []*pooledConn
 	all        map[*pooledConn]struct{}
 	connecting int
-	waiters    waiterList
+	waiters    linked.List[waiter, *waiter]
 	trust      int // see trustAfter
 	draining   bool
 	sweeping   bool
@@ -201,7 +202,7 @@ func (p *pool) try(at time.Time) (*Stream, error) {
 	for {
 		p.mu.Lock()
 		n := len(p.ready)
-		if n == 0 || p.waiters.head != nil { // nobody overtakes those who wait
+		if n == 0 || p.waiters.Len() > 0 { // nobody overtakes those who wait
 			p.mu.Unlock()
 			return nil, nil
 		}
@@ -301,7 +302,7 @@ func (p *pool) offer(pc *pooledConn) {
 		return
 	}
 	idle := pc.streams.Load() == 0
-	if p.draining && p.waiters.head == nil && idle {
+	if p.draining && p.waiters.Len() == 0 && idle {
 		pc.retired = true
 		p.removeReady(pc)
 		p.mu.Unlock()
@@ -310,7 +311,7 @@ func (p *pool) offer(pc *pooledConn) {
 	}
 	// A multiplexing connection serves as many as it can; each that gets it
 	// offers it again if there is room.
-	w := p.waiters.pop()
+	w := p.waiters.PopFront()
 	if w == nil || pc.multiplex {
 		if !pc.inReady {
 			pc.inReady = true

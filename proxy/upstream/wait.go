@@ -1,72 +1,21 @@
 package upstream
 
-import "context"
+import (
+	"context"
+
+	"github.com/fairlead-mesh/fairlead/internal/linked"
+)
 
 // waiter is a stream that waits for a connection: Envoy's pending request.
 type waiter struct {
-	ch         chan result
-	next, prev *waiter
-	queued     bool
+	linked.Node[waiter] // in pool.waiters
+
+	ch chan result // holds one: who takes w out of the queue sends once, and never blocks
 }
 
 type result struct {
 	pc  *pooledConn
 	err error
-}
-
-// waiterList is a queue, guarded by pool.mu.
-type waiterList struct {
-	head, tail *waiter
-	n          int
-}
-
-func (l *waiterList) push(w *waiter) {
-	w.prev, w.next, w.queued = l.tail, nil, true
-	if l.tail == nil {
-		l.head = w
-	} else {
-		l.tail.next = w
-	}
-	l.tail = w
-	l.n++
-}
-
-func (l *waiterList) pushFront(w *waiter) {
-	w.prev, w.next, w.queued = nil, l.head, true
-	if l.head == nil {
-		l.tail = w
-	} else {
-		l.head.prev = w
-	}
-	l.head = w
-	l.n++
-}
-
-func (l *waiterList) remove(w *waiter) bool {
-	if !w.queued {
-		return false
-	}
-	if w.prev == nil {
-		l.head = w.next
-	} else {
-		w.prev.next = w.next
-	}
-	if w.next == nil {
-		l.tail = w.prev
-	} else {
-		w.next.prev = w.prev
-	}
-	w.next, w.prev, w.queued = nil, nil, false
-	l.n--
-	return true
-}
-
-func (l *waiterList) pop() *waiter {
-	w := l.head
-	if w != nil {
-		l.remove(w)
-	}
-	return w
 }
 
 // wait queues for a connection and has one made if that is allowed.
@@ -89,7 +38,7 @@ func (p *pool) wait(ctx context.Context, h *Host, o *ConnectOptions) (*Stream, e
 	w := &waiter{ch: make(chan result, 1)}
 	p.mu.Lock()
 	p.host = h
-	p.waiters.push(w)
+	p.waiters.PushBack(w)
 	p.connectLocked(o)
 	p.mu.Unlock()
 	p.rouse()
@@ -107,7 +56,7 @@ func (p *pool) wait(ctx context.Context, h *Host, o *ConnectOptions) (*Stream, e
 			// The connection ended or filled up meanwhile: first in the queue
 			// again.
 			p.mu.Lock()
-			p.waiters.pushFront(w)
+			p.waiters.PushFront(w)
 			p.connectLocked(o)
 			p.mu.Unlock()
 			p.rouse() // a stream may have been released before w queued again
@@ -144,7 +93,7 @@ func (p *pool) attach(pc *pooledConn) (*Stream, error) {
 func (p *pool) rouse() {
 	p.mu.Lock()
 	n := len(p.ready)
-	if n == 0 || p.waiters.head == nil {
+	if n == 0 || p.waiters.Len() == 0 {
 		p.mu.Unlock()
 		return
 	}
@@ -152,7 +101,7 @@ func (p *pool) rouse() {
 	if !pc.multiplex {
 		p.removeReady(pc)
 	}
-	w := p.waiters.pop()
+	w := p.waiters.PopFront()
 	p.mu.Unlock()
 	w.ch <- result{pc: pc}
 }
@@ -160,7 +109,7 @@ func (p *pool) rouse() {
 // abandon takes w out of the queue, passing on what it was given.
 func (p *pool) abandon(w *waiter) {
 	p.mu.Lock()
-	queued := p.waiters.remove(w)
+	queued := p.waiters.Remove(w)
 	p.mu.Unlock()
 	if !queued {
 		if r := <-w.ch; r.pc != nil {
@@ -177,7 +126,7 @@ func (p *pool) connectLocked(o *ConnectOptions) {
 	if p.key.proto != http1 {
 		capacity *= int(p.streamsPerConn())
 	}
-	for p.waiters.n > capacity {
+	for p.waiters.Len() > capacity {
 		if !p.b.connections.take() {
 			// A host without any connection gets one in spite of the limit, or
 			// its waiters would wait for ever.
@@ -234,18 +183,10 @@ func (p *pool) dial(h *Host, o *ConnectOptions) {
 	p.mu.Lock()
 	p.connecting--
 	if err != nil {
-		failed := p.waiters
-		p.waiters = waiterList{}
-		for w := failed.head; w != nil; w = w.next {
-			w.queued = false
+		for w := p.waiters.PopFront(); w != nil; w = p.waiters.PopFront() {
+			w.ch <- result{err: err}
 		}
 		p.mu.Unlock()
-		for w := failed.head; w != nil; {
-			next := w.next
-			w.next, w.prev = nil, nil
-			w.ch <- result{err: err}
-			w = next
-		}
 		p.leave()
 		return
 	}
