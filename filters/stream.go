@@ -90,8 +90,11 @@ type Stream struct {
 	Response *Response
 	// Admitted is the head of a request that asks for a tunnel, as the filters let
 	// it pass: the terminal filter sets it before it changes anything. By it the
-	// tunnel is judged when policies change.
-	Admitted message.Packed
+	// tunnel is judged when policies change. It has no x-request-id if OwnRequestID
+	// says that HCM made that up: another one is as good, and without it the heads
+	// of a client's tunnels are equal.
+	Admitted     message.Packed
+	OwnRequestID bool
 	// Scratch belongs to the terminal filter. It outlives the stream: what a
 	// filter needs for each stream need not be made for each.
 	Scratch any
@@ -116,7 +119,7 @@ func (s *Stream) Reset() {
 	md.Reset()
 	fs.Reset(nil)
 	s.Info = streaminfo.Info{FilterState: fs, Metadata: md}
-	s.Trace, s.Admitted = nil, message.Packed{}
+	s.Trace, s.Admitted, s.OwnRequestID = nil, message.Packed{}, false
 	s.Route, s.Random, s.Informational, s.Reselect, s.Response = nil, 0, nil, nil, nil
 	s.chain = nil
 	s.resetResponse()

@@ -313,6 +313,24 @@ func TestAPolicyThatDeniesEndsOpenTunnels(t *testing.T) {
 	}
 }
 
+// The request ID that the proxy made up is not kept with a tunnel: a policy that
+// asks for one finds one.
+func TestATunnelIsJudgedWithARequestID(t *testing.T) {
+	p := newPoliced(t)
+	p.apply("", admitAll)
+	c := p.open(clientID, "10.1.2.3:9000")
+	for i, policy := range []string{
+		`{policies: {identified: {permissions: [{header: {name: x-request-id, string_match: {safe_regex: {regex: "[0-9a-f-]{36}"}}}}], principals: [{any: true}]}}}`,
+		`{action: DENY, policies: {anonymous: {permissions: [{not_rule: {header: {name: x-request-id, present_match: true}}}], principals: [{any: true}]}}}`,
+	} {
+		p.apply("", policy)
+		p.uses(c, fmt.Sprintf("after policy %d", i))
+		p.uses(p.open(clientID, "10.1.2.3:9000"), fmt.Sprintf("one that was opened after policy %d", i))
+	}
+	p.apply("", denyAll)
+	p.ends("the tunnel", c)
+}
+
 // refuses fails if a new tunnel carries anything.
 func (p *policed) refuses(id, authority string) {
 	p.t.Helper()

@@ -23,8 +23,14 @@ const (
 	packedKept  = 0x7f // no field, but KeepName
 )
 
+// Len is how many bytes p holds.
+func (p Packed) Len() int { return len(p.b) }
+
 // Pack returns a copy of h.
-func (h *Header) Pack() Packed {
+func (h *Header) Pack() Packed { return h.PackWithout("") }
+
+// PackWithout returns a copy of h without the fields called name.
+func (h *Header) PackWithout(name string) Packed {
 	if len(h.fields) == 0 && len(h.kept) == 0 {
 		return Packed{}
 	}
@@ -32,6 +38,9 @@ func (h *Header) Pack() Packed {
 	b := stack[:0]
 	for i := range h.fields {
 		f := &h.fields[i]
+		if f.Name == name {
+			continue
+		}
 		k := slices.Index(packedNames[:], f.Name)
 		code := byte(k)
 		if k < 0 {

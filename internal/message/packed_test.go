@@ -43,3 +43,26 @@ func TestAPackedHeaderDependsOnNothing(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+func TestAHeaderIsPackedWithoutAField(t *testing.T) {
+	var h, back Header
+	for _, n := range []string{"a", "x-request-id", "b", "x-request-id"} {
+		h.Add(n, "value of "+n)
+	}
+	h.KeepName([]byte("A"))
+	p := h.PackWithout("x-request-id")
+	back.Unpack(p)
+	if len(back.fields) != 2 || back.Get("a") != "value of a" || back.Get("b") != "value of b" || len(back.kept) != 1 {
+		t.Errorf("%v, kept %v", back.fields, back.kept)
+	}
+	var less Header
+	less.Add("a", "value of a")
+	less.Add("b", "value of b")
+	less.KeepName([]byte("A"))
+	if p != less.Pack() {
+		t.Error("what is left is not equal to the same without it")
+	}
+	if h.Pack() != h.PackWithout("") || p.Len() == 0 || (Packed{}).Len() != 0 {
+		t.Error("length or the whole")
+	}
+}

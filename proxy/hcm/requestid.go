@@ -48,7 +48,7 @@ func (st *stream) setRequestID(edge bool) {
 		var b [36]byte
 		id = st.s.Request.Intern(newRequestID(b[:0]))
 		st.s.Request.Set("x-request-id", id)
-		has = true
+		has, st.s.OwnRequestID = true, true
 	}
 	if has {
 		st.s.Info.RequestID = id

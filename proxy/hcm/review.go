@@ -3,6 +3,7 @@ package hcm
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"runtime/debug"
 	"sync"
 
@@ -12,12 +13,21 @@ import (
 	"github.com/fairlead-mesh/fairlead/routing"
 )
 
-// grounds are what a tunnel was admitted on, and will be judged by again.
+// grounds are what a tunnel was admitted on, and will be judged by again. Tunnels
+// with the same ones share them; they don't change.
 type grounds struct {
-	head   message.Packed
-	chain  *[]filters.HTTPFilter
-	random uint64
+	head  message.Packed
+	chain []filters.HTTPFilter
 }
+
+// sharedGrounds is how many different ones are kept for tunnels to come, and
+// sharedHead how long in bytes a head may be for that.
+const (
+	sharedGrounds = 32
+	sharedHead    = 512
+)
+
+var groundsSeed = maphash.MakeSeed()
 
 // known is what filters found out about a request, and whose it is.
 type known struct {
@@ -50,21 +60,29 @@ type tunnels struct {
 	successor func(*streaminfo.Conn) filters.TerminalFilter
 	// reviewed is the table by which all tunnels were admitted, or reviewed last.
 	reviewed *routing.Table
-	// chain is that of the last tunnel, for the next one to share.
-	chain *[]filters.HTTPFilter
+	// refused are those that would not be admitted now, until they are removed.
+	refused map[*tunnel]*filters.Denied
+	// shared are grounds of tunnels of late, each at a place that its head has.
+	shared [sharedGrounds]*grounds
 }
 
-// share returns a pointer to chain, the same one for tunnels that follow each other
-// in it.
-func (ts *tunnels) share(chain []filters.HTTPFilter) *[]filters.HTTPFilter {
+// grounds returns the ones of a tunnel: those of an earlier one if they are equal.
+func (ts *tunnels) grounds(head message.Packed, chain []filters.HTTPFilter) *grounds {
+	place := maphash.Comparable(groundsSeed, head) % sharedGrounds
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if c := ts.chain; c == nil || len(*c) != len(chain) || len(chain) > 0 && &(*c)[0] != &chain[0] {
-		c = new([]filters.HTTPFilter)
-		*c = chain
-		ts.chain = c
+	if g := ts.shared[place]; g != nil && g.head == head && sameSlice(g.chain, chain) {
+		return g
 	}
-	return ts.chain
+	g := &grounds{head, chain}
+	if head.Len() <= sharedHead {
+		ts.shared[place] = g
+	}
+	return g
+}
+
+func sameSlice(a, b []filters.HTTPFilter) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
 // manager is the one that t is a tunnel of.
@@ -94,12 +112,15 @@ func (ts *tunnels) add(t *tunnel, seen *routing.Table) {
 	t.revoke(d)
 }
 
-func (ts *tunnels) remove(t *tunnel) {
+// remove takes t off the list, and says why it was revoked; nil is that it was not.
+func (ts *tunnels) remove(t *tunnel) *filters.Denied {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	if !t.listed {
-		return
+		return nil
 	}
+	d := ts.refused[t]
+	delete(ts.refused, t)
 	t.listed = false
 	if t.next != nil {
 		t.next.prev = t.prev
@@ -111,6 +132,15 @@ func (ts *tunnels) remove(t *tunnel) {
 	}
 	t.next, t.prev = nil, nil
 	ts.n--
+	return d
+}
+
+// refuse notes that t would not be admitted now. ts.mu is held.
+func (ts *tunnels) refuse(t *tunnel, d *filters.Denied) {
+	if ts.refused == nil {
+		ts.refused = map[*tunnel]*filters.Denied{}
+	}
+	ts.refused[t] = d
 }
 
 // Review implements listener.TunnelReviewer.
@@ -144,7 +174,7 @@ func (ts *tunnels) judge(t *tunnel, by *routing.Table) (d *filters.Denied) {
 	if t.st != nil {
 		cn = t.st.cn
 	}
-	if t.revoked != nil {
+	if ts.refused[t] != nil {
 		return nil
 	}
 	defer func() {
@@ -152,7 +182,9 @@ func (ts *tunnels) judge(t *tunnel, by *routing.Table) (d *filters.Denied) {
 			m.st.panics.Inc()
 			m.cfg.Logger.Error("panic while reviewing a tunnel", "panic", fmt.Sprint(p), "chain", cn.info.FilterChainName, "stack", string(debug.Stack()))
 			d = &filters.Denied{Details: "internal_error_panic"}
-			t.revoked = d
+		}
+		if d != nil {
+			ts.refuse(t, d)
 		}
 	}()
 	next := m
@@ -165,14 +197,16 @@ func (ts *tunnels) judge(t *tunnel, by *routing.Table) (d *filters.Denied) {
 	if next == m && m.cfg.Routes.Table() == by {
 		return nil
 	}
-	t.revoked = next.refuses(t)
-	return t.revoked
+	return next.refuses(t)
 }
 
 // refuses says which filter of m would refuse t's request.
 func (m *Manager) refuses(t *tunnel) *filters.Denied {
-	s := &filters.Stream{Body: message.NoBody, Random: t.admitted.random}
+	s := &filters.Stream{Body: message.NoBody, Random: t.random}
 	s.Request.Unpack(t.admitted.head)
+	if m.spec.GenerateRequestID && s.Request.Get("x-request-id") == "" {
+		s.Request.Set("x-request-id", string(newRequestID(nil))) // as good as the one it got
+	}
 	t.recall(&s.Info)
 	if table := m.cfg.Routes.Table(); table != nil {
 		if r := table.Match(s); r != nil {
@@ -182,7 +216,7 @@ func (m *Manager) refuses(t *tunnel) *filters.Denied {
 	if s.Route == nil {
 		s.SetChain(m.unrouted())
 	}
-	if SamePolicies(s.Chain(), *t.admitted.chain) {
+	if SamePolicies(s.Chain(), t.admitted.chain) {
 		return nil
 	}
 	for _, f := range s.Chain() {
@@ -204,7 +238,7 @@ func (t *tunnel) recall(i *streaminfo.Info) {
 		return
 	}
 	p := &t.parked
-	i.Conn, i.Start, i.Protocol = p.cn.info, p.start, message.HTTP2
+	i.Conn, i.Start, i.Protocol = p.cn.info, p.began(), message.HTTP2
 	state := &p.cn.info.FilterState
 	switch {
 	case p.rec != nil:

@@ -20,12 +20,10 @@ import (
 type tunnel struct {
 	netio.Conn
 	in, out atomic.Uint64
-	// first is which side ended first, a nearEnd or farEnd.
-	first atomic.Int32
-	// parties counts who still uses the stream: its handler, which may be in
-	// TakeOver when the tunnel is over already, and the tunnel.
-	parties atomic.Int32
-	over    atomic.Bool
+	// state is which side ended first, a nearEnd or farEnd; how many parties still
+	// use the stream: its handler, which may be in TakeOver when the tunnel is over
+	// already, and the tunnel; and whether that is over.
+	state atomic.Uint32
 	// departs: the far side needs nothing of the stream once it has taken over.
 	departs bool
 	listed  bool  // guarded by the manager's tunnels.mu, as next and prev
@@ -35,23 +33,33 @@ type tunnel struct {
 	parked parked
 
 	next, prev *tunnel
-	revoked    *filters.Denied // written with tunnels.mu held
-	admitted   grounds
+	admitted   *grounds
+	random     uint64
 }
 
+// Parts of tunnel.state.
 const (
-	nearEnd = iota + 1
+	nearEnd uint32 = 1 << iota
 	farEnd
+	tunnelOver
+	party
+	anEnd      = nearEnd | farEnd
+	allParties = 2 * party
 )
+
+// origin is what parked streams count from: a time.Time has three words.
+var origin = time.Now()
 
 // parked is a stream in a tenth of its memory.
 type parked struct {
 	cn    *conn
 	ss    transport.ServerStream
-	start time.Time
+	start time.Duration // of the stream, since origin
 	rec   *parkedRecord // nil: nobody will read it
 	known *known        // without rec: what filters found out, nil if that is nothing
 }
+
+func (p *parked) began() time.Time { return origin.Add(p.start) }
 
 // parkedRecord is what access logs and filters get to see in the end.
 type parkedRecord struct {
@@ -82,7 +90,7 @@ func (st *stream) becomeTunnel(r *filters.Response) {
 	st.m.st.upgradesActive.Add(1)
 	t := &tunnel{Conn: st.ss.Tunnel(), st: st}
 	st.tunnel = t
-	t.parties.Store(2)
+	t.state.Store(allParties)
 	far := r.Tunnel
 	defer func() {
 		if p := recover(); p != nil {
@@ -116,23 +124,20 @@ func (st *stream) abandon(t filters.Tunnel) {
 
 // done is called when the tunnel has ended in both directions.
 func (t *tunnel) done() {
-	if t.over.CompareAndSwap(false, true) {
+	if t.state.Or(tunnelOver)&tunnelOver == 0 {
 		t.leave()
 	}
 }
 
 // handlerDone is called when the goroutine of the stream ends.
 func (t *tunnel) handlerDone() {
-	if st := t.st; t.parties.Load() == 2 {
+	if st := t.st; t.state.Load() >= allParties {
 		m, seen := st.m, st.table
-		t.admitted = grounds{st.s.Admitted, m.tunnels.share(st.s.Chain()), st.s.Random}
+		t.admitted, t.random = m.tunnels.grounds(st.s.Admitted, st.s.Chain()), st.s.Random
 		if t.departs && st.parkable() {
 			t.st = nil
 			t.code = int16(st.s.Info.ResponseCode) // of three digits
 			st.park(&t.parked)
-			if r := t.parked.rec; r != nil && r.request == t.admitted.head {
-				t.admitted.head = r.request // once is enough
-			}
 		} else {
 			st.compactHeads()
 		}
@@ -143,10 +148,10 @@ func (t *tunnel) handlerDone() {
 
 // leave ends the stream with the second of its two parties.
 func (t *tunnel) leave() {
-	if t.parties.Add(-1) != 0 {
+	if t.state.Add(^(party - 1)) >= party {
 		return
 	}
-	t.manager().tunnels.remove(t)
+	d := t.manager().tunnels.remove(t)
 	st := t.st
 	if st == nil {
 		st, _ = t.parked.cn.m.pool.Get().(*stream)
@@ -155,8 +160,8 @@ func (t *tunnel) leave() {
 	}
 	st.s.Info.BytesReceived += t.in.Load()
 	st.s.Info.BytesSent += t.out.Load()
-	if t.revoked != nil {
-		st.revoked(t.revoked)
+	if d != nil {
+		st.revoked(d)
 	} else {
 		st.upgradeEnded(t)
 	}
@@ -181,7 +186,7 @@ func (st *stream) parkable() bool {
 // park moves what is needed in the end to p, and gives the stream back.
 func (st *stream) park(p *parked) {
 	s := &st.s
-	*p = parked{cn: st.cn, ss: st.ss, start: s.Info.Start}
+	*p = parked{cn: st.cn, ss: st.ss, start: s.Info.Start.Sub(origin)}
 	if st.recordIsRead() {
 		p.rec = &parkedRecord{route: s.Route, random: s.Random, request: s.Request.Pack(), info: s.Info.Pack(&st.m.places)}
 		if s.Response != nil {
@@ -215,27 +220,37 @@ func (st *stream) resume(p *parked, code int) {
 		s.Response.Header.Unpack(r.response)
 		s.Info.Unpack(&r.info)
 	} else {
-		s.Info.Conn, s.Info.Start, s.Info.ResponseCode, s.Info.Protocol = p.cn.info, p.start, code, message.HTTP2
+		s.Info.Conn, s.Info.Start, s.Info.ResponseCode, s.Info.Protocol = p.cn.info, p.began(), code, message.HTTP2
 	}
 	st.in.begin(st, p.ss.Body())
 }
 
 // CloseWrite implements netio.Conn.
 func (t *tunnel) CloseWrite() error {
-	t.first.CompareAndSwap(0, farEnd)
+	t.endedFirst(farEnd)
 	return t.Conn.CloseWrite()
 }
 
 // Reset implements netio.Conn.
 func (t *tunnel) Reset() {
-	t.first.CompareAndSwap(0, farEnd)
+	t.endedFirst(farEnd)
 	t.Conn.Reset()
+}
+
+// endedFirst notes that side has ended, if the other has not yet.
+func (t *tunnel) endedFirst(side uint32) {
+	for {
+		v := t.state.Load()
+		if v&anEnd != 0 || t.state.CompareAndSwap(v, v|side) {
+			return
+		}
+	}
 }
 
 // ended notes that the client has sent all that it will.
 func (t *tunnel) ended(err error) {
 	if err != nil && !errors.Is(err, netio.ErrWouldBlock) {
-		t.first.CompareAndSwap(0, nearEnd)
+		t.endedFirst(nearEnd)
 	}
 }
 
@@ -246,7 +261,7 @@ func (st *stream) upgradeEnded(t *tunnel) {
 	if info.ResponseCode != http.StatusSwitchingProtocols {
 		return
 	}
-	switch first := t.first.Load(); {
+	switch first := t.state.Load() & anEnd; {
 	case first == farEnd && info.Upstream.Protocol == message.HTTP11:
 		info.Cut = true
 		info.Flags = info.Flags.With(streaminfo.UpstreamConnectionTermination)

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"slices"
+	"sync"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
@@ -180,13 +181,22 @@ func (c *compiled) again(ci *streaminfo.Conn) *Chain {
 	if ci.TLS == nil {
 		return c.selector.pick(ci)
 	}
-	arrived := *ci // before its handshake
+	arrived, _ := arrivals.Get().(*streaminfo.Conn)
+	*arrived = *ci // before its handshake
+	defer func() {
+		*arrived = streaminfo.Conn{}
+		arrivals.Put(arrived)
+	}()
 	arrived.TLS = nil
 	if arrived.NameFromTLS {
 		arrived.RequestedServerName = ""
 	}
-	return c.selector.pick(&arrived)
+	return c.selector.pick(arrived)
 }
+
+// arrivals are for again: each tunnel that is opened is judged once by what came
+// into force meanwhile.
+var arrivals = sync.Pool{New: func() any { return new(streaminfo.Conn) }}
 
 // review says why cur would not admit the connection, nil if it would, or if what
 // decides about it is what has admitted it.

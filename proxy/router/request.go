@@ -94,7 +94,11 @@ func (rq *request) begin(s *filters.Stream, r *routing.Route, c *upstream.Cluste
 	rq.t = timeoutsOf(s, rq.action, policy, envoy, rq.f.cfg.RespectExpectedRqTimeout)
 	rq.retry.init(policy, &s.Request, envoy)
 	if rq.kind = kindOf(s, rq.action); rq.kind != noTunnel {
-		s.Admitted = s.Request.Pack()
+		own := ""
+		if s.OwnRequestID && s.Request.Get("x-request-id") == s.Info.RequestID { // else a filter has changed it
+			own = "x-request-id"
+		}
+		s.Admitted = s.Request.PackWithout(own)
 	}
 	rq.pick = upstream.PickContext{Conn: s.Info.Conn, Info: &s.Info, Stream: s, High: rq.high}
 	if len(rq.action.HashPolicy) > 0 {
