@@ -48,7 +48,7 @@ func TestTunnelsShareEqualGrounds(t *testing.T) {
 		}
 	}
 	long := pack(strings.Repeat("/", sharedHead))
-	if ts.grounds(long, nil) == ts.grounds(long, nil) {
+	if g := ts.grounds(long, nil); ts.grounds(long, nil) == g {
 		t.Error("a long head is kept for others")
 	}
 }
