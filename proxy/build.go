@@ -348,16 +348,14 @@ func (b *builder) setFilters(h *builtHCM) ([]filters.HTTPFilter, error) {
 		b.diags = b.diags[:mark]
 	}()
 	cb := h.chains
-	cb.b = b
+	defer cb.begin(b)()
 	h.ecds = b.httpDigests(cb.specs, cb.direction) // before: a module may arrive meanwhile
 	cb.resolve(b.res)
 	old := slices.Concat(cb.base, cb.renew())
 	def, err := cb.chain(nil)
 	cb.base = cb.renew()
 	h.unrouted = def
-	if len(old) > 0 {
-		b.s.later(func() { b.s.filters.release(old, b.s.log) })
-	}
+	b.s.releaseFilters(old)
 	return def, err
 }
 
@@ -373,10 +371,9 @@ func (b *builder) setTable(h *builtHCM, where string, rc *xdsresource.RouteConfi
 		b.diagLate(where, "rds["+h.rdsName+"]", "warning", "the route configuration has not arrived; requests are answered 404")
 		return
 	}
-	h.chains.b = b
-	if old := h.chains.renew(); len(old) > 0 {
-		b.s.later(func() { b.s.filters.release(old, b.s.log) })
-	}
+	defer h.chains.begin(b)()
+	old := h.chains.renew()
+	defer func() { b.s.releaseFilters(old) }() // not before: equal ones are shared
 	defer func(at string) { b.at = at }(b.at)
 	b.at = h.chains.at + ".route_config"
 	t, errs := routing.Compile(rc, routing.Options{Chain: h.chains.chain})

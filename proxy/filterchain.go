@@ -68,6 +68,8 @@ func (p *filterPool) release(refs []*filterRef, log *slog.Logger) {
 
 // chainBuilder compiles the HTTP filter chains of one connection manager.
 type chainBuilder struct {
+	// b is the builder at work, nil in between: it knows the former snapshot, which
+	// would live as long as the manager, and all that came before it.
 	b         *builder
 	where     string // "listener x: filter chain y"
 	at        string // the same by indexes
@@ -81,6 +83,12 @@ type chainBuilder struct {
 	// base are the filters of the chain without overrides, which lives as long
 	// as the manager; refs those of the route table in force.
 	base, refs []*filterRef
+}
+
+// begin lets b use cb until end is called.
+func (cb *chainBuilder) begin(b *builder) (end func()) {
+	cb.b = b
+	return func() { cb.b = nil }
 }
 
 // renew starts the chains of a further route table and returns what the former

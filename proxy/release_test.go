@@ -31,8 +31,18 @@ func (c *closers) DecodeOverride(a filters.Any, d *filters.Decoding) (filters.Co
 
 func (c *closers) Compile(_ *filters.Env, base, _ filters.Config) (filters.HTTPFilter, error) {
 	n, _ := base.(int)
+	if n == nothingToClose {
+		return plain{}, nil
+	}
 	return closer{&c.closed[n]}, nil
 }
+
+// nothingToClose configures a plain filter.
+const nothingToClose = 9
+
+type plain struct{}
+
+func (plain) Do(s *filters.Stream, next filters.Next) (*filters.Response, error) { return next.Do(s) }
 
 type closer struct{ closed *atomic.Int32 }
 
@@ -44,7 +54,8 @@ func (c closer) Close() error {
 }
 
 // closing is a Server with such filters, and what makes the listener "l" of one.
-func closing(t *testing.T) (s *Server, c *closers, listen func(n, port int) *Resources) {
+// Its table sends all to host, unless that is empty.
+func closing(t *testing.T) (s *Server, c *closers, listen func(n, port int, host string) *Resources) {
 	t.Helper()
 	c = &closers{}
 	reg := &filters.Registry{}
@@ -55,11 +66,15 @@ func closing(t *testing.T) (s *Server, c *closers, listen func(n, port int) *Res
 	}
 	t.Cleanup(s.Close)
 	dec := xdsresource.NewDecoder(reg, xdsresource.Options{})
-	return s, c, func(n, port int) *Resources {
+	return s, c, func(n, port int, host string) *Resources {
+		hosts := ""
+		if host != "" {
+			hosts = fmt.Sprintf(`, virtual_hosts: [{name: v, domains: ["*"], routes: [{match: {prefix: /}, redirect: {host_redirect: %s}}]}]`, host)
+		}
 		v, err := dec.FromYAML(xdsresource.ListenerType, fmt.Appendf(nil, `{name: l, address: {socket_address: {address: 127.0.0.1, port_value: %d}}, filter_chains: [{filters: [{name: h, typed_config: {
-"@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: h, route_config: {name: r},
+"@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: h, route_config: {name: r%s},
 http_filters: [{name: c, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: %s, value: {n: %d}}},
-{name: r, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]}}]}]}`, port, closerType, n))
+{name: r, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]}}]}]}`, port, hosts, closerType, n))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,26 +105,49 @@ func TestAListenerThatKeepsItsFormerConfigurationKeepsItsFilters(t *testing.T) {
 			}
 		}
 	}
-	if err := s.Apply(listen(0, 0)); err != nil {
+	if err := s.Apply(listen(0, 0, "")); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := s.Apply(listen(1, port)); err == nil {
+		if err := s.Apply(listen(1, port, "")); err == nil {
 			t.Fatal("bound a port that is taken")
 		}
 		closed(0, 0, 0)
 	}
-	if err := s.Apply(listen(2, port)); err == nil {
+	if err := s.Apply(listen(2, port, "")); err == nil {
 		t.Fatal("bound a port that is taken")
 	}
 	closed(0, 1, 0)
 	_ = taken.Close()
-	if err := s.Apply(listen(2, port)); err != nil { // the same again: it was not in force
+	if err := s.Apply(listen(2, port, "")); err != nil { // the same again: it was not in force
 		t.Fatal(err)
 	}
 	closed(1, 1, 0)
 	s.Close()
 	closed(1, 1, 1)
+}
+
+// Tables are replaced each second where much is deployed, and streams have ten
+// minutes: what has nothing to close does not wait so long.
+func TestAReplacedFilterWaitsOnlyIfItHasSomethingToClose(t *testing.T) {
+	for _, n := range []int{nothingToClose, 0} {
+		s, c, listen := closing(t)
+		for i := range 10 {
+			if err := s.Apply(listen(n, 0, fmt.Sprintf("h%d", i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.mu.Lock()
+		waiting, shared := len(s.pending), len(s.filters.m)
+		s.mu.Unlock()
+		if n == nothingToClose && waiting != 0 || n == 0 && waiting == 0 || shared != 1 {
+			t.Errorf("configuration %d: %d releases wait, %d filters are there", n, waiting, shared)
+		}
+		s.releaseNow()
+		if n := c.closed[0].Load(); n != 0 {
+			t.Errorf("a filter that is in use was closed %d times", n)
+		}
+	}
 }
 
 // The time of a release comes while Close is at work.

@@ -55,7 +55,9 @@ func newWorld(t *testing.T) *world {
 
 func newWorldWith(t *testing.T, o proxy.Options) *world {
 	t.Helper()
-	o.DrainTime = 50 * time.Millisecond
+	if o.DrainTime == 0 {
+		o.DrainTime = 50 * time.Millisecond
+	}
 	s, err := proxy.New(o)
 	if err != nil {
 		t.Fatal(err)

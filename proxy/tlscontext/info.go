@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/identity"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
@@ -22,7 +23,7 @@ import (
 func Info(cs *tls.ConnectionState) *streaminfo.TLS { return describe(cs, nil) }
 
 // sessions caches descriptions: connections of the same peer share one.
-var sessions = infoCache{m: map[infoKey]*streaminfo.TLS{}, own: map[*x509.Certificate]streaminfo.Certificate{}}
+var sessions infoCache
 
 type infoKey struct {
 	peer            [sha256.Size]byte
@@ -31,16 +32,54 @@ type infoKey struct {
 	alpn            string
 }
 
+// infoCache is safe for concurrent use. The zero value is empty.
 type infoCache struct {
 	mu sync.RWMutex
-	m  map[infoKey]*streaminfo.TLS
+	// recent is filled from since on, until it is full or old enough, and then becomes
+	// old, whose entries move back when they are used: peers and this side get new
+	// certificates all the time, and nobody asks for the former ones again.
+	recent, old map[infoKey]*streaminfo.TLS
+	since       time.Time
 	// own are descriptions of the certificates of this side, which all sessions
 	// share.
 	own map[*x509.Certificate]streaminfo.Certificate
 }
 
-// maxInfos and maxOwn bound the cache; a description is about 2 KiB.
-const maxInfos, maxOwn = 2048, 64
+// maxInfos bounds what is recent, and what is old, maxOwn what is known of this side;
+// a description is about 2 KiB. What is not used is forgotten after one to two
+// infoAges.
+const (
+	maxInfos, maxOwn = 1024, 64
+	infoAge          = 10 * time.Minute
+)
+
+// get returns the description that k has, nil if it has none.
+func (ic *infoCache) get(k infoKey) *streaminfo.TLS {
+	ic.mu.RLock()
+	t, old := ic.recent[k], ic.old[k]
+	ic.mu.RUnlock()
+	if t != nil || old == nil {
+		return t
+	}
+	return ic.put(k, old)
+}
+
+// put keeps t, unless there is one already, which it returns.
+func (ic *infoCache) put(k infoKey, t *streaminfo.TLS) *streaminfo.TLS {
+	ic.mu.Lock()
+	defer ic.mu.Unlock()
+	if was := ic.recent[k]; was != nil {
+		return was
+	}
+	if now := time.Now(); ic.recent == nil || len(ic.recent) >= maxInfos || now.Sub(ic.since) > infoAge {
+		if ic.recent != nil {
+			clear(ic.own)
+		}
+		ic.recent, ic.old, ic.since = map[infoKey]*streaminfo.TLS{}, ic.recent, now
+	}
+	ic.recent[k] = t
+	return t
+}
 
 // local describes a certificate of this side.
 func (ic *infoCache) local(c *x509.Certificate) streaminfo.Certificate {
@@ -53,6 +92,9 @@ func (ic *infoCache) local(c *x509.Certificate) streaminfo.Certificate {
 	d = Certificate(c)
 	ic.mu.Lock()
 	defer ic.mu.Unlock()
+	if ic.own == nil {
+		ic.own = map[*x509.Certificate]streaminfo.Certificate{}
+	}
 	if len(ic.own) >= maxOwn { // most are of former rotations
 		clear(ic.own)
 	}
@@ -73,13 +115,10 @@ func describe(cs *tls.ConnectionState, certs []*secret.Certificate) *streaminfo.
 			k.local = c.Leaf
 		}
 	}
-	sessions.mu.RLock()
-	t := sessions.m[k]
-	sessions.mu.RUnlock()
-	if t != nil {
+	if t := sessions.get(k); t != nil {
 		return t
 	}
-	t = &streaminfo.TLS{Version: versionName(k.version), CipherSuite: cipherName(k.cipher), ALPN: strings.Clone(k.alpn)}
+	t := &streaminfo.TLS{Version: versionName(k.version), CipherSuite: cipherName(k.cipher), ALPN: strings.Clone(k.alpn)}
 	k.alpn = t.ALPN
 	if len(cs.PeerCertificates) > 0 {
 		t.Peer = Certificate(cs.PeerCertificates[0])
@@ -87,19 +126,7 @@ func describe(cs *tls.ConnectionState, certs []*secret.Certificate) *streaminfo.
 	if k.local != nil {
 		t.LocalCert = sessions.local(k.local)
 	}
-	sessions.mu.Lock()
-	defer sessions.mu.Unlock()
-	if old := sessions.m[k]; old != nil {
-		return old
-	}
-	for old := range sessions.m { // evict any
-		if len(sessions.m) < maxInfos {
-			break
-		}
-		delete(sessions.m, old)
-	}
-	sessions.m[k] = t
-	return t
+	return sessions.put(k, t)
 }
 
 // Certificate describes c.

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 	"unicode/utf8"
 	"unsafe"
 
@@ -180,4 +182,41 @@ func TestTheLocalCertificateIsDescribedOnce(t *testing.T) {
 	if n := len(sessions.own); n > maxOwn {
 		t.Errorf("%d are kept", n)
 	}
+}
+
+// Certificates are replaced all the time: what nobody asks for any more is
+// forgotten, long before so many have come that there is no room.
+func TestSessionsThatAreNotSeenAnyMoreAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ic infoCache
+		key := func(n int) (k infoKey) {
+			k.peer[0], k.peer[1] = byte(n), byte(n>>8)
+			return k
+		}
+		used := ic.put(key(0), &streaminfo.TLS{})
+		hours := 0
+		for n := range 48 * 60 { // a peer a minute
+			time.Sleep(time.Minute)
+			ic.put(key(n+1), &streaminfo.TLS{})
+			ic.own = map[*x509.Certificate]streaminfo.Certificate{new(x509.Certificate): {}}
+			if ic.get(key(0)) != used {
+				t.Fatalf("the one that is used is gone after %d minutes", n)
+			}
+			if all := len(ic.recent) + len(ic.old); all > 2*(int(infoAge/time.Minute)+2) {
+				t.Fatalf("%d are there after %d hours", all, hours)
+			}
+			hours = (n + 1) / 60
+		}
+		for n := range 3 * maxInfos { // at once
+			ic.put(key(10_000+n), &streaminfo.TLS{})
+			if ic.get(key(0)) != used || len(ic.recent) > maxInfos || len(ic.old) > maxInfos {
+				t.Fatalf("%d and %d are there after %d", len(ic.recent), len(ic.old), n)
+			}
+		}
+		time.Sleep(infoAge + time.Second)
+		ic.put(key(1), &streaminfo.TLS{})
+		if len(ic.own) != 0 {
+			t.Error("what is known of former certificates of this side is still there")
+		}
+	})
 }
