@@ -2,7 +2,6 @@ package proxy_test
 
 import (
 	"context"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -17,20 +16,9 @@ import (
 // overSocket asks the admin interface on a Unix socket.
 func overSocket(t *testing.T, path, url string) (int, string) {
 	t.Helper()
-	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	return fetchBy(t, &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", path)
-	}}}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://localhost"+url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := c.Do(req)
-	if err != nil {
-		return 0, err.Error()
-	}
-	defer resp.Body.Close()
-	b, _ := io.ReadAll(resp.Body)
-	return resp.StatusCode, string(b)
+	}}, "http://localhost"+url)
 }
 
 func TestTheAdminInterfaceOnAUnixSocket(t *testing.T) {

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"testing"
 
-	"github.com/fairlead-mesh/fairlead/internal/identity"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 )
 
@@ -173,18 +172,7 @@ func TestARequestAllocatesAtMostTwoObjects(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	ca, err := identity.NewDevCA("cluster.local")
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, err := identity.ParseID("spiffe://cluster.local/ns/app/sa/waypoint")
-	if err != nil {
-		t.Fatal(err)
-	}
-	src, err := ca.Source(id)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca, src := devCA(t)
 	h1, hbone := freePort(t), freePort(t)
 	log := strconv.Quote(filepath.Join(t.TempDir(), "access.log"))
 	startProxy(t, fmt.Sprintf(allocYAML, h1, hbone, answerer(t), log), src)

@@ -2,43 +2,11 @@ package proxy_test
 
 import (
 	"fmt"
-	"io"
-	"net"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 )
-
-// silence accepts connections and never answers.
-func silence(t *testing.T) (port string) {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		var open []net.Conn
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				break
-			}
-			open = append(open, c)
-			go func() { _, _ = io.Copy(io.Discard, c) }() // ends with the connection
-		}
-		for _, c := range open {
-			c.Close()
-		}
-	}()
-	t.Cleanup(func() {
-		l.Close()
-		<-done
-	})
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-}
 
 // A dead authorizer costs its timeout a few times only; what it does not allow
 // stays refused.
@@ -53,7 +21,7 @@ func TestADeadAuthorizerCostsNoTimeouts(t *testing.T) {
 			filter := "{name: authz, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz, transport_api_version: V3, " + c.service + "}}, "
 			doc := withAdmin("node: {id: a, cluster: a}\nstatic_resources:\n  listeners:"+
 				strings.Replace(hcmListener("main", port, "app", ""), "http_filters: [", "http_filters: ["+filter, 1)+
-				"\n  clusters:"+httpCluster("app", "1", "http_protocol_options: {}")+httpCluster("authz", silence(t), "http_protocol_options: {}"), admin)
+				"\n  clusters:"+httpCluster("app", "1", "http_protocol_options: {}")+httpCluster("authz", strconv.Itoa(silentServer(t)), "http_protocol_options: {}"), admin)
 			startProxy(t, doc, nil)
 			state := func() string {
 				return metric(t, admin, `fairlead_callout_breaker_state{envoy_cluster_name="authz"}`)

@@ -37,7 +37,13 @@ func metric(t *testing.T, admin int, name string) string {
 
 func fetch(t *testing.T, url string) (int, string) {
 	t.Helper()
-	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	return fetchBy(t, &http.Transport{DisableKeepAlives: true}, url)
+}
+
+// fetchBy is fetch by a transport that keeps no connections.
+func fetchBy(t *testing.T, tr *http.Transport, url string) (int, string) {
+	t.Helper()
+	c := &http.Client{Transport: tr, Timeout: 10 * time.Second}
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -227,18 +233,7 @@ func TestExpiredCertificatesAreRefusedAndNamed(t *testing.T) {
 		if cert != "" {
 			cfg.Certificates = []tls.Certificate{certs[cert]}
 		}
-		c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: cfg}, Timeout: 10 * time.Second}
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, fmt.Sprintf("https://127.0.0.1:%d%s", port, path), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := c.Do(req)
-		if err != nil {
-			return 0, err.Error()
-		}
-		defer resp.Body.Close()
-		b, _ := io.ReadAll(resp.Body)
-		return resp.StatusCode, string(b)
+		return fetchBy(t, &http.Transport{DisableKeepAlives: true, TLSClientConfig: cfg}, fmt.Sprintf("https://127.0.0.1:%d%s", port, path))
 	}
 	var lines [][]string
 	for _, c := range []struct {

@@ -14,7 +14,6 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/filters/builtin"
-	"github.com/fairlead-mesh/fairlead/internal/identity"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/proxy"
 )
@@ -54,14 +53,7 @@ func (s *spin) Do(st *filters.Stream, next filters.Next) (*filters.Response, err
 // A tunnel is one connection, but its streams compute side by side: Envoy pins
 // them to one worker.
 func TestStreamsOfOneTunnelComputeSideBySide(t *testing.T) {
-	ca, err := identity.NewDevCA("cluster.local")
-	if err != nil {
-		t.Fatal(err)
-	}
-	src, err := ca.Source(identity.ID{TrustDomain: "cluster.local", Namespace: "app", ServiceAccount: "waypoint"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca, src := devCA(t)
 	const n = 4
 	f := &spin{meet: n}
 	reg := builtin.Registry()

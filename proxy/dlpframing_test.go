@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -158,25 +159,9 @@ func (r *slowly) Read(p []byte) (int, error) {
 // closeDelimited is an HTTP/1.0 server: its answer ends with the connection.
 func closeDelimited(t *testing.T, text string) (port string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
-					_, _ = io.WriteString(c, "HTTP/1.0 200 OK\r\n\r\n"+text)
-				}
-			})
+	return strconv.Itoa(tcpServer(t, func(c net.Conn, _ <-chan struct{}) {
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+			_, _ = io.WriteString(c, "HTTP/1.0 200 OK\r\n\r\n"+text)
 		}
-	})
-	t.Cleanup(func() { _ = l.Close(); wg.Wait() })
-	return urlPort(l.Addr().String())
+	}))
 }

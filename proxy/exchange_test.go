@@ -49,30 +49,6 @@ func plainCluster(t *testing.T, name string, port int, more string) *xdsresource
   load_assignment: {cluster_name: %[1]s, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %[2]d}}}}]}]}}`, name, port, more))
 }
 
-// tcpOrigin greets, if it has a greeting, and then echoes.
-func tcpOrigin(t *testing.T, greeting string) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.WriteString(c, greeting)
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 func quoted(s string) string { b, _ := json.Marshal(s); return string(b) }
 
 // seriesOf is the value of one of the series of a family whose labels hold all of want.

@@ -167,25 +167,7 @@ func newServices(t *testing.T) *services {
 	for _, kind := range []string{"good", "denying", "failing", "slow", "garbage", "huge"} {
 		s.port[kind] = s.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.answer(kind, w, r) }))
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = c.Read(make([]byte, 1024))
-			_, _ = io.WriteString(c, "\x16\x03garbage\r\n\r\n")
-			_ = c.Close()
-		}
-	}()
-	t.Cleanup(func() { _ = l.Close(); <-done })
-	s.port["raw"] = l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // of a TCP listener
+	s.port["raw"] = endingServer(t, "\x16\x03garbage\r\n\r\n")
 	return s
 }
 

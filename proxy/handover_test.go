@@ -10,7 +10,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/fairlead-mesh/fairlead/internal/identity"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 )
 
@@ -28,14 +27,7 @@ func TestATunnelThatEndsInItsHandOverEndsOnce(t *testing.T) {
 	defer slog.SetDefault(before)
 	origin := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer origin.Close()
-	ca, err := identity.NewDevCA("cluster.local")
-	if err != nil {
-		t.Fatal(err)
-	}
-	src, err := ca.Source(identity.ID{TrustDomain: "cluster.local", Namespace: "app", ServiceAccount: "waypoint"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca, src := devCA(t)
 	port := freePort(t)
 	startProxy(t, fmt.Sprintf(waypointYAML, port, strings.TrimPrefix(origin.URL, "http://127.0.0.1:")), src)
 	for range 20 {

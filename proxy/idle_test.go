@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fairlead-mesh/fairlead/internal/identity"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
@@ -53,14 +52,7 @@ func TestAnIdleStreamHoldsNeitherGoroutineNorBuffer(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector keeps memory of its own")
 	}
-	ca, err := identity.NewDevCA("cluster.local")
-	if err != nil {
-		t.Fatal(err)
-	}
-	src, err := ca.Source(identity.ID{TrustDomain: "cluster.local", Namespace: "app", ServiceAccount: "waypoint"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca, src := devCA(t)
 	h1, hbone := freePort(t), freePort(t)
 	log := strconv.Quote(filepath.Join(t.TempDir(), "access.log"))
 	startProxy(t, fmt.Sprintf(allocYAML, h1, hbone, answerer(t), log), src)

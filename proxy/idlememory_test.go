@@ -165,14 +165,7 @@ func TestIdleStreamsAndConnectionsAreSmall(t *testing.T) {
 	if os.Getenv("IDLE_PROFILE") != "" {
 		runtime.MemProfileRate = 1
 	}
-	ca, err := identity.NewDevCA("cluster.local")
-	if err != nil {
-		t.Fatal(err)
-	}
-	src, err := ca.Source(identity.ID{TrustDomain: "cluster.local", Namespace: "app", ServiceAccount: "waypoint"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca, src := devCA(t)
 	h1, hbone := freePort(t), freePort(t)
 	log := strconv.Quote(filepath.Join(t.TempDir(), "access.log"))
 	startProxy(t, fmt.Sprintf(allocYAML, h1, hbone, answerer(t), log), src)

@@ -4,35 +4,16 @@ import (
 	"fmt"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 )
 
 // nameServer answers over TCP as slowNames does, at once; it returns its port.
 func nameServer(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	end := make(chan struct{})
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				for answerName(c, 0, end) == nil {
-				}
-			})
+	return tcpServer(t, func(c net.Conn, over <-chan struct{}) {
+		for answerName(c, 0, over) == nil {
 		}
 	})
-	t.Cleanup(func() { close(end); _ = l.Close(); wg.Wait() })
-	a, _ := l.Addr().(*net.TCPAddr)
-	return a.Port
 }
 
 // The name server is that of the bootstrap, or of the cluster.

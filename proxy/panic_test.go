@@ -267,12 +267,12 @@ func TestAPanicInARequestCostsThatRequest(t *testing.T) {
 	origin.Config.Protocols.SetUnencryptedHTTP2(true)
 	origin.Start()
 	defer origin.Close()
-	echo := echoServer(t)
+	echo := tcpOrigin(t, "")
 	for _, c := range mineHTTP {
 		t.Run(c.where+" "+c.path+c.hcm[:min(len(c.hcm), 10)], func(t *testing.T) {
 			m := newMinefield(t)
 			m.cluster("app", tcpPort(origin.Listener), true)
-			m.cluster("echo", tcpPort(echo), false)
+			m.cluster("echo", echo, false)
 			m.listener(fmt.Sprintf(`{name: l, address: {socket_address: {address: 127.0.0.1, port_value: 0}}, filter_chains: [{filters: [{name: hcm, typed_config: {
 "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: x, %s upgrade_configs: [{upgrade_type: CONNECT}], http2_protocol_options: {allow_connect: true},
 route_config: {name: r, virtual_hosts: [{name: trap, domains: [trap], routes: [{match: {connect_matcher: {}}, route: {cluster: echo, upgrade_configs: [{upgrade_type: CONNECT, connect_config: {}}]}}, {match: {prefix: /}, %s route: {cluster: app, %s timeout: 0s}}]},

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -120,30 +119,6 @@ func tcpPort(l net.Listener) int {
 	return a.Port
 }
 
-// echoServer answers bytes with the same.
-func echoServer(t *testing.T) net.Listener {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c)
-			})
-		}
-	})
-	t.Cleanup(func() { _ = l.Close(); wg.Wait() })
-	return l
-}
-
 // mineConn are places on the way of a connection.
 var mineConn = []struct {
 	where, terminal string // tcp_proxy if empty
@@ -177,11 +152,11 @@ func TestAPanicInAConnectionCostsThatConnection(t *testing.T) {
 	if len(mineConn) != minesConn {
 		t.Fatalf("%d places, want %d", len(mineConn), minesConn)
 	}
-	echo := echoServer(t)
+	echo := tcpOrigin(t, "")
 	for _, c := range mineConn {
 		t.Run(c.where+" "+c.terminal, func(t *testing.T) {
 			m := newMinefield(t)
-			m.cluster("echo", tcpPort(echo), false)
+			m.cluster("echo", echo, false)
 			last := fmt.Sprintf(`{name: tcp, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: x, %s cluster: echo}}`, c.tcp)
 			switch c.terminal {
 			case "-":

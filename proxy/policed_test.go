@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -55,7 +54,7 @@ type policed struct {
 func newPoliced(t *testing.T) *policed {
 	t.Helper()
 	ca, src := devCA(t)
-	p := &policed{t: t, ca: ca, port: freePort(t), echo: echoServer(t).Addr().(*net.TCPAddr).Port, log: &eventLog{}, reg: &stats.Registry{}, access: filepath.Join(t.TempDir(), "tcp.log"), idle: "3600s"}
+	p := &policed{t: t, ca: ca, port: freePort(t), echo: tcpOrigin(t, ""), log: &eventLog{}, reg: &stats.Registry{}, access: filepath.Join(t.TempDir(), "tcp.log"), idle: "3600s"}
 	s, err := proxy.New(proxy.Options{Registry: builtin.Registry(), Identity: src, DrainTime: time.Minute, Stats: p.reg, Logger: slog.New(slog.NewJSONHandler(p.log, nil))})
 	if err != nil {
 		t.Fatal(err)

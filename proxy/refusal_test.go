@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -221,30 +220,4 @@ func agrees(t *testing.T, s *proxy.Server, port int, path string, ev map[string]
 	if ev["status"] != float64(r.Status) || ev["response_code_details"] != r.Details {
 		t.Errorf("explain says %s by %s: %d %s, the event %v %v", r.Outcome, r.Decider, r.Status, r.Details, ev["status"], ev["response_code_details"])
 	}
-}
-
-// silentServer accepts connections and never answers.
-func silentServer(t *testing.T) (port int) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		var open []net.Conn
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				break
-			}
-			open = append(open, c)
-		}
-		for _, c := range open {
-			_ = c.Close()
-		}
-	}()
-	t.Cleanup(func() { _ = l.Close(); <-done })
-	return l.Addr().(*net.TCPAddr).Port
 }

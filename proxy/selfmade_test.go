@@ -154,7 +154,7 @@ func selfMadeWorld(t *testing.T) (w *world, log *eventLog, ports map[string]int)
 	silent, sv := silentServer(t), newServices(t)
 	for name, c := range map[string][2]string{
 		"empty": {}, "silent": {at(silent)}, "down": {at(sv.port["refused"])}, "full": {at(silent), "circuit_breakers: {thresholds: [{max_pending_requests: 0}]},"},
-		"ending": {at(endingServer(t))}, "garbage": {at(sv.port["raw"])},
+		"ending": {at(endingServer(t, ""))}, "garbage": {at(sv.port["raw"])},
 		"dropped":  {at(silent) + ", policy: {drop_overloads: [{category: x, drop_percentage: {numerator: 100}}]}"},
 		"age":      {at(silent), `typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, common_http_protocol_options: {max_stream_duration: 0.05s}, explicit_http_config: {http_protocol_options: {}}}},`},
 		"unusable": {at(silent), "lb_subset_config: {fallback_policy: ANY_ENDPOINT},"},
@@ -206,28 +206,6 @@ filter_enabled: {default_value: {numerator: 100}}, filter_enforced: {default_val
 	}
 	w.mustApply()
 	return w, log, ports
-}
-
-// endingServer reads a request and closes the connection.
-func endingServer(t *testing.T) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = c.Read(make([]byte, 4096))
-			_ = c.Close()
-		}
-	}()
-	t.Cleanup(func() { _ = l.Close(); <-done })
-	return l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // of a TCP listener
 }
 
 // TestEveryAnswerOfOurOwnHasItsCauseAndItsEvent makes the proxy answer by itself

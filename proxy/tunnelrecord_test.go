@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
-
-	"github.com/fairlead-mesh/fairlead/internal/identity"
 )
 
 const recordLine = `%REQ(:METHOD)% %REQ(:AUTHORITY)% %REQ(X-CASE)% %PROTOCOL% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% ` +
@@ -23,14 +21,7 @@ const recordLine = `%REQ(:METHOD)% %REQ(:AUTHORITY)% %REQ(X-CASE)% %PROTOCOL% %R
 // streams whose record was put away while they lasted with those whose record was
 // not, because a timer needed it.
 func TestTheRecordOfATunnelIsWhole(t *testing.T) {
-	ca, err := identity.NewDevCA("cluster.local")
-	if err != nil {
-		t.Fatal(err)
-	}
-	src, err := ca.Source(identity.ID{TrustDomain: "cluster.local", Namespace: "app", ServiceAccount: "waypoint"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca, src := devCA(t)
 	origin := answerer(t)
 	lines := func(more string) []string {
 		hbone, file := freePort(t), filepath.Join(t.TempDir(), "connect.log")

@@ -235,18 +235,7 @@ func TestWaypointServesHBONEByIdentity(t *testing.T) {
 		fmt.Fprintf(w, "%s %s", r.Method, r.URL.Path)
 	}))
 	defer origin.Close()
-	ca, err := identity.NewDevCA("cluster.local")
-	if err != nil {
-		t.Fatal(err)
-	}
-	wp, err := identity.ParseID("spiffe://cluster.local/ns/app/sa/waypoint")
-	if err != nil {
-		t.Fatal(err)
-	}
-	src, err := ca.Source(wp)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca, src := devCA(t)
 	port := freePort(t)
 	_, oport, _ := net.SplitHostPort(strings.TrimPrefix(origin.URL, "http://"))
 	startProxy(t, fmt.Sprintf(waypointYAML, port, oport), src)

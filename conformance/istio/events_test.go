@@ -1,7 +1,6 @@
 package istio
 
 import (
-	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -28,16 +27,7 @@ func (s *scenario) event(t *testing.T, words ...string) {
 // metrics are those of the waypoint.
 func (*scenario) metrics(t *testing.T) string {
 	t.Helper()
-	resp, err := http.Get("http://127.0.0.1:15020/stats/prometheus")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
+	return fetch(t, "http://127.0.0.1:15020/stats/prometheus")
 }
 
 // Pods run with --proxyLogLevel=warning unless their owner says otherwise. What

@@ -42,7 +42,13 @@ func unsupported(t *testing.T) string {
 // operator asks the waypoint what operators may.
 func operator(t *testing.T, path string) string {
 	t.Helper()
-	resp, err := http.Get("http://127.0.0.1:15000" + path)
+	return fetch(t, "http://127.0.0.1:15000"+path)
+}
+
+// fetch is what the proxy answers at one of its own ports.
+func fetch(t *testing.T, url string) string {
+	t.Helper()
+	resp, err := http.Get(url)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
-	"net/netip"
 	"testing"
 	"time"
 
@@ -13,28 +12,9 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 )
 
-// sockets returns two ends of a connection.
-func sockets(t *testing.T) (a, b netio.Conn) {
-	t.Helper()
-	l, err := netio.Listen(netip.MustParseAddrPort("127.0.0.1:0"), netio.ListenOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	if a, err = netio.Dial(t.Context(), l.Addr(), netio.DialOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if b, err = l.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	return a, b
-}
-
-func pipes(*testing.T) (a, b netio.Conn) { return netio.Pipe(netip.AddrPort{}, netip.AddrPort{}) }
-
 // A join whose connection breaks, at whichever step, ends once and gives both back.
 func TestAJoinThatBreaksEndsOnce(t *testing.T) {
-	for name, pair := range map[string]func(*testing.T) (a, b netio.Conn){"sockets": sockets, "pipes": pipes} {
+	for name, pair := range conntest.Pairs {
 		t.Run(name, func(t *testing.T) {
 			conntest.EachStep(t, func(t *testing.T, n int) (broke bool) {
 				client, a := pair(t)
@@ -81,7 +61,7 @@ func TestAJoinThatBreaksEndsOnce(t *testing.T) {
 
 // A handshake that breaks closes what it was given.
 func TestAHandshakeThatBreaksClosesItsConnection(t *testing.T) {
-	for name, pair := range map[string]func(*testing.T) (a, b netio.Conn){"sockets": sockets, "pipes": pipes} {
+	for name, pair := range conntest.Pairs {
 		t.Run(name, func(t *testing.T) {
 			conntest.EachStep(t, func(t *testing.T, n int) (broke bool) {
 				a, b := pair(t)

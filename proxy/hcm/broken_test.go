@@ -1,7 +1,6 @@
 package hcm
 
 import (
-	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -43,30 +42,11 @@ func (b *parroted) Close() {
 	b.Body.Close()
 }
 
-func tcp(t *testing.T) (a, b netio.Conn) {
-	t.Helper()
-	l, err := netio.Listen(netip.MustParseAddrPort("127.0.0.1:0"), netio.ListenOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	if a, err = netio.Dial(t.Context(), l.Addr(), netio.DialOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if b, err = l.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	return a, b
-}
-
 // A connection that breaks, at whichever step, ends once, and what was counted and
 // taken for it and its streams is given back.
 func TestAConnectionThatBreaksEndsOnce(t *testing.T) {
 	for name, speak := range map[string]func(netio.Conn){"h1": speakH1, "h2": speakH2} {
-		for conns, pair := range map[string]func(*testing.T) (a, b netio.Conn){
-			"sockets": tcp,
-			"pipes":   func(*testing.T) (a, b netio.Conn) { return netio.Pipe(netip.AddrPort{}, netip.AddrPort{}) },
-		} {
+		for conns, pair := range conntest.Pairs {
 			t.Run(name+" over "+conns, func(t *testing.T) {
 				conntest.EachStep(t, func(t *testing.T, n int) (broke bool) { return breakAt(t, n, pair, speak) })
 			})
@@ -74,7 +54,7 @@ func TestAConnectionThatBreaksEndsOnce(t *testing.T) {
 	}
 }
 
-func breakAt(t *testing.T, n int, pair func(*testing.T) (a, b netio.Conn), speak func(netio.Conn)) (broke bool) {
+func breakAt(t *testing.T, n int, pair func(testing.TB) (a, b netio.Conn), speak func(netio.Conn)) (broke bool) {
 	var open atomic.Int32
 	m, err := New(Config{Spec: &xdsresource.HTTPConnectionManager{}, Routes: &Routes{}, DefaultChain: []filters.HTTPFilter{parrot{&open}}, Stats: (&stats.Registry{}).Scope("http_")})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-mesh/fairlead/internal/conntest"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
@@ -76,7 +77,7 @@ func TestRequestsOnTheWire(t *testing.T) {
 		{"CONNECT", ":method=CONNECT :authority=b:80", nil, "CONNECT b:80 HTTP/1.1\r\nhost: b:80\r\n\r\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			cc, sc := pipe(t)
+			cc, sc := conntest.Pipes(t)
 			seen := origin(t, sc, ok)
 			cl := NewClient(cc, &transport.ClientConfig{})
 			st := open(t, cl)
@@ -131,7 +132,7 @@ func TestRequestsThatCannotBeWrittenAreRefused(t *testing.T) {
 		"an extended CONNECT, path-less": {":method", "CONNECT", ":authority", "a", ":protocol", "x"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cc, sc := pipe(t)
+			cc, sc := conntest.Pipes(t)
 			cl := NewClient(cc, &transport.ClientConfig{})
 			st := open(t, cl)
 			var hd message.Header
@@ -160,7 +161,7 @@ func TestRequestsThatCannotBeWrittenAreRefused(t *testing.T) {
 // the client sees, and whether the connection can be used again.
 func exchange(t *testing.T, fields, answer string, cfg *transport.ClientConfig) (status int, body string, trailers *message.Header, err error, reusable bool) {
 	t.Helper()
-	cc, sc := pipe(t)
+	cc, sc := conntest.Pipes(t)
 	origin(t, sc, answer)
 	cl := NewClient(cc, cfg)
 	st := open(t, cl)
@@ -216,7 +217,7 @@ func TestResponsesAreReadToTheirEnd(t *testing.T) {
 func TestAResponseSplitAtEveryByteIsTheSame(t *testing.T) {
 	const in = "HTTP/1.1 103 Early\r\nA: 1\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n3\r\ndef\r\n0\r\nGrpc-Status: 0\r\n\r\n"
 	for i := 1; i < len(in); i++ {
-		cc, sc := pipe(t)
+		cc, sc := conntest.Pipes(t)
 		cl := NewClient(cc, &transport.ClientConfig{EnableTrailers: true})
 		st := open(t, cl)
 		_ = st.WriteHeaders(request(simple), true)
@@ -320,7 +321,7 @@ func TestAStaleConnectionIsRefusedBeforeAnythingIsSent(t *testing.T) {
 }
 
 func TestThePeersCloseOfAnIdleConnectionIsNoticed(t *testing.T) {
-	cc, sc := sockets(t)
+	cc, sc := conntest.Sockets(t)
 	origin(t, sc, "HTTP/1.1 204 No\r\n\r\n")
 	cl := NewClient(cc, &transport.ClientConfig{})
 	st := open(t, cl)
@@ -431,7 +432,7 @@ func TestReadingAndWritingAtTheSameTime(t *testing.T) {
 
 func TestInterruptFailsWithItsCause(t *testing.T) {
 	cause := errors.New("cause")
-	cc, sc := sockets(t)
+	cc, sc := conntest.Sockets(t)
 	origin(t, sc, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx")
 	cl := NewClient(cc, &transport.ClientConfig{})
 	st := open(t, cl)
@@ -452,7 +453,7 @@ func TestInterruptFailsWithItsCause(t *testing.T) {
 }
 
 func TestAConnectionThatDiesUnansweredSaysSo(t *testing.T) {
-	cc, sc := sockets(t)
+	cc, sc := conntest.Sockets(t)
 	origin(t, sc, "HTTP/1.1 204 No\r\n\r\n")
 	cl := NewClient(cc, &transport.ClientConfig{})
 	st := open(t, cl)
@@ -478,7 +479,7 @@ func TestClientTunnelsStartWithBufferedBytes(t *testing.T) {
 		simple + " upgrade=foo":          "HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: foo\r\n\r\nearly",
 		":method=CONNECT :authority=b:1": "HTTP/1.1 200 OK\r\n\r\nearly",
 	} {
-		cc, sc := sockets(t)
+		cc, sc := conntest.Sockets(t)
 		origin(t, sc, answer)
 		cl := NewClient(cc, &transport.ClientConfig{})
 		st := open(t, cl)
@@ -506,7 +507,7 @@ func TestClientTunnelsStartWithBufferedBytes(t *testing.T) {
 }
 
 func TestDrainAndCloseOfClients(t *testing.T) {
-	cc, sc := pipe(t)
+	cc, sc := conntest.Pipes(t)
 	origin(t, sc, "HTTP/1.1 204 No\r\n\r\n")
 	cl := NewClient(cc, &transport.ClientConfig{})
 	st := open(t, cl)
@@ -526,7 +527,7 @@ func TestDrainAndCloseOfClients(t *testing.T) {
 	}
 	_ = sc.Close()
 
-	cc, sc = pipe(t)
+	cc, sc = conntest.Pipes(t)
 	cl = NewClient(cc, &transport.ClientConfig{})
 	st = open(t, cl)
 	_ = st.WriteHeaders(request(simple), true)

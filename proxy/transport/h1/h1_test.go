@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"math/big"
-	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +18,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/fairlead-mesh/fairlead/internal/conntest"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
@@ -63,30 +63,6 @@ func echo(s transport.ServerStream) {
 	}
 }
 
-var addr = netip.MustParseAddrPort("127.0.0.1:80")
-
-// pipe returns both ends of an in-memory connection.
-func pipe(*testing.T) (client, server netio.Conn) { return netio.Pipe(addr, addr) }
-
-// sockets returns both ends of a loopback connection.
-func sockets(t *testing.T) (client, server netio.Conn) {
-	t.Helper()
-	l, err := netio.Listen(netip.MustParseAddrPort("127.0.0.1:0"), netio.ListenOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	if client, err = netio.Dial(ctx, l.Addr(), netio.DialOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if server, err = l.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	return client, server
-}
-
 func start(c netio.Conn, h transport.Handler, cfg *transport.ServerConfig) (done chan struct{}) {
 	done = make(chan struct{})
 	s := NewServer(c, cfg, h)
@@ -104,9 +80,9 @@ func wait(t *testing.T, done chan struct{}) {
 }
 
 // secured puts TLS on sockets.
-func secured(t *testing.T) (client, server netio.Conn) {
+func secured(t testing.TB) (client, server netio.Conn) {
 	t.Helper()
-	cc, sc := sockets(t)
+	cc, sc := conntest.Sockets(t)
 	cert := certificate(t)
 	ch := make(chan netio.Conn, 1)
 	go func() {
@@ -123,7 +99,7 @@ func secured(t *testing.T) (client, server netio.Conn) {
 	return cc, <-ch
 }
 
-func certificate(t *testing.T) tls.Certificate {
+func certificate(t testing.TB) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -137,7 +113,7 @@ func certificate(t *testing.T) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-var kinds = map[string]func(*testing.T) (netio.Conn, netio.Conn){"pipe": pipe, "socket": sockets, "tls": secured}
+var kinds = map[string]func(testing.TB) (client, server netio.Conn){"pipe": conntest.Pipes, "socket": conntest.Sockets, "tls": secured}
 
 func TestExchangesReuseAConnection(t *testing.T) {
 	for name, conns := range kinds {
@@ -186,7 +162,7 @@ func TestExchangesReuseAConnection(t *testing.T) {
 // raw sends in to a server and returns everything that comes back.
 func raw(t *testing.T, in string, h *handler, cfg *transport.ServerConfig) string {
 	t.Helper()
-	cc, sc := pipe(t)
+	cc, sc := conntest.Pipes(t)
 	done := start(sc, h, cfg)
 	if _, err := cc.Write([]byte(in)); err != nil {
 		t.Fatal(err)
@@ -316,7 +292,7 @@ func TestAResponseThatBreaksOffIsNotTakenForWhole(t *testing.T) {
 		"NOPE\r\n\r\n": transport.ProtocolError,
 		"":             transport.ConnectionTermination,
 	} {
-		cc, sc := pipe(t)
+		cc, sc := conntest.Pipes(t)
 		_, _ = sc.Write([]byte(in))
 		_ = sc.CloseWrite()
 		cl := NewClient(noProbe{cc}, &transport.ClientConfig{})
@@ -346,7 +322,7 @@ func TestAResponseThatBreaksOffIsNotTakenForWhole(t *testing.T) {
 type noProbe struct{ netio.Conn }
 
 func TestClientGoneInterruptsTheStream(t *testing.T) {
-	cc, sc := sockets(t)
+	cc, sc := conntest.Sockets(t)
 	got := make(chan error, 1)
 	done := start(sc, &handler{serve: func(s transport.ServerStream) {
 		s.OnReset(func(err error) { got <- err })
@@ -373,7 +349,7 @@ func TestClientGoneInterruptsTheStream(t *testing.T) {
 // A callback of OnReset that runs while its owner is being reused would meet the
 // next request.
 func TestOnResetCanBeTakenBack(t *testing.T) {
-	cc, sc := pipe(t)
+	cc, sc := conntest.Pipes(t)
 	entered, leave := make(chan struct{}), make(chan struct{})
 	var s *Server
 	s = NewServer(sc, &transport.ServerConfig{}, &handler{serve: func(st transport.ServerStream) {
@@ -405,7 +381,7 @@ func TestOnResetCanBeTakenBack(t *testing.T) {
 }
 
 func TestIdleTimeoutClosesTheConnection(t *testing.T) {
-	cc, sc := pipe(t)
+	cc, sc := conntest.Pipes(t)
 	done := start(sc, &handler{serve: echo}, &transport.ServerConfig{IdleTimeout: 30 * time.Millisecond})
 	b := make([]byte, 1)
 	if _, err := cc.Read(b); !errors.Is(err, io.EOF) && err == nil {

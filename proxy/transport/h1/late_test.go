@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/fairlead-mesh/fairlead/internal/conntest"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
@@ -15,7 +16,7 @@ import (
 // A headers timeout that runs out while the head gets complete may be told when the
 // request has been served: it must not end what is idle, or the next head.
 func TestALateHeadersTimeoutDoesNotMeetTheNextRequest(t *testing.T) {
-	cc, sc := pipe(t)
+	cc, sc := conntest.Pipes(t)
 	done := make(chan struct{})
 	s := NewServer(sc, &transport.ServerConfig{HeadersTimeout: time.Hour}, answers(":status=204"))
 	go s.Serve(func() { close(done) })

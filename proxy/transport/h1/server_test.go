@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-mesh/fairlead/internal/conntest"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
@@ -118,7 +119,7 @@ func TestWhatCannotBeWrittenIsRefusedAndResets(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cc, sc := pipe(t)
+			cc, sc := conntest.Pipes(t)
 			done := start(sc, &handler{serve: func(s transport.ServerStream) {
 				if f(s) == nil {
 					t.Error("want an error")
@@ -175,7 +176,7 @@ func TestARequestSplitAtEveryByteIsTheSame(t *testing.T) {
 		t.Fatalf("got %q", want)
 	}
 	for i := 1; i < len(in); i++ {
-		cc, sc := pipe(t)
+		cc, sc := conntest.Pipes(t)
 		done := start(sc, &handler{serve: echo}, &transport.ServerConfig{EnableTrailers: true})
 		_, _ = cc.Write([]byte(in[:i]))
 		for r, _ := sc.(netio.Prober).Probe(); r; r, _ = sc.(netio.Prober).Probe() {
@@ -242,7 +243,7 @@ func TestBadBodiesEndTheConnectionWithoutAnother(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var served atomic.Int32
-			cc, sc := sockets(t)
+			cc, sc := conntest.Sockets(t)
 			done := start(sc, &handler{serve: func(s transport.ServerStream) {
 				served.Add(1)
 				if _, err := io.ReadAll(message.NewReader(s.Body())); transport.ReasonOf(err) != transport.ProtocolError {
@@ -303,7 +304,7 @@ func TestExpectIsAnsweredAtOnce(t *testing.T) {
 		n, _ := c.Read(b)
 		return string(b[:n])
 	}
-	cc, sc := sockets(t)
+	cc, sc := conntest.Sockets(t)
 	done := start(sc, &handler{serve: echo}, &transport.ServerConfig{})
 	_, _ = cc.Write([]byte(head))
 	if got := read(cc); got != "HTTP/1.1 100 Continue\r\n\r\n" {
@@ -328,7 +329,7 @@ func TestExpectIsAnsweredAtOnce(t *testing.T) {
 	}
 
 	// Passed through, 100 is the handler's.
-	cc, sc = sockets(t)
+	cc, sc = conntest.Sockets(t)
 	done = start(sc, &handler{serve: func(s transport.ServerStream) {
 		var h, i message.Header
 		s.ReadHeaders(&h)
@@ -614,7 +615,7 @@ func TestConnectionsEndInOrder(t *testing.T) {
 }
 
 func TestAnIdleConnectionThatParksHoldsNoGoroutine(t *testing.T) {
-	cc, sc := pipe(t)
+	cc, sc := conntest.Pipes(t)
 	done := make(chan struct{})
 	s := NewServer(sc, &transport.ServerConfig{}, answers(":status=204"))
 	returned := make(chan struct{})
@@ -654,7 +655,7 @@ func TestServingDoesNotAllocate(t *testing.T) {
 			t.Error("write")
 		}
 	}}
-	cc, sc := sockets(t)
+	cc, sc := conntest.Sockets(t)
 	done := start(sc, serve, &transport.ServerConfig{})
 	in := []byte("GET /b/1024 HTTP/1.1\r\nHost: backend.default.svc.cluster.local\r\nUser-Agent: x/1.0\r\nAccept: */*\r\n\r\n")
 	buf := make([]byte, 4096)
@@ -683,7 +684,7 @@ func TestServingDoesNotAllocate(t *testing.T) {
 func TestAnEndThatComesWithTheRequestIsSeenAtOnce(t *testing.T) {
 	least := time.Hour
 	for range 20 {
-		client, server := sockets(t)
+		client, server := conntest.Sockets(t)
 		if _, err := client.Write([]byte("GET / HTTP/1.1\r\nhost: a\r\n\r\n")); err != nil {
 			t.Fatal(err)
 		}
