@@ -355,7 +355,7 @@ func (c *cell) send(t *testing.T, port int, fill *strings.Replacer) (int, string
 	if c.token != "" {
 		req.Header.Set("authorization", "Bearer "+fill.Replace(c.token))
 	}
-	cl := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true}}
+	cl := http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true}}
 	resp, err := cl.Do(req)
 	if err != nil {
 		var timeout net.Error

@@ -144,6 +144,15 @@ func networkRBACCells() []cell {
 	})
 }
 
+// patience is how long a service is waited for: one that answers may take its time
+// on a busy machine.
+func patience(cluster string) string {
+	if cluster == "slow" {
+		return "0.2s"
+	}
+	return "10s"
+}
+
 func jwtCells() []cell {
 	const f = "jwt"
 	filter := func(provider, requires, more string) string {
@@ -151,7 +160,7 @@ func jwtCells() []cell {
 	}
 	const required, lax = "provider_name: p", "requires_any: {requirements: [{provider_name: p}, {allow_missing_or_failed: {}}]}"
 	remote := func(cluster string) string {
-		return fmt.Sprintf(`remote_jwks: {http_uri: {uri: "http://x/jwks", cluster: %s, timeout: 0.2s}}`, cluster)
+		return fmt.Sprintf(`remote_jwks: {http_uri: {uri: "http://x/jwks", cluster: %s, timeout: %s}}`, cluster, patience(cluster))
 	}
 	const local, token = `local_jwks: {inline_string: '${JWKS}'}`, "${TOKEN}"
 	good := filter(local, required, "")
@@ -207,13 +216,13 @@ func authzCells(family string, filter func(cluster, more string) string) []cell 
 
 func httpAuthzCells() []cell {
 	return authzCells("ext_authz http", func(cluster, more string) string {
-		return typed(authzT, fmt.Sprintf(`transport_api_version: V3, http_service: {server_uri: {uri: "http://x", cluster: %s, timeout: 0.2s}}, %s`, cluster, more))
+		return typed(authzT, fmt.Sprintf(`transport_api_version: V3, http_service: {server_uri: {uri: "http://x", cluster: %s, timeout: %s}}, %s`, cluster, patience(cluster), more))
 	})
 }
 
 func grpcAuthzCells() []cell {
 	filter := func(cluster, more string) string {
-		return typed(authzT, fmt.Sprintf(`transport_api_version: V3, grpc_service: {envoy_grpc: {cluster_name: %s}, timeout: 0.2s}, %s`, cluster, more))
+		return typed(authzT, fmt.Sprintf(`transport_api_version: V3, grpc_service: {envoy_grpc: {cluster_name: %s}, timeout: %s}, %s`, cluster, patience(cluster), more))
 	}
 	return append(authzCells("ext_authz grpc", filter), named("ext_authz grpc", []cell{
 		{failure: "garbage", name: "the answer is no message", http: filter("garbage", ""), status: 403, details: "ext_authz_error"},
@@ -224,7 +233,7 @@ func grpcAuthzCells() []cell {
 func networkAuthzCells() []cell {
 	const url = google + "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz"
 	filter := func(cluster, more string) string {
-		return typed(url, fmt.Sprintf(`stat_prefix: tcp., transport_api_version: V3, grpc_service: {envoy_grpc: {cluster_name: %s}, timeout: 0.2s, initial_metadata: [{key: x, value: "%%FILTER_STATE(bomb:PLAIN)%%"}]}, %s`, cluster, more))
+		return typed(url, fmt.Sprintf(`stat_prefix: tcp., transport_api_version: V3, grpc_service: {envoy_grpc: {cluster_name: %s}, timeout: %s, initial_metadata: [{key: x, value: "%%FILTER_STATE(bomb:PLAIN)%%"}]}, %s`, cluster, patience(cluster), more))
 	}
 	out := []cell{
 		{failure: "control", name: "it allows", network: filter("good", ""), status: 200},

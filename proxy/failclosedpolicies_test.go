@@ -17,7 +17,7 @@ func regoCells() []cell {
 		return native(regoT, policy(src)+more)
 	}
 	bundled := func(cluster, more string) string {
-		return native(regoT, `policy: {bundles: [{http: {cluster: `+cluster+`, path: /b.tar.gz, timeout: 0.2s}, max_bytes: 1048576}]}`+more)
+		return native(regoT, `policy: {bundles: [{http: {cluster: `+cluster+`, path: /b.tar.gz, timeout: `+patience(cluster)+`}, max_bytes: 1048576}]}`+more)
 	}
 	const (
 		conflict = `allow := true if input.attributes.request.http.method == \"GET\"\nallow := false if input.attributes.request.http.path == \"/\"`
