@@ -2,6 +2,7 @@ package filters
 
 import (
 	"context"
+	"math/rand/v2"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -182,6 +183,25 @@ func (s *Stream) SetChain(chain []HTTPFilter) { s.chain = chain }
 
 // Chain returns the installed chain.
 func (s *Stream) Chain() []HTTPFilter { return s.chain }
+
+// Cluster is the cluster that the route leads to, also one that a header names; ""
+// without a route.
+func (s *Stream) Cluster() string {
+	switch r := s.Route.(type) {
+	case nil:
+		return ""
+	case interface{ Cluster(s *Stream) string }:
+		return r.Cluster(s)
+	default:
+		return r.ClusterName()
+	}
+}
+
+// Drawn draws whether a request is one of those that ppm of a million are to be.
+func Drawn(ppm uint32) bool {
+	const million = 1_000_000
+	return ppm >= million || ppm > 0 && rand.Uint32N(million) < ppm
+}
 
 // ClearRouteCache selects the route again, if HCM allows it.
 func (s *Stream) ClearRouteCache() {

@@ -58,25 +58,13 @@ func extract(h *message.Header) (c spanContext, present, ok bool) {
 // unhex decodes src, which is twice as long as dst.
 func unhex(dst []byte, src string) bool {
 	for i := range dst {
-		hi, lo := nibble(src[2*i]), nibble(src[2*i+1])
-		if hi > 15 || lo > 15 {
+		hi, lo := message.Unhex(src[2*i]), message.Unhex(src[2*i+1])
+		if hi < 0 || lo < 0 {
 			return false
 		}
-		dst[i] = hi<<4 | lo
+		dst[i] = byte(hi<<4 | lo)
 	}
 	return true
-}
-
-func nibble(c byte) byte {
-	switch {
-	case c >= '0' && c <= '9':
-		return c - '0'
-	case c >= 'a' && c <= 'f':
-		return c - 'a' + 10
-	case c >= 'A' && c <= 'F':
-		return c - 'A' + 10
-	}
-	return 255
 }
 
 // inject writes c into h, whose memory it uses.

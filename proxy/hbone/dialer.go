@@ -1,6 +1,7 @@
 package hbone
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -87,18 +88,10 @@ var errClosed = errors.New("hbone: dialer is closed")
 // NewDialer returns a Dialer; Close releases its connections.
 func NewDialer(c Config) *Dialer {
 	c.Transport = c.Transport.withDefaults()
-	if c.MaxStreams == 0 {
-		c.MaxStreams = defaultMaxStreams
-	}
-	if c.ConnectTimeout == 0 {
-		c.ConnectTimeout = defaultTimeout
-	}
-	if c.HandshakeTimeout == 0 {
-		c.HandshakeTimeout = defaultTimeout
-	}
-	if c.IdleTimeout == 0 {
-		c.IdleTimeout = defaultIdle
-	}
+	c.MaxStreams = cmp.Or(c.MaxStreams, defaultMaxStreams)
+	c.ConnectTimeout = cmp.Or(c.ConnectTimeout, defaultTimeout)
+	c.HandshakeTimeout = cmp.Or(c.HandshakeTimeout, defaultTimeout)
+	c.IdleTimeout = cmp.Or(c.IdleTimeout, defaultIdle)
 	if c.Socket.KeepaliveIdle == 0 {
 		c.Socket.KeepaliveIdle, c.Socket.KeepaliveInterval, c.Socket.KeepaliveCount = keepaliveTime, keepaliveTime, keepaliveCount
 	}

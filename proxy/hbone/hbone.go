@@ -5,6 +5,7 @@
 package hbone
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"time"
@@ -61,21 +62,11 @@ type Transport struct {
 }
 
 func (t Transport) withDefaults() Transport {
-	if t.StreamWindow == 0 {
-		t.StreamWindow = defaultStreamWindow
-	}
-	if t.ConnWindow == 0 {
-		t.ConnWindow = defaultConnWindow
-	}
-	if t.FrameSize == 0 {
-		t.FrameSize = defaultFrameSize
-	}
-	if t.KeepaliveInterval == 0 {
-		t.KeepaliveInterval = defaultPingInterval
-	}
-	if t.KeepaliveTimeout == 0 {
-		t.KeepaliveTimeout = defaultPingTimeout
-	}
+	t.StreamWindow = cmp.Or(t.StreamWindow, defaultStreamWindow)
+	t.ConnWindow = cmp.Or(t.ConnWindow, defaultConnWindow)
+	t.FrameSize = cmp.Or(t.FrameSize, defaultFrameSize)
+	t.KeepaliveInterval = cmp.Or(t.KeepaliveInterval, defaultPingInterval)
+	t.KeepaliveTimeout = cmp.Or(t.KeepaliveTimeout, defaultPingTimeout)
 	return t
 }
 

@@ -1,6 +1,10 @@
 package hcm
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/fairlead-mesh/fairlead/internal/message"
+)
 
 // canonicalPath normalizes the path part of target (everything before "?") as
 // Envoy's normalize_path does with Chromium's canonicalizer (RFC 3986 section
@@ -50,7 +54,7 @@ func canonicalPath(target string) (out string, ok bool) {
 		default:
 			b = append(b, c)
 		}
-		if percent >= 0 && len(b) == percent+3 && unhex(b[percent+1]) >= 0 && unhex(b[percent+2]) >= 0 {
+		if percent >= 0 && len(b) == percent+3 && message.Unhex(b[percent+1]) >= 0 && message.Unhex(b[percent+2]) >= 0 {
 			// unless what was decoded completes it, as in "%%36%31": upstream
 			// would decode a second time what no policy has seen.
 			b = append(b[:percent+1], '2', '5', b[percent+1], b[percent+2])
@@ -77,24 +81,12 @@ func isCanonical(path string) bool {
 // pathByte decodes the next byte: its value and how many characters it takes.
 func pathByte(s string) (c byte, n int) {
 	if s[0] == '%' && len(s) >= 3 {
-		h, l := unhex(s[1]), unhex(s[2])
+		h, l := message.Unhex(s[1]), message.Unhex(s[2])
 		if h >= 0 && l >= 0 {
 			return byte(h<<4 | l), 3
 		}
 	}
 	return s[0], 1
-}
-
-func unhex(c byte) int {
-	switch {
-	case '0' <= c && c <= '9':
-		return int(c - '0')
-	case 'a' <= c && c <= 'f':
-		return int(c-'a') + 10
-	case 'A' <= c && c <= 'F':
-		return int(c-'A') + 10
-	}
-	return -1
 }
 
 // dotSegment recognises "." and ".." at the start of s, in plain or escaped

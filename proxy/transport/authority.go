@@ -1,5 +1,7 @@
 package transport
 
+import "github.com/fairlead-mesh/fairlead/internal/message"
+
 // hostChar is RFC 3986 reg-name without the comma, which a list of hosts has.
 var hostChar = func() (t [256]bool) {
 	for _, c := range "!$%&'()*+-.;=_~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" {
@@ -16,7 +18,7 @@ var hostChar = func() (t [256]bool) {
 func ValidAuthority[T []byte | string](b T, needPort bool) bool {
 	i := 0
 	if len(b) > 0 && b[0] == '[' {
-		for i = 1; i < len(b) && (isHex(b[i]) || b[i] == ':' || b[i] == '.'); i++ {
+		for i = 1; i < len(b) && (message.Unhex(b[i]) >= 0 || b[i] == ':' || b[i] == '.'); i++ {
 		}
 		if i < 3 || i == len(b) || b[i] != ']' {
 			return false
@@ -44,8 +46,4 @@ func ValidAuthority[T []byte | string](b T, needPort bool) bool {
 		port = 10*port + int(b[i]-'0')
 	}
 	return port <= 65535
-}
-
-func isHex(c byte) bool {
-	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
 }

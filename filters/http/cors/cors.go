@@ -4,7 +4,6 @@ package cors
 
 import (
 	"fmt"
-	"math/rand/v2"
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
@@ -51,8 +50,8 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 	if origin == "" {
 		return next.Do(s)
 	}
-	enabled := hit(f.p.EnabledPPM)
-	if !enabled && !hit(f.p.ShadowPPM) {
+	enabled := filters.Drawn(f.p.EnabledPPM)
+	if !enabled && !filters.Drawn(f.p.ShadowPPM) {
 		return next.Do(s)
 	}
 	preflight := preflight(&s.Request)
@@ -83,10 +82,6 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 
 func preflight(h *message.Header) bool {
 	return h.Get(message.Method) == "OPTIONS" && h.Get("access-control-request-method") != ""
-}
-
-func hit(ppm uint32) bool {
-	return ppm >= 1_000_000 || ppm > 0 && rand.Uint32N(1_000_000) < ppm
 }
 
 // allowed matches origin; a matcher of "*" allows any.

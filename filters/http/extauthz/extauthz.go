@@ -5,7 +5,6 @@ package extauthz
 import (
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"strings"
 
 	"github.com/fairlead-mesh/fairlead/filters"
@@ -126,7 +125,7 @@ func (Factory) MergeOverrides(general, specific filters.Config) filters.Config {
 
 // Do implements filters.HTTPFilter.
 func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, error) {
-	if p := f.c.EnabledPPM; f.concerns != nil && !f.concerns(authz.Input{Info: &s.Info, Request: &s.Request}) || p < 1_000_000 && rand.Uint32N(1_000_000) >= p {
+	if f.concerns != nil && !f.concerns(authz.Input{Info: &s.Info, Request: &s.Request}) || !filters.Drawn(f.c.EnabledPPM) {
 		f.disabled.Inc()
 		if f.c.DenyDisabled {
 			return s.Deny(f.c.StatusOnError, "", "ext_authz_error", streaminfo.UnauthorizedExternalService, f.decision("disabled", nil)), nil

@@ -4,7 +4,6 @@ package fault
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"time"
@@ -52,7 +51,7 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 	if !f.applies(s) {
 		return next.Do(s)
 	}
-	if f.c.Delay > 0 && hit(f.c.DelayPPM) && f.begin() {
+	if f.c.Delay > 0 && filters.Drawn(f.c.DelayPPM) && f.begin() {
 		f.delays.Inc()
 		s.Info.Flags = s.Info.Flags.With(streaminfo.DelayInjected)
 		err := wait(s, f.c.Delay)
@@ -61,7 +60,7 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 			return nil, err
 		}
 	}
-	if !hit(f.c.AbortPPM) || !f.begin() {
+	if !filters.Drawn(f.c.AbortPPM) || !f.begin() {
 		return next.Do(s)
 	}
 	f.active.Add(-1)
@@ -77,10 +76,6 @@ func (f *filter) applies(s *filters.Stream) bool {
 		return false
 	}
 	return matcher.MatchHeaders(f.c.Headers, &s.Request)
-}
-
-func hit(ppm uint32) bool {
-	return ppm >= 1_000_000 || ppm > 0 && rand.Uint32N(1_000_000) < ppm
 }
 
 // begin counts a fault in progress unless there are too many.

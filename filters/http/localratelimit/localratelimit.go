@@ -4,7 +4,6 @@ package localratelimit
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"strconv"
 	"strings"
 	"time"
@@ -92,10 +91,6 @@ type filter struct {
 // Close implements io.Closer.
 func (f *filter) Close() error { f.release(); return nil }
 
-func hit(ppm uint32) bool {
-	return ppm >= 1_000_000 || ppm > 0 && rand.Uint32N(1_000_000) < ppm
-}
-
 // descriptors are what rate_limits, of the filter or else of the route, make of
 // s; there is no need for any if none is configured to match.
 func (f *filter) descriptors(s *filters.Stream) []ratelimit.Descriptor {
@@ -114,24 +109,14 @@ func (f *filter) descriptors(s *filters.Stream) []ratelimit.Descriptor {
 	}
 	in := &ratelimit.Input{Info: &s.Info, Request: &s.Request, Node: f.node}
 	if s.Route != nil {
-		in.Cluster, in.RouteMetadata = cluster(s), s.Route.Metadata()
+		in.Cluster, in.RouteMetadata = s.Cluster(), s.Route.Metadata()
 	}
 	return p.Descriptors(stage, f.c.VirtualHost, ratelimit.AnyTime, in)
 }
 
-// cluster is where the route leads, also by a header.
-func cluster(s *filters.Stream) string {
-	if r, ok := s.Route.(interface {
-		Cluster(s *filters.Stream) string
-	}); ok {
-		return r.Cluster(s)
-	}
-	return s.Route.ClusterName()
-}
-
 // Do implements filters.HTTPFilter.
 func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, error) {
-	if !hit(f.c.EnabledPPM) {
+	if !filters.Drawn(f.c.EnabledPPM) {
 		return next.Do(s)
 	}
 	f.enabled.Inc()
@@ -148,7 +133,7 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 	}
 	f.limited.Inc()
 	c := format.Context{Info: &s.Info, Request: &s.Request}
-	if !hit(f.c.EnforcedPPM) {
+	if !filters.Drawn(f.c.EnforcedPPM) {
 		headeredit.Apply(f.c.RequestHeaders, &s.Request, &c)
 		return f.pass(s, next, &x, now)
 	}

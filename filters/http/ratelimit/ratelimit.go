@@ -4,7 +4,6 @@ package ratelimit
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"strconv"
 	"strings"
 	"time"
@@ -109,11 +108,9 @@ func (f *filter) descriptors(s *filters.Stream, m ratelimit.Moment, answer *mess
 	if p == nil {
 		return nil
 	}
-	in := &ratelimit.Input{Info: &s.Info, Request: &s.Request, Response: answer, Cluster: cluster(s), Node: f.node, RouteMetadata: s.Route.Metadata()}
+	in := &ratelimit.Input{Info: &s.Info, Request: &s.Request, Response: answer, Cluster: s.Cluster(), Node: f.node, RouteMetadata: s.Route.Metadata()}
 	return p.Descriptors(stage, f.virtualHost, m, in)
 }
-
-func hit(ppm uint32) bool { return ppm >= 1_000_000 || ppm > 0 && rand.Uint32N(1_000_000) < ppm }
 
 // concerns tells whether s is of the kind that is limited.
 func (f *filter) concerns(s *filters.Stream) bool {
@@ -123,19 +120,9 @@ func (f *filter) concerns(s *filters.Stream) bool {
 	return (s.Request.Get("x-envoy-internal") == "true") == f.c.Internal
 }
 
-// cluster is where the route leads, also by a header.
-func cluster(s *filters.Stream) string {
-	if r, ok := s.Route.(interface {
-		Cluster(s *filters.Stream) string
-	}); ok {
-		return r.Cluster(s)
-	}
-	return s.Route.ClusterName()
-}
-
 // Do implements filters.HTTPFilter.
 func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, error) {
-	if s.Route == nil || !f.concerns(s) || !hit(f.c.EnabledPPM) {
+	if s.Route == nil || !f.concerns(s) || !filters.Drawn(f.c.EnabledPPM) {
 		return next.Do(s)
 	}
 	if p, stage := f.limits(s); p.AsksOnDone(stage, f.virtualHost) {
@@ -152,7 +139,7 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 	}
 	if err != nil {
 		n.failed.Inc()
-		if hit(f.c.DenyPPM) {
+		if filters.Drawn(f.c.DenyPPM) {
 			return s.Deny(f.c.StatusOnError, "", "rate_limiter_error", streaminfo.RateLimitServiceError,
 				streaminfo.Decision{Filter: "ratelimit", Policy: f.domain, Reason: "service_failed", Why: err.Error}), nil
 		}
@@ -164,7 +151,7 @@ func (f *filter) Do(s *filters.Stream, next filters.Next) (*filters.Response, er
 	}
 	if a.over {
 		n.over.Inc()
-		if hit(f.c.EnforcedPPM) {
+		if filters.Drawn(f.c.EnforcedPPM) {
 			return f.limited(s, a), nil
 		}
 	} else {

@@ -1,5 +1,7 @@
 package h1
 
+import "github.com/fairlead-mesh/fairlead/internal/message"
+
 // chunked is the state of a chunked body (RFC 9112 section 7.1). It is fed with
 // whatever bytes have arrived and never needs to look back.
 type chunked struct {
@@ -90,7 +92,7 @@ func (c *chunked) decode(p []byte) (data []byte, n int, err error) {
 
 // size takes a byte of a size line before any extension.
 func (c *chunked) size(b byte) error {
-	v := unhex(b)
+	v := message.Unhex(b)
 	switch {
 	case v >= 0:
 		if c.digits++; c.digits > 15 {
