@@ -241,7 +241,7 @@ func TestSecretsOfAnAgentBesideADS(t *testing.T) {
 	// A listener that is to come from elsewhere than the bootstrap's clusters is
 	// refused.
 	w.set(strings.Replace(ads("lds.yaml"), "route_config_name: r, config_source: {ads: {}}", "route_config_name: r, config_source: {"+w.source("nobody")+"}", 1))
-	cp.Await(5*time.Second, func(rs []xdstest.Request) bool {
+	cp.Await(20*time.Second, func(rs []xdstest.Request) bool {
 		return slices.ContainsFunc(rs, func(r xdstest.Request) bool {
 			return r.IsNACK() && strings.Contains(r.GetErrorDetail().GetMessage(), `is to come from "nobody": api_config_source must name one of the bootstrap's static clusters`)
 		})

@@ -194,7 +194,7 @@ func (w *pushed) edit(from, to string) {
 }
 
 func (w *pushed) dial() (*client, error) {
-	c, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", fmt.Sprintf("127.0.0.1:%d", w.port), &tls.Config{RootCAs: w.ca.Roots(), ServerName: "edge.example"})
+	c, err := tls.DialWithDialer(&net.Dialer{Timeout: 20 * time.Second}, "tcp", fmt.Sprintf("127.0.0.1:%d", w.port), &tls.Config{RootCAs: w.ca.Roots(), ServerName: "edge.example"})
 	if err != nil {
 		return nil, err
 	}

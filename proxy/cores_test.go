@@ -41,7 +41,7 @@ func (s *spin) Compile(*filters.Env, filters.Config, filters.Config) (filters.HT
 // Do implements filters.HTTPFilter.
 func (s *spin) Do(st *filters.Stream, next filters.Next) (*filters.Response, error) {
 	s.arrived.Add(1)
-	for end := time.Now().Add(5 * time.Second); s.arrived.Load() < s.meet; {
+	for end := time.Now().Add(20 * time.Second); s.arrived.Load() < s.meet; {
 		if time.Now().After(end) {
 			s.late.Add(1)
 			break

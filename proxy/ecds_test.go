@@ -19,7 +19,7 @@ configuration: {"@type": type.googleapis.com/google.protobuf.StringValue, value:
 }
 
 func regoPlugin(allow string) string {
-	return fmt.Sprintf(`{"policy": {"sources": [{"inline_string": "package envoy.authz\nallow := %s"}]}}`, allow)
+	return fmt.Sprintf(`{"timeout": "10s", "policy": {"sources": [{"inline_string": "package envoy.authz\nallow := %s"}]}}`, allow)
 }
 
 // Discovered filters change as often as their owners edit them; that must not

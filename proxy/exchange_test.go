@@ -114,7 +114,7 @@ func TestProxiesTellEachOtherWhoTheyAre(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	head := make([]byte, 8)
 	if _, err := io.ReadFull(c, head); err != nil || !bytes.HasPrefix(head, []byte{0x3d, 0x23, 0x04, 0x67}) {
 		t.Fatalf("%x, %v", head, err)
@@ -144,7 +144,7 @@ func TestProxiesTellEachOtherWhoTheyAre(t *testing.T) {
 // exchangeBytes reads a greeting and has text echoed.
 func exchangeBytes(t *testing.T, c net.Conn, greeting, text string) {
 	t.Helper()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	got := make([]byte, len(greeting))
 	if _, err := io.ReadFull(c, got); err != nil || string(got) != greeting {
 		t.Fatalf("greeted with %q, %v", got, err)

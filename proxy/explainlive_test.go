@@ -192,7 +192,7 @@ func sendLive(t *testing.T, port int, q *explain.Request) *sent {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nhost: %s\r\n", q.Method, q.Path, q.Host)
 	for _, h := range q.Headers {

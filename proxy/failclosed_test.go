@@ -179,7 +179,7 @@ func (*services) serve(t *testing.T, h http.Handler) int {
 	p := &http.Protocols{}
 	p.SetHTTP1(true)
 	p.SetUnencryptedHTTP2(true)
-	srv := &http.Server{Handler: h, Protocols: p, ReadHeaderTimeout: 5 * time.Second}
+	srv := &http.Server{Handler: h, Protocols: p, ReadHeaderTimeout: 20 * time.Second}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.Serve(l) }()
 	t.Cleanup(func() { _ = srv.Close(); <-done })
@@ -301,7 +301,7 @@ endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.
 func (c *cell) told(t *testing.T, log *eventLog, p *proxy.Server, status int, body string) {
 	t.Helper()
 	if c.status != 200 {
-		for end := time.Now().Add(5 * time.Second); len(log.events()) == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(20 * time.Second); len(log.events()) == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
 		}
 	}
 	p.Close()

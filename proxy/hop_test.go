@@ -236,7 +236,7 @@ func hopRun(t *testing.T, listenerFilters, tcp string) (seen []string, tunnels i
 	}
 	idle := func() {
 		eventually(t, "the tunnels are closed", func() bool { return srv.open.Load() == 0 })
-		time.Sleep(100 * time.Millisecond) // here, too
+		time.Sleep(500 * time.Millisecond) // here, too
 	}
 	began := time.Now()
 	for _, path := range []string{"/ok", "/ok", "/big", "/half", "/ok", "/garbage", "/close", "/reset", "/ok", "/slow", "/ok"} {
@@ -273,7 +273,7 @@ func hopRun(t *testing.T, listenerFilters, tcp string) (seen []string, tunnels i
 
 func waitAccepts(t *testing.T, port int) {
 	t.Helper()
-	for range 200 {
+	for range 2000 {
 		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			_ = c.Close()

@@ -111,7 +111,7 @@ func TestTheEndWaitsForRequestsAndTunnels(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("does not end after its last connection")
 	}
 }

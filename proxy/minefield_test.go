@@ -125,7 +125,7 @@ func (m *minefield) settled(where string, lines int) {
 	active := func(name string) bool {
 		return strings.HasSuffix(name, "_active") && !strings.HasSuffix(name, "upstream_cx_active") && !strings.HasPrefix(name, "envoy_listener_manager_")
 	}
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(20 * time.Second)
 	for {
 		n, names := m.sum(active)
 		if n == 0 && m.Active() == 0 {

@@ -52,14 +52,7 @@ func operated(t *testing.T) (admin *httptest.Server, p *Process, ports [2]int) {
 	} else {
 		_ = l.Close()
 	}
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		ports[i] = l.Addr().(*net.TCPAddr).Port
-		_ = l.Close()
-	}
+	copy(ports[:], FreePorts(t, len(ports)))
 	ca, err := identity.NewDevCA("cluster.local")
 	if err != nil {
 		t.Fatal(err)

@@ -193,7 +193,7 @@ func TestAPanicInAConnectionCostsThatConnection(t *testing.T) {
 				}
 				_ = victim.Close()
 			}
-			told := time.Now().Add(5 * time.Second)
+			told := time.Now().Add(20 * time.Second)
 			for n := 0; n == 0 && time.Now().Before(told); time.Sleep(time.Millisecond) {
 				n, _ = m.logs.about("trap: " + c.where)
 			}
@@ -297,7 +297,7 @@ http_filters: [%s %s]}}]}]}`, name, strings.TrimSuffix(entry("listener"), ","), 
 				t.Errorf("another listener: %d %q", status, body)
 			}
 			if strings.HasPrefix(c.where, "close") {
-				for until := time.Now().Add(5 * time.Second); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
+				for until := time.Now().Add(20 * time.Second); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
 					if n, _ := m.logs.about("trap: close"); n > 0 {
 						break
 					}

@@ -197,7 +197,7 @@ func (p *policed) ends(what string, c netio.Conn) {
 	}()
 	select {
 	case err := <-over:
-		if d := time.Since(began); err == nil || d > 2*time.Second {
+		if d := time.Since(began); err == nil || d > 8*time.Second {
 			p.t.Errorf("%s: %v after %v", what, err, d)
 		}
 	case <-time.After(10 * time.Second):

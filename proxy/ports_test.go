@@ -1,4 +1,4 @@
-package proxy_test
+package proxy
 
 import (
 	"fmt"
@@ -8,15 +8,15 @@ import (
 	"testing"
 )
 
-// portsTaken are those that freePorts has handed out.
+// portsTaken are those that FreePorts has handed out.
 var portsTaken struct {
 	sync.Mutex
 	m map[int]bool
 }
 
-// freePorts returns n ports of 127.0.0.1 that were free a moment ago. No port is
+// FreePorts returns n ports of 127.0.0.1 that were free a moment ago. No port is
 // handed out twice, nor is one that the kernel may give to a connection meanwhile.
-func freePorts(t *testing.T, n int) []int {
+func FreePorts(t *testing.T, n int) []int {
 	t.Helper()
 	portsTaken.Lock()
 	defer portsTaken.Unlock()

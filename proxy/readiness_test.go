@@ -64,7 +64,7 @@ func TestAProxyIsNotReadyBeforeItListens(t *testing.T) {
 	}()
 	await := func(what string, ok func(error) bool) {
 		t.Helper()
-		for range 500 {
+		for range 2000 {
 			if ok(p.Ready()) {
 				return
 			}

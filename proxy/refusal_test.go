@@ -52,7 +52,7 @@ func (l *eventLog) events() []map[string]any {
 // empties the log.
 func (l *eventLog) next(t *testing.T, path string) map[string]any {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		l.mu.Lock()
 		for line := range strings.Lines(l.buf.String()) {
 			var m map[string]any

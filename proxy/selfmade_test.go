@@ -310,7 +310,7 @@ endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.
 // checkEvent wants the one event about c.
 func checkEvent(t *testing.T, log *eventLog, c selfMade) {
 	t.Helper()
-	for end := time.Now().Add(3 * time.Second); len(log.events()) == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); len(log.events()) == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
 	}
 	evs := log.take()
 	if len(evs) != 1 {
@@ -362,7 +362,7 @@ func answerTo(t *testing.T, port int, raw string) int {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	go func() { _, _ = io.WriteString(c, raw) }()
 	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {

@@ -87,7 +87,7 @@ func TestStaticResourcesSubscribeToWhatTheyReferTo(t *testing.T) {
 				t.Errorf("%d %q", s, body)
 			}
 			serve(t, cp, fmt.Sprintf(edgeRoutes, "direct_response: {status: 200, body: {inline_string: two}}"))
-			for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 				if _, body := request(t, port, "/"); body == "two" {
 					break
 				}

@@ -148,7 +148,7 @@ func TestAProcessThatWaitsForNamesEndsAtOnce(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- p.Run(t.Context()) }()
-	cp.Await(5*time.Second, func(rs []xdstest.Request) bool { return len(rs) > 3 })
+	cp.Await(20*time.Second, func(rs []xdstest.Request) bool { return len(rs) > 3 })
 	time.Sleep(100 * time.Millisecond)
 	if p.Ready() == nil {
 		t.Error("ready although the cluster has no answer")

@@ -123,6 +123,8 @@ static_resources:
 // freePort returns a port of 127.0.0.1 that was free a moment ago.
 func freePort(t *testing.T) int { return freePorts(t, 1)[0] }
 
+func freePorts(t *testing.T, n int) []int { t.Helper(); return proxy.FreePorts(t, n) }
+
 // startProxy runs a bootstrap until the test ends.
 func startProxy(t *testing.T, doc string, id identity.Source) *proxy.Process {
 	t.Helper()

@@ -144,7 +144,7 @@ func (v *inputVictim) attempt(version, place, f string) (answered bool) {
 // lines waits until the request for /end is in a log.
 func (v *inputVictim) lines(name string) []string {
 	v.t.Helper()
-	for range 250 {
+	for range 1500 {
 		b, err := os.ReadFile(filepath.Join(v.dir, name))
 		if err == nil && bytes.Contains(b, []byte("/end")) && bytes.HasSuffix(b, []byte("\n")) {
 			return strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")

@@ -75,7 +75,7 @@ http {
 		t.Fatalf("nginx (apt-get install nginx): %v", err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	for range 250 {
+	for range 1500 {
 		if c, err := net.Dial("tcp", running.Address(port)); err == nil {
 			_ = c.Close()
 			return port

@@ -102,7 +102,7 @@ func (s *server) run(t *testing.T) (port int, log string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Signal(os.Interrupt); _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	for range 250 {
+	for range 1500 {
 		if c, err := net.Dial("tcp", running.Address(port)); err == nil {
 			_ = c.Close()
 			return port, filepath.Join(dir, "log")

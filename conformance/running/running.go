@@ -12,24 +12,23 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/fairlead-mesh/fairlead/conformance/behaviour"
 )
 
 // Address is a port of loopback.
 func Address(port int) string { return "127.0.0.1:" + strconv.Itoa(port) }
 
-// FreePort returns a port that was free a moment ago.
+// FreePort returns a port of loopback that nobody but the process that is told
+// it gets while the test runs.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", Address(0))
+	port, release, err := behaviour.ReservePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	a, ok := l.Addr().(*net.TCPAddr)
-	if !ok {
-		t.Fatalf("listening on %v", l.Addr())
-	}
-	return a.Port
+	t.Cleanup(release)
+	return port
 }
 
 // Port is that of a TCP listener.

@@ -64,13 +64,13 @@ func (c *client) cert(id string) *tls.Certificate {
 }
 
 func (c *client) dial(listener string) (netio.Conn, error) {
-	ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
 	defer cancel()
 	return netio.Dial(ctx, c.addrs[listener], netio.DialOptions{})
 }
 
 func (c *client) tls(conn netio.Conn, id, sni string, alpn ...string) (netio.Conn, error) {
-	ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
 	defer cancel()
 	cfg := &tls.Config{Certificates: []tls.Certificate{*c.cert(id)}, ServerName: sni, InsecureSkipVerify: true, NextProtos: alpn, MinVersion: tls.VersionTLS12}
 	return netio.ClientTLS(ctx, conn, cfg)
@@ -147,7 +147,7 @@ func (r *result) read(body []byte) {
 
 // deadline interrupts conn when it takes too long.
 func deadline(conn netio.Conn) (stop func() bool) {
-	return time.AfterFunc(5*time.Second, func() { conn.Interrupt(context.DeadlineExceeded) }).Stop
+	return time.AfterFunc(20*time.Second, func() { conn.Interrupt(context.DeadlineExceeded) }).Stop
 }
 
 // exchange sends one request over HTTP/1.1.

@@ -362,7 +362,7 @@ func (w *world) headers(at string, want map[string]string, got http.Header) {
 }
 
 func eventually(ok func() bool) bool {
-	for range 200 {
+	for range 4000 {
 		if ok() {
 			return true
 		}

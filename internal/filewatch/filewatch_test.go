@@ -16,18 +16,18 @@ func run(t *testing.T, w *Watcher) <-chan struct{} {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	hits, done := make(chan struct{}, 100), make(chan struct{})
+	w.Prime()
 	go func() {
 		defer close(done)
 		_ = w.Run(ctx, func() { hits <- struct{}{} })
 	}()
 	t.Cleanup(func() { cancel(); <-done })
-	time.Sleep(50 * time.Millisecond) // let Run take its first digest
 	return hits
 }
 
 func want(t *testing.T, hits <-chan struct{}, what string) {
 	t.Helper()
-	timer := time.NewTimer(5 * time.Second)
+	timer := time.NewTimer(20 * time.Second)
 	defer timer.Stop()
 	select {
 	case <-hits:
@@ -93,7 +93,10 @@ func TestSameContentIsNoChange(t *testing.T) {
 	p := filepath.Join(t.TempDir(), "a")
 	write(t, p, "1")
 	hits := run(t, &Watcher{Paths: []string{p}, Poll: 10 * time.Millisecond, Settle: time.Millisecond})
-	write(t, p, "1")
+	write(t, p+".new", "1") // what is written in place may be seen half
+	if err := os.Rename(p+".new", p); err != nil {
+		t.Fatal(err)
+	}
 	time.Sleep(100 * time.Millisecond)
 	select {
 	case <-hits:

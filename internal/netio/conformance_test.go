@@ -739,7 +739,7 @@ func TestProbeTellsWhatAReadWould(t *testing.T) {
 
 func eventually(t *testing.T, f func() bool) {
 	t.Helper()
-	for range 1000 {
+	for range 20000 {
 		if f() {
 			return
 		}

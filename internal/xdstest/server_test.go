@@ -82,7 +82,7 @@ func TestServesTheDeltaProtocol(t *testing.T) {
 	p.ask(&discoveryv3pb.DeltaDiscoveryRequest{TypeUrl: Endpoints, ResourceNamesSubscribe: []string{"a"}})
 	p.ask(&discoveryv3pb.DeltaDiscoveryRequest{TypeUrl: Endpoints, ResponseNonce: "x"})
 	p.ask(&discoveryv3pb.DeltaDiscoveryRequest{TypeUrl: Endpoints, ResourceNamesUnsubscribe: []string{"a"}})
-	if !s.Await(5*time.Second, func(rs []Request) bool { return len(rs) == 5 && rs[3].IsACK() }) {
+	if !s.Await(20*time.Second, func(rs []Request) bool { return len(rs) == 5 && rs[3].IsACK() }) {
 		t.Fatalf("requests %v", s.Requests())
 	}
 	s.Update([]Resource{{TypeURL: Cluster, Name: "a", Version: "2"}, {TypeURL: Endpoints, Name: "a", Version: "2"}}, []Key{{Cluster, "b"}})

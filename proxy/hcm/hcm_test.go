@@ -87,7 +87,7 @@ func ask(t *testing.T, spec *xdsresource.HTTPConnectionManager, tls *streaminfo.
 	_ = near.Close()
 	select {
 	case <-done:
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatal("the connection does not end")
 	}
 	return resp, b.String()
@@ -262,7 +262,7 @@ func TestLostClientsAndTooLargeBodiesAreCounted(t *testing.T) {
 		_ = near.Close()
 		select {
 		case <-done:
-		case <-time.After(5 * time.Second):
+		case <-time.After(20 * time.Second):
 			t.Fatal("the connection does not end")
 		}
 	}

@@ -45,6 +45,8 @@ func TestALateTimeoutDoesNotMeetTheNextStream(t *testing.T) {
 				st.interrupt(errStreamIdle)
 				close(interrupted)
 			}
+		} else {
+			st.onIdle = func() {} // a busy machine may need as long for the second request
 		}
 		return st
 	}

@@ -115,7 +115,7 @@ func TestFiltersBehindARefusalHearOfIt(t *testing.T) {
 		l, addr := start(t, config(&lines{}, c))
 		_, _ = hear(t, addr)
 		l.Close()
-		for end := time.Now().Add(5 * time.Second); w.refused.Load()+w.ended.Load() == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(20 * time.Second); w.refused.Load()+w.ended.Load() == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
 		}
 		if r, e := w.refused.Load(), w.ended.Load(); r != tc.refused || e != tc.ended {
 			t.Errorf("%s: refused %d, ended %d; want %d, %d", name, r, e, tc.refused, tc.ended)
@@ -174,7 +174,7 @@ func hear(t *testing.T, addr string) (net.Conn, string) {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("not within 5 s: " + what)
 		}

@@ -186,7 +186,7 @@ func TestABodyThatBreaksOffIsNeverComplete(t *testing.T) {
 	}
 	for name, tc := range cases {
 		w := newWorld(t, &origin{handle: func(*exchange) answer { return tc.a }})
-		w.action().Timeout = 50 * time.Millisecond
+		w.action().Timeout = 500 * time.Millisecond
 		r := w.do(newStream())
 		if r.bodyErr == nil || r.info.Flags.String() != tc.flags || r.info.Details != tc.details || r.body != "abc" {
 			t.Errorf("%s: %v flags %s details %s", name, r.bodyErr, r.info.Flags, r.info.Details)
@@ -210,7 +210,7 @@ func TestTrailersAndInformationalHeadsPass(t *testing.T) {
 
 func TestAStalledUploadIsAnsweredBeforeItIsStopped(t *testing.T) {
 	w := newWorld(t, &origin{handle: func(*exchange) answer { return answer{hang: true} }})
-	d := 40 * time.Millisecond
+	d := 300 * time.Millisecond
 	w.action().MaxStreamDuration = &d
 	b := newSlowBody()
 	s := newStream(message.Method, "POST")

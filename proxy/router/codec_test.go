@@ -171,7 +171,7 @@ func TestRealFaults(t *testing.T) {
 			if r := w.do(s); r.status != 413 {
 				t.Errorf("early answer: %d %v %s", r.status, r.err, r.info.Details)
 			}
-			w.action().Timeout = 60 * time.Millisecond
+			w.action().Timeout = 300 * time.Millisecond
 			if r := w.do(newStream(message.Path, "/hang")); r.status != 504 || r.info.Details != "response_timeout" {
 				t.Errorf("hang: %d %s", r.status, r.info.Details)
 			}

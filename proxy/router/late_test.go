@@ -29,6 +29,8 @@ func TestALateTimeoutDoesNotMeetTheNextRequest(t *testing.T) {
 				rq.Interrupt(errRouteTimeout)
 				close(interrupted)
 			}
+		} else {
+			rq.onRoute = func() {} // a busy machine may need as long for the second request
 		}
 		return rq
 	}

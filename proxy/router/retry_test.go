@@ -122,7 +122,7 @@ func TestRateLimitedBackoffWaitsAsAsked(t *testing.T) {
 	w.retry(xdsresource.RetryPolicy{On: xdsresource.Retry5xx, NumRetries: 1, RateLimitedReset: []xdsresource.RateLimitedReset{{Name: "retry-after"}}})
 	start := time.Now()
 	r := w.do(newStream())
-	if d := time.Since(start); r.status != 200 || d < time.Second || d > 1800*time.Millisecond {
+	if d := time.Since(start); r.status != 200 || d < time.Second || d > 10*time.Second {
 		t.Errorf("%d after %v", r.status, d)
 	}
 }

@@ -66,7 +66,7 @@ func through(t *testing.T, r result, text string) {
 	}
 	select {
 	case <-done:
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatal("the tunnel does not end")
 	}
 	_ = client.Close()
@@ -81,10 +81,10 @@ func TestAnUpgradedStreamCarriesBytesBothWays(t *testing.T) {
 		}}
 		o.handle = func(*exchange) answer { return answer{status: 101} }
 		w := newWorld(t, o)
-		w.action().Timeout = 20 * time.Millisecond // must not end an upgraded stream
+		w.action().Timeout = 300 * time.Millisecond // must not end an upgraded stream
 		s := newStream("upgrade", "websocket", "connection", "upgrade")
 		r := w.do(s)
-		time.Sleep(60 * time.Millisecond)
+		time.Sleep(500 * time.Millisecond)
 		through(t, r, "frames")
 		w.idle()
 	}

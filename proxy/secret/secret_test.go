@@ -284,7 +284,7 @@ func TestFilesAreReadAndFollowed(t *testing.T) {
 	write("one")
 	until := func(h *Certificate, want string) {
 		t.Helper()
-		for end := time.Now().Add(5 * time.Second); cn(t, h) != want; time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(20 * time.Second); cn(t, h) != want; time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("certificate = %s, want %s", cn(t, h), want)
 			}

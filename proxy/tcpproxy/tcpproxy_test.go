@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -305,7 +306,7 @@ func TestUnusableConfigurationsAreRefused(t *testing.T) {
 func TestMaxConnectionDurationEndsTheConnection(t *testing.T) {
 	o := &origin{handle: echo}
 	m := manager(t, o, cluster("c", "10.0.0.1:80"))
-	c, info, done := serve(t, &xdsresource.TCPProxy{Cluster: "c", MaxConnectionDuration: 50 * time.Millisecond}, Deps{Clusters: m})
+	c, info, done := serve(t, &xdsresource.TCPProxy{Cluster: "c", MaxConnectionDuration: 500 * time.Millisecond}, Deps{Clusters: m})
 	roundTrip(t, c, "x")
 	wait(t, done)
 	_ = c.Close()
@@ -314,12 +315,14 @@ func TestMaxConnectionDurationEndsTheConnection(t *testing.T) {
 	}
 }
 
-func TestIdleTimeoutEndsTheConnection(t *testing.T) {
+func TestIdleTimeoutEndsTheConnection(t *testing.T) { synctest.Test(t, testIdleTimeout) }
+
+func testIdleTimeout(t *testing.T) {
 	o := &origin{handle: echo}
 	m := manager(t, o, cluster("c", "10.0.0.1:80"))
-	c, info, done := serve(t, &xdsresource.TCPProxy{Cluster: "c", IdleTimeout: 60 * time.Millisecond}, Deps{Clusters: m})
+	c, info, done := serve(t, &xdsresource.TCPProxy{Cluster: "c", IdleTimeout: 6 * time.Second}, Deps{Clusters: m})
 	for range 4 {
-		time.Sleep(25 * time.Millisecond)
+		time.Sleep(2500 * time.Millisecond)
 		roundTrip(t, c, "x")
 	}
 	wait(t, done)

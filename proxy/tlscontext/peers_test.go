@@ -349,7 +349,7 @@ func TestACAFileThatIsLostOpensNothing(t *testing.T) {
 			if err := os.WriteFile(file, good, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 				if _, _, serr, _ := shake(t, srv.Config(), peer); serr == nil {
 					break
 				} else if time.Now().After(end) {

@@ -329,7 +329,7 @@ func TestIdleConnectionsCloseAfterTheirTimeout(t *testing.T) {
 	c := serving(t, o, spec)
 	finish(t, open(t, c))
 	h := pick(t, c)
-	for range 100 {
+	for range 1000 {
 		if h.st.cxActive.Load() == 0 {
 			return
 		}

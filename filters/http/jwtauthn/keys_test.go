@@ -168,7 +168,7 @@ func TestKeysFromAFile(t *testing.T) {
 	}
 	until := func(what string, ok func(got string) bool) {
 		t.Helper()
-		for end := time.Now().Add(5 * time.Second); !ok(get()); time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(20 * time.Second); !ok(get()); time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("%s: %s", what, get())
 			}

@@ -235,7 +235,7 @@ func TestASwapLosesNoRequest(t *testing.T) {
 		}
 	}
 	for i := 0; p.current.Load() == nil; i++ {
-		if i > 500 {
+		if i > 2000 {
 			t.Fatal("no bundle")
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -265,7 +265,7 @@ func TestASwapLosesNoRequest(t *testing.T) {
 	for i := 1; i < 6; i++ {
 		now := p.current.Load()
 		srv.set(func() { srv.body = bundles[i%2] })
-		for range 200 {
+		for range 2000 {
 			if p.current.Load() != now {
 				swaps++
 				break

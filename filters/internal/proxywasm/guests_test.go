@@ -101,7 +101,7 @@ func TestMemoryIsLimited(t *testing.T) {
 
 func TestAGuestThatFailsFailsItsStreamsByThePolicy(t *testing.T) {
 	for policy, after := range map[Policy]string{FailClosed: "503", FailOpen: "200", FailReload: "503"} {
-		w := newWorld(t, Config{Policy: policy, ReloadBase: 400 * time.Millisecond})
+		w := newWorld(t, Config{Policy: policy, ReloadBase: 3 * time.Second})
 		if r := w.ask("trap"); r.status != "503" || r.details != "wasm_fail_stream" || w.reached {
 			t.Errorf("%d: %+v", policy, r)
 		}
@@ -111,7 +111,7 @@ func TestAGuestThatFailsFailsItsStreamsByThePolicy(t *testing.T) {
 		if policy != FailReload {
 			continue
 		}
-		time.Sleep(600 * time.Millisecond)
+		time.Sleep(4600 * time.Millisecond)
 		if r := w.ask("headers"); r.status != "200" || w.seen.Count("x-added") != 2 {
 			t.Errorf("%+v", r)
 		}
@@ -147,7 +147,7 @@ func TestAGuestThatRunsForTooLongIsEnded(t *testing.T) {
 	w := newWorld(t, Config{})
 	start := time.Now()
 	r := w.ask("loop")
-	if d := time.Since(start); r.status != "503" || r.details != "wasm_fail_stream" || d < CallTimeout || d > 3*CallTimeout {
+	if d := time.Since(start); r.status != "503" || r.details != "wasm_fail_stream" || d < CallTimeout || d > 15*CallTimeout {
 		t.Errorf("%+v after %v", r, d)
 	}
 	if n := w.reg.Scope("").CounterFamily("fairlead_wasm_failures_total", "", "plugin", "reason").With("probe", "timeout").Value(); n != 1 {
@@ -220,7 +220,7 @@ func TestOnlyAllowedCapabilitiesAreThere(t *testing.T) {
 
 func TestTimersAndQueuesCallTheGuest(t *testing.T) {
 	w := newWorld(t, Config{PluginConfig: "tick"})
-	w.log.until(t, "tick 0 0 0")
+	w.log.until(t, "tick 0 0 0", 3)
 	time.Sleep(150 * time.Millisecond)
 	if n := len(slices.DeleteFunc(w.log.take(), func(s string) bool { return s != "tick 0 0 0" })); n != 3 {
 		t.Errorf("%d ticks: the guest stopped the timer after three", n)
@@ -244,7 +244,7 @@ func TestAPluginMayPutOffItsEnd(t *testing.T) {
 	if got := w.log.take(); !slices.Contains(got, "too early=1") && !slices.Contains(got, "done=0") {
 		t.Errorf("%q", got)
 	}
-	for range 200 {
+	for range 4000 {
 		if w.p.pool.active.Value() == 0 {
 			return
 		}

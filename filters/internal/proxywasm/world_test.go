@@ -64,14 +64,14 @@ func (l *lines) take() []string {
 	return out
 }
 
-// until waits for a line.
-func (l *lines) until(t *testing.T, want string) {
+// until waits for a line, or for n of them.
+func (l *lines) until(t *testing.T, want string, n ...int) {
 	t.Helper()
-	for range 500 {
+	for range 4000 {
 		l.mu.Lock()
-		found := slices.Contains(l.text, want)
+		found := len(l.text) - len(slices.DeleteFunc(slices.Clone(l.text), func(s string) bool { return s == want }))
 		l.mu.Unlock()
-		if found {
+		if found >= max(1, append(n, 0)[0]) {
 			return
 		}
 		time.Sleep(5 * time.Millisecond)

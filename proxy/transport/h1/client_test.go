@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/internal/conntest"
@@ -159,7 +160,14 @@ func TestRequestsThatCannotBeWrittenAreRefused(t *testing.T) {
 
 // exchange runs one GET against an origin that sends answer, and returns what
 // the client sees, and whether the connection can be used again.
+// The origin ends its direction when nothing else is left to happen.
 func exchange(t *testing.T, fields, answer string, cfg *transport.ClientConfig) (status int, body string, trailers *message.Header, err error, reusable bool) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { status, body, trailers, err, reusable = exchanged(t, fields, answer, cfg) })
+	return status, body, trailers, err, reusable
+}
+
+func exchanged(t *testing.T, fields, answer string, cfg *transport.ClientConfig) (status int, body string, trailers *message.Header, err error, reusable bool) {
 	t.Helper()
 	cc, sc := conntest.Pipes(t)
 	origin(t, sc, answer)
@@ -332,7 +340,7 @@ func TestThePeersCloseOfAnIdleConnectionIsNoticed(t *testing.T) {
 	_ = sc.Close()
 	select {
 	case <-cl.Done():
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("not noticed")
 	}
 }

@@ -74,7 +74,7 @@ func wait(t *testing.T, done chan struct{}) {
 	t.Helper()
 	select {
 	case <-done:
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatal("the connection did not end")
 	}
 }
@@ -327,7 +327,7 @@ func TestClientGoneInterruptsTheStream(t *testing.T) {
 	done := start(sc, &handler{serve: func(s transport.ServerStream) {
 		s.OnReset(func(err error) { got <- err })
 		select {
-		case <-time.After(5 * time.Second):
+		case <-time.After(20 * time.Second):
 		case err := <-got:
 			got <- err
 		}
@@ -340,7 +340,7 @@ func TestClientGoneInterruptsTheStream(t *testing.T) {
 		if transport.ReasonOf(err) != transport.ConnectionTermination {
 			t.Error(err)
 		}
-	case <-time.After(4 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("nobody was told")
 	}
 	wait(t, done)

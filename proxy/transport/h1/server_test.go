@@ -469,8 +469,8 @@ func TestTimeouts(t *testing.T) {
 		t.Run(name+": a head that does not end gets 408", func(t *testing.T) {
 			cc, sc := conns(t)
 			h := &handler{serve: echo}
-			done := start(sc, h, &transport.ServerConfig{HeadersTimeout: 30 * time.Millisecond})
 			_, _ = cc.Write([]byte("GET / HTTP/1.1\r\nHost"))
+			done := start(sc, h, &transport.ServerConfig{HeadersTimeout: 30 * time.Millisecond})
 			b := make([]byte, 1000)
 			n, err := cc.Read(b)
 			if err != nil || !strings.HasPrefix(string(b[:n]), "HTTP/1.1 408 Request Timeout\r\n") {
@@ -484,11 +484,11 @@ func TestTimeouts(t *testing.T) {
 		})
 		t.Run(name+": an idle connection ends, but not one in use", func(t *testing.T) {
 			cc, sc := conns(t)
-			done := start(sc, &handler{serve: func(s transport.ServerStream) {
-				time.Sleep(100 * time.Millisecond)
-				echo(s)
-			}}, &transport.ServerConfig{IdleTimeout: 40 * time.Millisecond, HeadersTimeout: time.Hour})
 			_, _ = cc.Write([]byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n"))
+			done := start(sc, &handler{serve: func(s transport.ServerStream) {
+				time.Sleep(500 * time.Millisecond)
+				echo(s)
+			}}, &transport.ServerConfig{IdleTimeout: 200 * time.Millisecond, HeadersTimeout: time.Hour})
 			b, err := io.ReadAll(cc)
 			if err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 200") {
 				t.Errorf("got %q, %v", b, err)
@@ -622,7 +622,7 @@ func TestAnIdleConnectionThatParksHoldsNoGoroutine(t *testing.T) {
 	go func() { s.Serve(func() { close(done) }); close(returned) }()
 	select {
 	case <-returned:
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatal("Serve blocks")
 	}
 	for range 3 {

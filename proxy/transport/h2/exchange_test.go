@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -378,16 +379,14 @@ func TestASlowStreamDoesNotStallOthers(t *testing.T) {
 }
 
 func TestAResponseThatIsNotReadHoldsItsWriterBack(t *testing.T) {
-	var sent sync.Map
+	var sent atomic.Int64
 	cc, _ := dial(t, &transport.ServerConfig{}, &transport.ClientConfig{}, func(s transport.ServerStream) {
 		_ = s.WriteHeaders(header(":status", "200"), false)
-		n := 0
 		for range 100 {
 			if s.WriteData(make([]byte, 64<<10), false) != nil {
 				break
 			}
-			n += 64 << 10
-			sent.Store("n", n)
+			sent.Add(64 << 10)
 		}
 	})
 	cs, err := cc.NewStream()
@@ -395,9 +394,16 @@ func TestAResponseThatIsNotReadHoldsItsWriterBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cs.WriteHeaders(getHead("/"), true)
-	time.Sleep(100 * time.Millisecond)
-	if n, _ := sent.Load("n"); n.(int) > 256<<10 {
-		t.Errorf("%d octets were sent into a window of 256 KiB", n)
+	last := int64(0)
+	waitFor(t, func() bool { // until it stops
+		time.Sleep(100 * time.Millisecond)
+		n := sent.Load()
+		same := n > 0 && n == last
+		last = n
+		return same
+	})
+	if last > 256<<10 {
+		t.Errorf("%d octets were sent into a window of 256 KiB", last)
 	}
 	cs.Release()
 }

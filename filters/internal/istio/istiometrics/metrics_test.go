@@ -171,7 +171,7 @@ func TestGRPCStatusAndMessages(t *testing.T) {
 	s.Info.FilterState.Set(grpccount.Key, counts, streaminfo.SharingNone)
 	counts.Request.Store(2)
 	m := ms.WatchMessages(s)
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(20 * time.Second)
 	for !strings.Contains(dump(t, reg), "istio_request_messages_total{") || func() bool { _, v := labelSet(t, dump(t, reg), "istio_request_messages_total"); return v != "2" }() {
 		if time.Now().After(deadline) {
 			t.Fatal("no periodic report")
@@ -237,7 +237,7 @@ func TestMessagesOfALongStreamNameItsDestination(t *testing.T) {
 		counts.Request.Store(2)
 		s.Info.FilterState.Set(grpccount.Key, counts, streaminfo.SharingNone)
 		m := ms.WatchMessages(s)
-		for end := time.Now().Add(5 * time.Second); !strings.Contains(dump(t, reg), "istio_request_messages_total{"); time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(20 * time.Second); !strings.Contains(dump(t, reg), "istio_request_messages_total{"); time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal("no periodic report")
 			}
