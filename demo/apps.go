@@ -69,9 +69,9 @@ func (a *reviews) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	case "/slow":
-		wait(nil, 5*time.Second)
+		wait(nil, 20*time.Second)
 	case "/limited":
-		wait(hold, 5*time.Second)
+		wait(hold, 20*time.Second)
 	}
 	_, _ = io.WriteString(w, "reviews "+a.version+"\n")
 }

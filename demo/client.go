@@ -16,7 +16,7 @@ type client struct{ http http.Client }
 
 func newClient(addr string) *client {
 	return &client{http.Client{
-		Timeout: 10 * time.Second,
+		Timeout: 30 * time.Second,
 		Transport: &http.Transport{
 			Proxy:               http.ProxyURL(&url.URL{Scheme: "socks5h", Host: addr + ":15080"}),
 			MaxIdleConnsPerHost: 16, DisableCompression: true,

@@ -40,7 +40,7 @@ const (
 const (
 	trustDomain = "cluster.local"
 	clientID    = "spiffe://cluster.local/ns/app/sa/client"
-	startWithin = 10 * time.Second
+	startWithin = 30 * time.Second
 	drainTime   = 200 * time.Millisecond
 )
 

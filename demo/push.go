@@ -73,7 +73,7 @@ func checkPush(ctx context.Context, m *mesh, check string) (string, bool, error)
 	}
 	first, failed, stale := l.first.Load(), l.failed.Load(), l.stale.Load()
 	if first == 0 {
-		return fmt.Sprintf("no change in 2 s; %d of %d failed", failed, l.total.Load()), false, nil
+		return fmt.Sprintf("no change in 5 s; %d of %d failed", failed, l.total.Load()), false, nil
 	}
 	seen := fmt.Sprintf("v2 after %.1f ms; %d of %d failed", float64(first-l.pushed.Load())/1e6, failed, l.total.Load())
 	if f := l.fault.Load(); f != nil {

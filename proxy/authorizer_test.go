@@ -48,7 +48,7 @@ func TestADeadAuthorizerCostsNoTimeouts(t *testing.T) {
 				t.Errorf("after ten failures within %v: breaker_state %q", 10*timeout, s)
 			}
 			fastest := time.Hour
-			for range 50 {
+			for n := 0; n < 50 || n < 2000 && fastest >= time.Millisecond; n++ { // a busy machine may spoil many
 				fastest = min(fastest, denied(cl))
 			}
 			t.Logf("refused after %v", fastest)

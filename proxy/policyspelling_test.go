@@ -52,12 +52,12 @@ const guardedManager = `normalize_path: true
 // raw sends bytes over HTTP/1 and returns what comes back.
 func raw(t *testing.T, port int, text string) string {
 	t.Helper()
-	c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), 5*time.Second)
+	c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), 20*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	if _, err := io.WriteString(c, text); err != nil {
 		return ""
 	}
@@ -67,7 +67,9 @@ func raw(t *testing.T, port int, text string) string {
 		return ""
 	}
 	defer resp.Body.Close()
-	_ = c.SetDeadline(time.Now().Add(300 * time.Millisecond)) // tunnels stay open
+	if resp.StatusCode == http.StatusSwitchingProtocols || strings.HasPrefix(text, "CONNECT ") {
+		_ = c.SetDeadline(time.Now().Add(300 * time.Millisecond)) // tunnels stay open
+	}
 	b, _ := io.ReadAll(resp.Body)
 	return fmt.Sprintf("%d%s", resp.StatusCode, b)
 }
@@ -75,12 +77,12 @@ func raw(t *testing.T, port int, text string) string {
 // raw2 sends one HTTP/2 request with exactly these fields.
 func raw2(t *testing.T, port int, fields ...string) string {
 	t.Helper()
-	c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), 5*time.Second)
+	c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), 20*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	fr := http2.NewFramer(c, c)
 	fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	_, _ = io.WriteString(c, http2.ClientPreface)
@@ -109,7 +111,9 @@ func raw2(t *testing.T, port int, fields ...string) string {
 			if f.StreamEnded() {
 				return out
 			}
-			_ = c.SetDeadline(time.Now().Add(300 * time.Millisecond))
+			if connect {
+				_ = c.SetDeadline(time.Now().Add(300 * time.Millisecond))
+			}
 		case *http2.DataFrame:
 			out += string(f.Data())
 			if f.StreamEnded() {

@@ -132,7 +132,7 @@ func connect(t *testing.T, port int) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
 	return &client{c, bufio.NewReader(c)}, nil
 }
 

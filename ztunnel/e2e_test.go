@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -21,10 +22,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// Addresses of the two workloads; HBONE peers are always at port 15008.
-const (
-	addrA = "127.77.1.1"
-	addrB = "127.77.1.2"
+// Addresses of the two workloads, in a loopback network of this process: HBONE peers
+// are always at port 15008.
+var (
+	home  = fmt.Sprintf("127.%d.%d.", 200+os.Getpid()/250%50, os.Getpid()%250)
+	addrA = home + "1"
+	addrB = home + "2"
 )
 
 type syncBuffer struct {
@@ -116,7 +119,7 @@ func start(t *testing.T, ca *identity.DevCA, name string, as identity.ID, doc, m
 	return r
 }
 
-const (
+var (
 	listenA = "listeners: {socks5: '127.0.0.1:0', connect: '127.0.0.1:0', forward: [{listen: '127.0.0.1:0', destination: 'echo.default:80'}]}\n"
 	listenB = "listeners: {hbone: '" + addrB + ":15008'}\n"
 )
@@ -286,7 +289,7 @@ func TestASuccessorMayListenBesideItIfToldSo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const shared = "listeners: {hbone: '" + addrB + ":15008', reusePort: true}\n"
+	shared := "listeners: {hbone: '" + addrB + ":15008', reusePort: true}\n"
 	doc := describe(echoServer(t))
 	start(t, ca, "b", idOf("b"), doc, shared).stop()
 	start(t, ca, "b", idOf("b"), doc, shared)

@@ -158,7 +158,7 @@ func TestAPeerOnlyGetsToTheOwnWorkload(t *testing.T) {
 		{"a line break", "reset", connect(s.app() + "\r\nx: y")},
 		{"a space", "reset", connect(addrB + " :" + port)},
 		{"300 bytes", "400", connect(strings.Repeat("h", 296) + ":80")},
-		{"another address", "400", connect("127.77.1.9:" + port)},
+		{"another address", "400", connect(home + "9:" + port)},
 		{"the peer itself", "400", connect(addrA + ":" + port)},
 		{"loopback", "400", connect("127.0.0.1:15000")},
 		{"loopback by name", "503", connect("localhost:15000")},

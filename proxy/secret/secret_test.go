@@ -200,12 +200,12 @@ func TestInlineCertificatesAreListedWhileTheyAreUsed(t *testing.T) {
 	if st := s.States(); len(st) > 3 {
 		t.Errorf("%d states", len(st))
 	}
-	for i := range 200 {
+	for i := range 500 {
 		if add(); i%20 == 0 {
 			runtime.GC()
 		}
 	}
-	if n := len(s.inline); n > 130 {
+	if n := len(s.inline); n > 250 { // twice as many as there were at once, whatever append makes of it
 		t.Errorf("%d slots are kept", n)
 	}
 	runtime.KeepAlive(b)
