@@ -346,7 +346,7 @@ func refusedTLS(t *testing.T, addr string, cfg *tls.Config) error {
 	}
 	defer c.Close()
 	// In TLS 1.3 the server judges the client after the client is done.
-	_ = c.SetReadDeadline(time.Now().Add(2 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(6 * time.Second))
 	_, err = c.Read(make([]byte, 1))
 	if ne, ok := err.(net.Error); ok && ne.Timeout() { //nolint:errorlint // it is not wrapped
 		return nil
