@@ -33,11 +33,12 @@ func (s *Server) apply(dynamic *Resources) (err error) {
 	prev := s.snapshot.Load()
 	res := merge(s.opt.Static, dynamic)
 	s.secrets.SetADS(res.Secrets)
+	res, notes := s.holdRefused(prev, res)
 	if prev == nil || !sameMap(prev.Resources.Clusters, res.Clusters) {
 		s.applyClusters(prev, res)
 	}
-	res, notes := s.withModules(prev, res) // which clusters may serve
-	b := &builder{s: s, res: res, prev: prev, diags: notes}
+	res, more := s.withModules(prev, res) // which clusters may serve
+	b := &builder{s: s, res: res, prev: prev, diags: append(notes, more...)}
 	snap := b.build()
 	b.refreshRoutes(snap)
 	s.st.snapshots.Inc()

@@ -233,18 +233,20 @@ func (s *Server) forgetWhenHeard(specs []*xdsresource.Cluster) {
 }
 
 // forgetUnlessUsed forgets clusters, but keeps those that chains may name until
-// these have no streams: chains that are replaced later don't name them.
+// these have no streams: chains that are replaced later don't name them. Nor does
+// it forget what resources name whose successors were refused.
 func (s *Server) forgetUnlessUsed(specs []*xdsresource.Cluster, chains []drainingChain) {
 	now := time.Now()
 	chains = slices.DeleteFunc(chains, func(d drainingChain) bool { return d.over(now) })
 	snap := s.snapshot.Load()
 	named, any := namedClusters(snap.Resources)
+	kept, all := s.namedByRefused(snap.Resources)
 	var used []*xdsresource.Cluster
 	forgotten := false
 	for _, c := range specs {
 		switch {
 		case s.linger.clusters[c.Name] != c:
-		case len(chains) > 0 && !any && !named[c.Name]:
+		case all || kept[c.Name], len(chains) > 0 && !any && !named[c.Name]:
 			used = append(used, c)
 		default:
 			delete(s.linger.clusters, c.Name)

@@ -63,6 +63,10 @@ type Options struct {
 	// have gone in the middle of a push: RemovalGrace begins when it is back. It is
 	// called under the Server's lock.
 	Away func() bool
+	// Refused, if not nil, reports whether the newest version of a resource was
+	// refused, so that one before it is what the control plane's clients have. It is
+	// called under the Server's lock.
+	Refused func(typeURL, name string) bool
 	// AwaitClusters makes Apply wait for the names of the clusters that it is
 	// given, up to 15 s, until StartServing is called.
 	AwaitClusters bool

@@ -72,6 +72,19 @@ type Rejected struct {
 	Serving bool
 }
 
+// Refused reports whether the newest version of a resource was rejected; an older
+// one may be in use.
+func (c *Client) Refused(typeURL, name string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.byURL[typeURL]
+	if t == nil {
+		return false
+	}
+	_, ok := t.rejected[name]
+	return ok
+}
+
 // Status returns the current condition.
 func (c *Client) Status() Status {
 	c.mu.Lock()
