@@ -50,64 +50,26 @@ func TestEveryFramingIsInspected(t *testing.T) {
 		httpCluster("closing", closing, "http_protocol_options: {}"), nil)
 
 	body := "the card " + card + " of somebody"
-	chunks := func(n int) string {
-		var b strings.Builder
-		for p := body; p != ""; {
-			k := min(n, len(p))
-			fmt.Fprintf(&b, "%x\r\n%s\r\n", k, p[:k])
-			p = p[k:]
-		}
-		return b.String() + "0\r\n\r\n"
-	}
-	raw := func(port int, text string) (int, string) {
-		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-		if _, err := io.WriteString(c, text); err != nil {
-			t.Fatal(err)
-		}
-		r := bufio.NewReader(c)
-		for {
-			resp, err := http.ReadResponse(r, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			b, _ := io.ReadAll(resp.Body)
-			if resp.StatusCode != http.StatusContinue {
-				return resp.StatusCode, string(b)
-			}
-		}
-	}
 	h2 := h2cClient(t)
 	second := func(port int, path string, body io.Reader, length int64) (int, string) {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, fmt.Sprintf("http://127.0.0.1:%d%s", port, path), body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.ContentLength = length
-		resp, err := h2.Do(req)
-		if err != nil {
-			return 0, err.Error()
-		}
-		defer resp.Body.Close()
-		b, _ := io.ReadAll(resp.Body)
-		return resp.StatusCode, string(b)
+		return posted(t, h2, fmt.Sprintf("http://127.0.0.1:%d%s", port, path), body, length)
 	}
 	n := 0
 	for _, up := range []string{"h1", "h2"} {
 		port := ports[up]
 		head := fmt.Sprintf("POST / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n", port)
 		for name, ask := range map[string]func() (int, string){
-			"chunks":             func() (int, string) { return raw(port, head+"Transfer-Encoding: chunked\r\n\r\n"+chunks(7)) },
-			"chunks of one byte": func() (int, string) { return raw(port, head+"Transfer-Encoding: chunked\r\n\r\n"+chunks(1)) },
+			"chunks": func() (int, string) {
+				return overTCP(t, port, head+"Transfer-Encoding: chunked\r\n\r\n"+chunks(body, 7))
+			},
+			"chunks of one byte": func() (int, string) {
+				return overTCP(t, port, head+"Transfer-Encoding: chunked\r\n\r\n"+chunks(body, 1))
+			},
 			"a length": func() (int, string) {
-				return raw(port, head+fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(body), body))
+				return overTCP(t, port, head+fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(body), body))
 			},
 			"expecting 100": func() (int, string) {
-				return raw(port, head+fmt.Sprintf("Expect: 100-continue\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
+				return overTCP(t, port, head+fmt.Sprintf("Expect: 100-continue\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
 			},
 			"HTTP/2, a length":        func() (int, string) { return second(port, "/", strings.NewReader(body), int64(len(body))) },
 			"HTTP/2, no length":       func() (int, string) { return second(port, "/", io.MultiReader(strings.NewReader(body)), -1) },
@@ -116,7 +78,7 @@ func TestEveryFramingIsInspected(t *testing.T) {
 			"an answer of a length":   func() (int, string) { return second(port, "/?dirty&length", nil, 0) },
 			"an answer byte by byte":  func() (int, string) { return second(port, "/?dirty&bytes", nil, 0) },
 			"an answer to HTTP/1.1": func() (int, string) {
-				return raw(port, strings.Replace(head, "POST / ", "GET /?dirty&bytes ", 1)+"\r\n")
+				return overTCP(t, port, strings.Replace(head, "POST / ", "GET /?dirty&bytes ", 1)+"\r\n")
 			},
 		} {
 			if status, got := ask(); status != 403 || strings.Contains(got, card) {
@@ -142,6 +104,59 @@ func TestEveryFramingIsInspected(t *testing.T) {
 			t.Errorf("the application got %q", b)
 		}
 	}
+}
+
+// chunks is body in chunks of n bytes.
+func chunks(body string, n int) string {
+	var b strings.Builder
+	for p := body; p != ""; {
+		k := min(n, len(p))
+		fmt.Fprintf(&b, "%x\r\n%s\r\n", k, p[:k])
+		p = p[k:]
+	}
+	return b.String() + "0\r\n\r\n"
+}
+
+// overTCP sends text and returns the final response.
+func overTCP(t *testing.T, port int, text string) (int, string) {
+	t.Helper()
+	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.WriteString(c, text); err != nil {
+		t.Fatal(err)
+	}
+	r := bufio.NewReader(c)
+	for {
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(resp.Body)
+		if resp.StatusCode != http.StatusContinue {
+			return resp.StatusCode, string(b)
+		}
+	}
+}
+
+// posted posts body, whose length is -1 if that is not to be said.
+func posted(t *testing.T, c *http.Client, url string, body io.Reader, length int64) (int, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.ContentLength = length
+	resp, err := c.Do(req)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(b)
 }
 
 // slowly is a reader of one byte at a time, with pauses.
