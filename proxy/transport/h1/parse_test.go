@@ -220,6 +220,7 @@ var badRequests = []headCase{
 	{"chunked with a comma", post("Transfer-Encoding: ,chunked\r\n"), "!http1.invalid_transfer_encoding"},
 	{"chunked after a space before the colon", post("Transfer-Encoding : chunked\r\n"), "!http1.codec_error"},
 	{"two upgrades", get("Connection: upgrade\r\nUpgrade: a\r\nUpgrade: b\r\n"), "!http1.codec_error"},
+	{"an upgrade with a chunked body", post("Connection: upgrade\r\nUpgrade: foo\r\nTransfer-Encoding: chunked\r\n"), "!http1.transfer_encoding_not_allowed"},
 	{"host nominated", get("Connection: host\r\n"), "!http1.connection_header_rejected"},
 	{"content-length nominated", post("Connection: Content-Length\r\nContent-Length: 5\r\n"), "!http1.connection_header_rejected"},
 	{"transfer-encoding nominated", post("Connection: transfer-encoding\r\nTransfer-Encoding: chunked\r\n"), "!http1.connection_header_rejected"},
@@ -290,8 +291,8 @@ func parseOne(in string, cfg *transport.ServerConfig) string {
 }
 
 func TestGoodAndBadRequestHeads(t *testing.T) {
-	if n := len(goodRequests) + len(badRequests) + len(otherRequests) + len(responses); n != 260 {
-		t.Errorf("%d cases, want 260", n)
+	if n := len(goodRequests) + len(badRequests) + len(otherRequests) + len(responses); n != 261 {
+		t.Errorf("%d cases, want 261", n)
 	}
 	for _, c := range append(append([]headCase(nil), goodRequests...), badRequests...) {
 		t.Run(c.name, func(t *testing.T) {

@@ -76,6 +76,9 @@ func (p *parser) requestExtras(h *message.Header, hd *head, cfg *transport.Serve
 		if f.protocols > 1 {
 			return errCodec
 		}
+		if hd.framing == framingChunked {
+			return errTEDenied // upstream, there is no place for chunks before the answer
+		}
 		hd.upgrade = true
 		h.Add("upgrade", h.Intern(f.protocol))
 		connection := "upgrade"
