@@ -63,10 +63,15 @@ conformance: build ## Run the behaviour corpus against Fairlead
 	cd conformance && $(GO) vet ./... && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 ./behaviour/...
 
 FUZZTIME ?= 10s
+SWEEP ?= goal
 FUZZ ?=
 .PHONY: fuzz
 fuzz: ## Fuzz every target for FUZZTIME, one after the other, and add to docs/fuzzing.md (FUZZ= picks some)
 	cd tools && $(GO) run ./fuzz -time '$(FUZZTIME)' -only '$(FUZZ)'
+
+.PHONY: fuzz-sweep
+fuzz-sweep: ## Execute mutants of the corpus, without guidance, until the goals of docs/fuzzing.md (SWEEP=n of each target; FUZZ= picks some)
+	cd tools && $(GO) run ./fuzz -sweep '$(SWEEP)' -only '$(FUZZ)'
 
 .PHONY: h2spec
 h2spec: build ## Run h2spec in strict mode against Fairlead: plain, TLS, inside HBONE

@@ -13,6 +13,8 @@ import (
 
 	discoveryv3pb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/fairlead-mesh/fairlead/internal/sweep"
 )
 
 func TestBackoffDoublesWithJitterUpToItsMaximum(t *testing.T) {
@@ -173,7 +175,7 @@ func FuzzBookkeeping(f *testing.F) {
 		}
 		return string(b), ks, nil
 	}
-	f.Fuzz(func(t *testing.T, in []byte) {
+	f.Fuzz(sweep.Around(f, func(t *testing.T, in []byte) {
 		var types []ResourceType
 		for i, u := range urls {
 			types = append(types, ResourceType{TypeURL: u, Decode: dec, Wildcard: i == 0, KeepRemoved: i == 1})
@@ -225,7 +227,7 @@ func FuzzBookkeeping(f *testing.F) {
 			take(reqs)
 			check(t, c, subs)
 		}
-	})
+	}))
 }
 
 func check(t *testing.T, c *Client, subs map[string]map[string]bool) {

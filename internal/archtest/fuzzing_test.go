@@ -102,7 +102,7 @@ func TestEveryFuzzTargetIsInTheLedger(t *testing.T) {
 	listed := map[[2]string][]string{}
 	for line := range strings.Lines(string(doc)) {
 		cells := strings.Split(strings.Trim(line, "|\n"), " | ")
-		if len(cells) == 7 && strings.HasPrefix(line, "| `") {
+		if len(cells) == 8 && strings.HasPrefix(line, "| `") {
 			listed[[2]string{strings.Trim(cells[0], " `"), strings.Trim(cells[1], " `")}] = cells
 		}
 	}
@@ -129,6 +129,55 @@ func TestEveryFuzzTargetIsInTheLedger(t *testing.T) {
 			t.Errorf("docs/fuzzing.md lists %s %s, which is not there", k[0], k[1])
 		}
 	}
+}
+
+// TestGoalsAreMadeOfTargetsThatCanBeSwept: a target of the table of goals is
+// there, and its function is wrapped for sweeps.
+func TestGoalsAreMadeOfTargetsThatCanBeSwept(t *testing.T) {
+	root := filepath.Join("..", "..")
+	doc, err := os.ReadFile(filepath.Join(root, "docs", "fuzzing.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(doc), "<!-- goals: written by make fuzz -->\n")
+	table, _, _ = strings.Cut(table, "<!-- end of goals -->\n")
+	goals := 0
+	for line := range strings.Lines(table) {
+		cells := strings.Split(strings.Trim(line, "|\n"), " | ")
+		if len(cells) != 7 || !strings.HasPrefix(line, "| N") {
+			continue
+		}
+		goals++
+		for name := range strings.FieldsSeq(strings.ReplaceAll(cells[2], "`", "")) {
+			at := strings.LastIndexByte(name, '.')
+			if !sweeps(t, filepath.Join(root, name[:at]), name[at+1:]) {
+				t.Errorf("%s: no such target, or it calls f.Fuzz without sweep.Around", name)
+			}
+		}
+	}
+	if goals < 22 {
+		t.Errorf("docs/fuzzing.md has %d goals", goals)
+	}
+}
+
+// sweeps reports whether the target in dir calls sweep.Around.
+func sweeps(t *testing.T, dir, target string) bool {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range files {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, body, ok := strings.Cut(string(b), "\nfunc "+target+"(f *testing.F) {\n")
+		if body, _, _ = strings.Cut(body, "\n}\n"); ok {
+			return strings.Contains(body, "f.Fuzz(sweep.Around(f, ")
+		}
+	}
+	return false
 }
 
 func TestEveryParserIsFuzzed(t *testing.T) {

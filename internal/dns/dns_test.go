@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/fairlead-mesh/fairlead/internal/sweep"
 )
 
 const noSearch = "search .\n"
@@ -435,7 +437,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(reply(ask, 0, "x.test. 9 CNAME x.test."))
 	f.Add(reply(ask, 3))
 	f.Add([]byte{0, 7, 0x80, 0, 0, 1, 0xff, 0xff, 0, 0, 0, 0, 1, 'x', 4, 't', 'e', 's', 't', 0, 0, 1, 0, 1, 0xc0, 12, 0, 5})
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(sweep.Around(f, func(t *testing.T, b []byte) {
 		for _, typ := range []dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA} {
 			q.Type = typ
 			m, err := parse(b, 7, q)
@@ -454,7 +456,7 @@ func FuzzAnswer(f *testing.F) {
 				t.Fatalf("TTL %v of %d addresses", m.TTL, len(m.Addrs))
 			}
 		}
-	})
+	}))
 }
 
 // FuzzFiles: neither file makes the resolver panic, and what it asks for are names.

@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/format"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/internal/sweep"
 )
 
 // IstioDefault is the text format that istiod configures by default.
@@ -417,11 +418,12 @@ func FuzzCompile(f *testing.F) {
 		f.Add(s)
 	}
 	c := sample()
-	f.Fuzz(func(t *testing.T, src string) {
+	f.Fuzz(sweep.Around(f, func(t *testing.T, src string) {
 		s, err := format.Compile(src)
 		if err != nil {
 			return
 		}
+		sweep.Accepted()
 		if s.Source() != src {
 			t.Error("source changed")
 		}
@@ -440,7 +442,7 @@ func FuzzCompile(f *testing.F) {
 		if out := j.Append(nil, c); !json.Valid(out) {
 			t.Errorf("%q gives %s", src, out)
 		}
-	})
+	}))
 }
 
 func BenchmarkIstioDefaultLine(b *testing.B) {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+
+	"github.com/fairlead-mesh/fairlead/internal/sweep"
 )
 
 // FuzzUnpack: what is taken for a module begins like one and keeps to the bound,
@@ -17,7 +19,7 @@ func FuzzUnpack(f *testing.F) {
 	f.Add(gzipped(f, gzipped(f, archive(f, "plugin.wasm", string(gzipped(f, module))))))
 	f.Add(gzipped(f, archive(f, "zeros", strings.Repeat("\x00", 1<<16), "plugin.wasm", "")))
 	f.Add([]byte{0x28, 0xb5, 0x2f, 0xfd})
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(sweep.Around(f, func(t *testing.T, b []byte) {
 		const limit = 1 << 12
 		for what, unpack := range map[string]func() ([]byte, error){
 			"file":  func() ([]byte, error) { return unbox(b, limit) },
@@ -35,7 +37,7 @@ func FuzzUnpack(f *testing.F) {
 				}
 			}
 		}
-	})
+	}))
 }
 
 // FuzzPullSecret: whatever a secret and a reference are, an error tells nothing

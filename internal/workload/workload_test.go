@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/internal/sweep"
 	"github.com/fairlead-mesh/fairlead/internal/workload/authzpb"
 	"github.com/fairlead-mesh/fairlead/internal/workload/workloadpb"
 )
@@ -265,11 +266,12 @@ func FuzzDecode(f *testing.F) {
 	for _, b := range load(f, "testdata/addresses.json", func() proto.Message { return &workloadpb.Address{} }) {
 		f.Add(b)
 	}
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(sweep.Around(f, func(t *testing.T, b []byte) {
 		if w, s, err := DecodeAddress(b); err == nil && (w == nil) == (s == nil) {
 			t.Error("neither or both")
 		}
 		if r, err := DecodeRecord(b); err == nil {
+			sweep.Accepted()
 			var tab Table
 			tab.Update([]Change{{"x", r}})
 			tab.Update([]Change{{"x", nil}})
@@ -278,7 +280,7 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 		_, _ = DecodePolicy(b)
-	})
+	}))
 }
 
 func TestLookupsDoNotAllocateAndMayRunDuringUpdates(t *testing.T) {

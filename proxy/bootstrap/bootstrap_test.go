@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/fairlead-mesh/fairlead/filters/builtin"
+	"github.com/fairlead-mesh/fairlead/internal/sweep"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
@@ -196,7 +197,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"node":{"id":"x"},"admin":{}}`))
 	f.Add([]byte("a: &a [*a]"))
 	d := decoder()
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(sweep.Around(f, func(t *testing.T, b []byte) {
 		c, err := Parse(b, d)
 		if (c == nil) == (err == nil) {
 			t.Fatalf("config %v, error %v", c, err)
@@ -204,6 +205,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
+		sweep.Accepted()
 		m := &bootstrapv3pb.Bootstrap{}
 		if err := proto.Unmarshal(c.Raw, m); err != nil {
 			t.Fatal(err)
@@ -220,7 +222,7 @@ func FuzzParse(f *testing.F) {
 		if err := proto.Unmarshal(again.Raw, m2); err != nil || !proto.Equal(m, m2) {
 			t.Fatalf("%v became %v, %v", m, m2, err)
 		}
-	})
+	}))
 }
 
 func TestTheResolverOfTheBootstrap(t *testing.T) {

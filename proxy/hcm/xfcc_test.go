@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/internal/sweep"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
@@ -89,7 +90,7 @@ func rfc2253(s string) string {
 func FuzzXFCC(f *testing.F) {
 	f.Add("x", "spiffe://td/ns/a/sa/b", "b.a", "", uint8(15))
 	f.Add(`a";URI=x\`, "a;b,c\"", "a b", "spiffe://x", uint8(14))
-	f.Fuzz(func(t *testing.T, cn, uri, dns, by string, what uint8) {
+	f.Fuzz(sweep.Around(f, func(t *testing.T, cn, uri, dns, by string, what uint8) {
 		tl := &streaminfo.TLS{Peer: streaminfo.Certificate{Digest: "00ff", Subject: "CN=" + rfc2253(cn), PEM: "-----BEGIN\n a+/=", URISANs: []string{uri, uri + "2"}, DNSSANs: []string{dns}}}
 		if by != "" {
 			tl.LocalCert.URISANs = []string{by}
@@ -120,5 +121,5 @@ func FuzzXFCC(f *testing.F) {
 		if !slices.Equal(es[1], want) {
 			t.Fatalf("got %q, want %q", es[1], want)
 		}
-	})
+	}))
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/internal/sweep"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
@@ -184,7 +185,7 @@ var grpcTimeoutForm = regexp.MustCompile(`^([0-9]{1,8})([HMSmun])$`)
 func FuzzRequestHeaders(f *testing.F) {
 	f.Add("5xx,gateway-error", "14", "200,x", "1S")
 	f.Add("unavailable,,", "-1", ",", "99999999H")
-	f.Fuzz(func(t *testing.T, on, max, codes, timeout string) {
+	f.Fuzz(sweep.Around(f, func(t *testing.T, on, max, codes, timeout string) {
 		var h message.Header
 		for n, v := range map[string]string{hdrRetryOn: on, hdrRetryGRPCOn: on, hdrMaxRetries: max, hdrStatusCodes: codes, hdrHeaderNames: codes} {
 			h.Add(n, v)
@@ -207,5 +208,5 @@ func FuzzRequestHeaders(f *testing.F) {
 				t.Errorf("%q is %v, want %v s", timeout, d, want)
 			}
 		}
-	})
+	}))
 }

@@ -14,7 +14,9 @@ type row struct {
 	// committed are inputs in testdata/fuzz, corpus all that the last run knew:
 	// those, the seeds in the source, and what was found.
 	committed, corpus int
-	executions        int64
+	// executions are those of Go's fuzzing engine, swept those of mutants
+	// without guidance.
+	executions, swept int64
 	// last is the day of the last run, "" if there was none.
 	last string
 }
@@ -29,7 +31,7 @@ type ledger struct {
 const (
 	beginMark = "<!-- ledger: written by make fuzz -->\n"
 	endMark   = "<!-- end of ledger -->\n"
-	header    = "| package | target | oracle | committed inputs | corpus | executions | last run |\n|---|---|---|---|---|---|---|\n"
+	header    = "| package | target | oracle | committed inputs | corpus | executions | swept | last run |\n|---|---|---|---|---|---|---|---|\n"
 )
 
 func readLedger(text string) (*ledger, error) {
@@ -41,7 +43,7 @@ func readLedger(text string) (*ledger, error) {
 	l := &ledger{before: before, after: after}
 	for line := range strings.Lines(table) {
 		cells := strings.Split(strings.Trim(line, "|\n"), " | ")
-		if len(cells) != 7 || !strings.HasPrefix(strings.TrimSpace(cells[0]), "`") {
+		if len(cells) != 8 || !strings.HasPrefix(strings.TrimSpace(cells[0]), "`") {
 			continue
 		}
 		for i := range cells {
@@ -49,12 +51,15 @@ func readLedger(text string) (*ledger, error) {
 		}
 		var r row
 		var err error
-		r.Package, r.Name, r.Oracle, r.last = cells[0], cells[1], cells[2], cells[6]
+		r.Package, r.Name, r.Oracle, r.last = cells[0], cells[1], cells[2], cells[7]
 		if r.corpus, err = strconv.Atoi(cells[4]); err != nil {
 			return nil, fmt.Errorf("%s %s: corpus: %w", r.Package, r.Name, err)
 		}
 		if r.executions, err = strconv.ParseInt(strings.ReplaceAll(cells[5], ",", ""), 10, 64); err != nil {
 			return nil, fmt.Errorf("%s %s: executions: %w", r.Package, r.Name, err)
+		}
+		if r.swept, err = strconv.ParseInt(strings.ReplaceAll(cells[6], ",", ""), 10, 64); err != nil {
+			return nil, fmt.Errorf("%s %s: swept: %w", r.Package, r.Name, err)
 		}
 		l.rows = append(l.rows, r)
 	}
@@ -70,7 +75,7 @@ func (l *ledger) adopt(targets []target) {
 		r := row{target: t}
 		for _, o := range old {
 			if o.Package == t.Package && o.Name == t.Name {
-				r.committed, r.corpus, r.executions, r.last = o.committed, o.corpus, o.executions, o.last
+				r.committed, r.corpus, r.executions, r.swept, r.last = o.committed, o.corpus, o.executions, o.swept, o.last
 			}
 		}
 		l.rows = append(l.rows, r)
@@ -79,15 +84,16 @@ func (l *ledger) adopt(targets []target) {
 
 func (l *ledger) String() string {
 	var b strings.Builder
-	b.WriteString(l.before + beginMark)
-	var total int64
+	b.WriteString(withGoals(l.before, l.rows) + beginMark)
+	var guided, swept int64
 	for _, r := range l.rows {
-		total += r.executions
+		guided += r.executions
+		swept += r.swept
 	}
-	fmt.Fprintf(&b, "%d targets, %s executions.\n\n%s", len(l.rows), thousands(total), header)
+	fmt.Fprintf(&b, "%d targets, %s executions with guidance, %s swept.\n\n%s", len(l.rows), thousands(guided), thousands(swept), header)
 	for _, r := range l.rows {
-		fmt.Fprintf(&b, "| `%s` | `%s` | %s | %d | %d | %s | %s |\n", r.Package, r.Name, strings.ReplaceAll(r.Oracle, "|", "&#124;"),
-			r.committed, r.corpus, thousands(r.executions), r.last)
+		fmt.Fprintf(&b, "| `%s` | `%s` | %s | %d | %d | %s | %s | %s |\n", r.Package, r.Name, strings.ReplaceAll(r.Oracle, "|", "&#124;"),
+			r.committed, r.corpus, thousands(r.executions), thousands(r.swept), r.last)
 	}
 	b.WriteString(endMark + l.after)
 	return b.String()

@@ -25,16 +25,18 @@ func main() {
 	each := flag.Duration("time", 0, "`time` to fuzz each target; 0 writes the table only")
 	only := flag.String("only", "", "fuzz the targets only whose package and name match this `regexp`")
 	keep := flag.Int("keep", 6, "keep so `many` found inputs of a target in its testdata/fuzz")
+	var mutants sweepCount
+	flag.Var(&mutants, "sweep", "execute so `many` mutants of each target that has a goal, or goal: what its goal lacks")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *root, *each, *only, *keep); err != nil {
+	if err := run(ctx, *root, *each, mutants, *only, *keep); err != nil {
 		fmt.Fprintln(os.Stderr, "fuzz:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, root string, each time.Duration, only string, keep int) error {
+func run(ctx context.Context, root string, each time.Duration, mutants sweepCount, only string, keep int) error {
 	match, err := regexp.Compile(only)
 	if err != nil {
 		return err
@@ -63,23 +65,22 @@ func run(ctx context.Context, root string, each time.Duration, only string, keep
 	var failed []string
 	for i := range led.rows {
 		r := &led.rows[i]
-		if each == 0 || !match.MatchString(r.Package+"."+r.Name) || ctx.Err() != nil {
+		if !match.MatchString(r.Package+"."+r.Name) || ctx.Err() != nil {
 			continue
 		}
-		out, err := fuzz(ctx, root, r.target, each)
-		res := parseOutput(out)
-		fmt.Printf("%s %s: %d executions, corpus of %d\n", r.Package, r.Name, res.execs, res.corpus)
-		if err != nil && ctx.Err() == nil && !outOfTime(out) {
-			failed = append(failed, r.Package+"."+r.Name)
-			fmt.Println(out)
+		if n := mutants.of(r, led.rows); n > 0 {
+			if err := r.sweep(ctx, root, n); err != nil && ctx.Err() == nil {
+				failed = append(failed, r.Package+"."+r.Name)
+				fmt.Println(err)
+			}
 		}
-		if res.execs > 0 {
-			r.executions += res.execs
-			r.corpus = res.corpus
-			r.last = time.Now().UTC().Format(time.DateOnly)
-		}
-		if err := keepCorpus(root, r.target, keep); err != nil {
-			return err
+		if each > 0 {
+			if err := r.fuzz(ctx, root, each); err != nil {
+				failed = append(failed, r.Package+"."+r.Name)
+			}
+			if err := keepCorpus(root, r.target, keep); err != nil {
+				return err
+			}
 		}
 		r.committed = committed(root, r.target)
 		if err := save(); err != nil {
@@ -90,6 +91,33 @@ func run(ctx context.Context, root string, each time.Duration, only string, keep
 		return fmt.Errorf("failed: %s", strings.Join(failed, ", "))
 	}
 	return ctx.Err()
+}
+
+// sweep executes n mutants of r and counts them.
+func (r *row) sweep(ctx context.Context, root string, n int64) error {
+	res, err := sweep(ctx, root, r.target, n)
+	if res.executed > 0 {
+		r.swept += res.executed
+		r.last = time.Now().UTC().Format(time.DateOnly)
+	}
+	return err
+}
+
+// fuzz has the engine fuzz r for a time, and counts its executions.
+func (r *row) fuzz(ctx context.Context, root string, each time.Duration) error {
+	out, err := fuzz(ctx, root, r.target, each)
+	res := parseOutput(out)
+	fmt.Printf("%s %s: %d executions, corpus of %d\n", r.Package, r.Name, res.execs, res.corpus)
+	if res.execs > 0 {
+		r.executions += res.execs
+		r.corpus = res.corpus
+		r.last = time.Now().UTC().Format(time.DateOnly)
+	}
+	if err == nil || ctx.Err() != nil || outOfTime(out) {
+		return nil
+	}
+	fmt.Println(out)
+	return err
 }
 
 // outOfTime recognises a run whose time was over while an input was being
@@ -118,17 +146,10 @@ func keepCorpus(root string, t target, keep int) error {
 	if room <= 0 {
 		return nil
 	}
-	cache, err := exec.Command("go", "env", "GOCACHE").Output()
+	src, err := foundDir(root, t)
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command("go", "list", "./"+t.dirInModule())
-	cmd.Dir = filepath.Join(root, t.Module)
-	path, err := cmd.Output()
-	if err != nil {
-		return err
-	}
-	src := filepath.Join(strings.TrimSpace(string(cache)), "fuzz", strings.TrimSpace(string(path)), t.Name)
 	entries, err := os.ReadDir(src)
 	if os.IsNotExist(err) {
 		return nil

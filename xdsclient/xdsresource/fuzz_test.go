@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/fairlead-mesh/fairlead/filters/builtin"
+	"github.com/fairlead-mesh/fairlead/internal/sweep"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
@@ -71,7 +72,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Add(byte(0), protowire.AppendTag(nil, 4000, protowire.Fixed32Type))
 	d := xdsresource.NewDecoder(builtin.Registry(), noFiles)
-	f.Fuzz(func(t *testing.T, kind byte, b []byte) {
+	f.Fuzz(sweep.Around(f, func(t *testing.T, kind byte, b []byte) {
 		ft := fuzzTypes[int(kind)%len(fuzzTypes)]
 		v, err := d.Decode(ft.url, b)
 		check(t, v, err)
@@ -90,10 +91,11 @@ func FuzzDecode(f *testing.F) {
 		if jerr != nil || err != nil {
 			return // an extension that is not linked, or already refused
 		}
+		sweep.Accepted()
 		if _, err := d.FromYAML(ft.url, js); err != nil {
 			t.Fatalf("%s is accepted, but in JSON %v", js, err)
 		}
-	})
+	}))
 }
 
 // FuzzYAML: there is a resource or an error with a text, whatever the document.

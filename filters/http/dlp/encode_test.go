@@ -18,6 +18,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/message"
+	"github.com/fairlead-mesh/fairlead/internal/sweep"
 )
 
 // decoder undoes what encode does.
@@ -327,7 +328,7 @@ func FuzzEncoded(f *testing.F) {
 		f.Add(strings.Repeat("some text ", 900)+card, uint8(i), uint8(0))
 	}
 	mask, replace := compile(f, one("MASK"), ""), compile(f, one("REPLACE"), "")
-	f.Fuzz(func(t *testing.T, text string, coding, n uint8) {
+	f.Fuzz(sweep.Around(f, func(t *testing.T, text string, coding, n uint8) {
 		if disguised([]byte(text)) != "" || text == "" {
 			return
 		}
@@ -340,7 +341,7 @@ func FuzzEncoded(f *testing.F) {
 			t.Fatalf("status %d, %q: without an encoding %d, %q", got.status, got.u.body, plain.status, plain.u.body)
 		}
 		x.log.Reset()
-	})
+	}))
 }
 
 // TestTheEndOfABodyMayComeByteByByte is about decoders that take the last bytes

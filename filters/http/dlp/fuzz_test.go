@@ -9,6 +9,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/filters/internal/decodetest"
+	"github.com/fairlead-mesh/fairlead/internal/sweep"
 )
 
 // FuzzDecode: both forms of a configuration and of an override give the same,
@@ -30,7 +31,7 @@ func FuzzDo(f *testing.F) {
 	f.Add("/%2534111111111111111", "application/json", `{"a":"\u0034111111111111111"}`, uint8(0))
 	f.Add("/", "application/x-www-form-urlencoded", "a=4111+1111+1111+1111", uint8(1))
 	block, mask := compile(f, one("BLOCK"), ""), compile(f, one("MASK"), "")
-	f.Fuzz(func(t *testing.T, path, ct, body string, n uint8) {
+	f.Fuzz(sweep.Around(f, func(t *testing.T, path, ct, body string, n uint8) {
 		req := func(n int) request {
 			r := request{path: "/" + path, header: [][2]string{{"content-type", ct}}}
 			if body != "" {
@@ -51,7 +52,7 @@ func FuzzDo(f *testing.F) {
 		}
 		block.log.Reset()
 		mask.log.Reset()
-	})
+	}))
 }
 
 // TestSplitAtEveryOffset cuts each secret over two chunks at every offset.

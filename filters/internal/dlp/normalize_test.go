@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/fairlead-mesh/fairlead/internal/sweep"
 )
 
 // scanStream is scan for a Stream.
@@ -179,7 +181,7 @@ func FuzzStreamInvariance(f *testing.F) {
 		f.Add([]byte(evasions["percent, every other"](s)), uint64(i), byte(i))
 		f.Add([]byte(evasions["JSON escapes"](s)), uint64(i), byte(i))
 	}
-	f.Fuzz(func(t *testing.T, text []byte, seed uint64, mode byte) {
+	f.Fuzz(sweep.Around(f, func(t *testing.T, text []byte, seed uint64, mode byte) {
 		if len(text) > 4<<10 {
 			return
 		}
@@ -200,5 +202,5 @@ func FuzzStreamInvariance(f *testing.F) {
 		if got := scanStream(e, string(text), cuts, mode&32 != 0, edit); got.String() != want.String() {
 			t.Fatalf("cut at %v:\n got %v\nwant %v", cuts, got, want)
 		}
-	})
+	}))
 }

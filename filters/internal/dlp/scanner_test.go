@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"github.com/fairlead-mesh/fairlead/internal/sweep"
 )
 
 // outcomeOf scans text in pieces that end at cuts and returns everything that
@@ -153,7 +155,7 @@ func FuzzChunkInvariance(f *testing.F) {
 	for i, s := range samples {
 		f.Add([]byte(s), uint64(i), byte(i))
 	}
-	f.Fuzz(func(t *testing.T, text []byte, seed uint64, mode byte) {
+	f.Fuzz(sweep.Around(f, func(t *testing.T, text []byte, seed uint64, mode byte) {
 		if len(text) > 8<<10 {
 			return
 		}
@@ -171,7 +173,7 @@ func FuzzChunkInvariance(f *testing.F) {
 		if got := scan(e, string(text), cuts, edit); got.String() != want.String() {
 			t.Fatalf("cut at %v:\n got %v\nwant %v", cuts, got, want)
 		}
-	})
+	}))
 }
 
 func TestOnlyTheTailThatMayMatchIsHeld(t *testing.T) {

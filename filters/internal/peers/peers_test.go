@@ -11,6 +11,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/internal/sweep"
 )
 
 var ignoreID = cmpopts.IgnoreFields(streaminfo.Peer{}, "DenseID")
@@ -136,7 +137,7 @@ func FuzzBaggage(f *testing.F) {
 	f.Add("service.name=a,k8s.pod.name=b")
 	f.Add(" app.name = x ;p=1,cloud.region=r=s,k8s.job.name=,k8s.namespace.name=\u00fc,=,,")
 	f.Add(Baggage(&streaminfo.Peer{Workload: "w", WorkloadType: "deployment", CanonicalName: "c", AppName: "a", Zone: "z"}))
-	f.Fuzz(func(t *testing.T, s string) {
+	f.Fuzz(sweep.Around(f, func(t *testing.T, s string) {
 		p, want := parseBaggage(s), naiveBaggage(s)
 		if (p == nil) != (want == nil) {
 			t.Fatalf("%q: %+v, naively %v", s, p, want)
@@ -144,6 +145,7 @@ func FuzzBaggage(f *testing.F) {
 		if p == nil {
 			return
 		}
+		sweep.Accepted()
 		if !same(p, want) {
 			t.Fatalf("%q: %+v, naively %v", s, p, want)
 		}
@@ -162,7 +164,7 @@ func FuzzBaggage(f *testing.F) {
 		if d := cmp.Diff(p, q, ignoreID); d != "" {
 			t.Fatalf("%q: %s", s, d)
 		}
-	})
+	}))
 }
 
 // FuzzExchange: metadata that is read and written is read as the same again, of

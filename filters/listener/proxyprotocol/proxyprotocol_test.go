@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/filters/internal/conntest"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/internal/sweep"
 )
 
 func v2(command, family byte, body string) string {
@@ -146,7 +147,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("PROXY TCP4 192.0.2.1 10.0.0.1 12345 80\r\n"))
 	f.Add([]byte(v2(1, 0x11, v4Body+tlv(1, "h2"))))
 	f.Add([]byte("GET / HTTP/1.1\r\n"))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(sweep.Around(f, func(t *testing.T, b []byte) {
 		h, need, err := parse(b)
 		switch {
 		case err != nil:
@@ -156,6 +157,7 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("header of %d bytes in %d", h.size, len(b))
 		}
 		if h != nil && (h.local || h.src.Addr().Is4() == h.dst.Addr().Is4()) {
+			sweep.Accepted()
 			out := write(h)
 			h2, _, err := parse(out)
 			if err != nil || h2 == nil || h2.size != len(out) || h2.local != h.local || h2.src != h.src || h2.dst != h.dst || !h.local && string(h2.tlvs) != string(h.tlvs) {
@@ -168,5 +170,5 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("answer changed after %d bytes", n)
 			}
 		}
-	})
+	}))
 }

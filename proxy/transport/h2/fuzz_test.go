@@ -14,6 +14,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"github.com/fairlead-mesh/fairlead/internal/netio"
+	"github.com/fairlead-mesh/fairlead/internal/sweep"
 	"github.com/fairlead-mesh/fairlead/proxy/transport"
 )
 
@@ -99,7 +100,7 @@ func checkEmpty(t *testing.T, c *conn) {
 // to its limits, and gives back streams, buffers and windows.
 func FuzzServer(f *testing.F) {
 	seeds(f, "testdata/server.txtar")
-	f.Fuzz(func(t *testing.T, in []byte) {
+	f.Fuzz(sweep.Around(f, func(t *testing.T, in []byte) {
 		a, b := netio.Pipe(clientAddr, serverAddr)
 		st := newSite()
 		h := &handlerFunc{f: func(s transport.ServerStream) {
@@ -125,14 +126,14 @@ func FuzzServer(f *testing.F) {
 		_ = a.Close()
 		wg.Wait()
 		checkEmpty(t, &s.c)
-	})
+	}))
 }
 
 // FuzzClient: whatever a server sends, requests and connection end, and
 // streams, buffers and windows are given back.
 func FuzzClient(f *testing.F) {
 	seeds(f, "testdata/client.txtar")
-	f.Fuzz(func(t *testing.T, in []byte) {
+	f.Fuzz(sweep.Around(f, func(t *testing.T, in []byte) {
 		a, b := netio.Pipe(clientAddr, serverAddr)
 		cc, err := NewClient(a, &transport.ClientConfig{MaxHeaders: 20, MaxHeaderBytes: 4096})
 		if err != nil {
@@ -157,7 +158,7 @@ func FuzzClient(f *testing.F) {
 		_ = b.Close()
 		wg.Wait()
 		checkEmpty(t, &cc.(*client).c)
-	})
+	}))
 }
 
 // FuzzFrameHeadersAgreeWithXNet: our parser and x/net's agree on where frames
