@@ -15,9 +15,13 @@ func (s *Server) Apply(dynamic *Resources) error {
 }
 
 // apply puts dynamic in force, or the last one again if it is nil.
-func (s *Server) apply(dynamic *Resources) (err error) {
+func (s *Server) apply(dynamic *Resources) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.applyLocked(dynamic)
+}
+
+func (s *Server) applyLocked(dynamic *Resources) (err error) {
 	defer s.containApply(&err)
 	switch {
 	case s.closed && dynamic == nil:
@@ -33,7 +37,7 @@ func (s *Server) apply(dynamic *Resources) (err error) {
 	prev := s.snapshot.Load()
 	res := merge(s.opt.Static, dynamic)
 	s.secrets.SetADS(res.Secrets)
-	res, notes := s.holdRefused(prev, res)
+	res, notes := s.passOver(prev, res)
 	if prev == nil || !sameMap(prev.Resources.Clusters, res.Clusters) {
 		s.applyClusters(prev, res)
 	}

@@ -246,7 +246,7 @@ func (s *Server) forgetUnlessUsed(specs []*xdsresource.Cluster, chains []drainin
 	for _, c := range specs {
 		switch {
 		case s.linger.clusters[c.Name] != c:
-		case all || kept[c.Name], len(chains) > 0 && !any && !named[c.Name]:
+		case all || kept[c.Name] || s.clung[c.Name], len(chains) > 0 && !any && !named[c.Name]:
 			used = append(used, c)
 		default:
 			delete(s.linger.clusters, c.Name)

@@ -118,7 +118,7 @@ func FromBootstrap(doc []byte, o ProcessOptions) (*Process, error) {
 		return nil, err
 	}
 	if p.server, err = New(Options{
-		Registry: o.Registry, Node: cfg.Node, Static: staticResources(cfg), Identity: o.Identity, Logger: p.log, Events: o.Events, Stats: p.registry, DNS: cfg.DNS, Names: o.Names, RemovalGrace: holdNew, Away: p.away, Refused: p.refused, AwaitClusters: true, Modules: o.Modules,
+		Registry: o.Registry, Node: cfg.Node, Static: staticResources(cfg), Identity: o.Identity, Logger: p.log, Events: o.Events, Stats: p.registry, DNS: cfg.DNS, Names: o.Names, RemovalGrace: holdNew, Away: p.away, Refused: p.refused, Passed: p.passed, AwaitClusters: true, Modules: o.Modules,
 	}); err != nil {
 		return nil, err
 	}
@@ -159,7 +159,7 @@ func FromAgent(cfg *agent.Config, o ProcessOptions) (*Process, error) {
 	p.node = *cfg.FilterNode()
 	p.table = &workload.Table{}
 	if p.server, err = New(Options{
-		Registry: o.Registry, Node: p.node, Identity: p.source, Workloads: p.table, Logger: p.log, Events: o.Events, Stats: p.registry, Names: o.Names, DrainTime: cfg.Drain.Duration, RemovalGrace: holdNew, Away: p.away, Refused: p.refused, AwaitClusters: true, Modules: cfg.Modules,
+		Registry: o.Registry, Node: p.node, Identity: p.source, Workloads: p.table, Logger: p.log, Events: o.Events, Stats: p.registry, Names: o.Names, DrainTime: cfg.Drain.Duration, RemovalGrace: holdNew, Away: p.away, Refused: p.refused, Passed: p.passed, AwaitClusters: true, Modules: cfg.Modules,
 	}); err != nil {
 		return nil, err
 	}
@@ -202,6 +202,15 @@ func (p *Process) away() bool {
 // refused reports whether the newest version of a resource of the control plane was.
 func (p *Process) refused(typeURL, name string) bool {
 	return p.client != nil && p.client.Refused(typeURL, name)
+}
+
+// passed lists clusters that the control plane sent and removed before they could be
+// in force.
+func (p *Process) passed() map[string]bool {
+	if p.client == nil {
+		return nil
+	}
+	return p.client.Passed(xdsresource.ClusterType)
 }
 
 // applied is told of each configuration. The first one must be in force before

@@ -105,6 +105,45 @@ func (w *world) named() string {
 	return rc.VirtualHosts[0].Routes[0].Action.Cluster
 }
 
+// A table comes into force with the next push's clusters, which has removed its own:
+// the former one stays for a moment.
+func TestATableWaitsForItsSuccessorIfItsClusterCameAndWent(t *testing.T) {
+	for _, comes := range []bool{true, false} {
+		w := newWorldWith(t, proxy.Options{Registry: builtin.Registry(), RemovalGrace: 300 * time.Millisecond, Passed: func() map[string]bool { return map[string]bool{"two": true} }})
+		table := func(cluster string) {
+			w.res.Routes["r"] = decode[*xdsresource.RouteConfiguration](t, xdsresource.RouteType, fmt.Sprintf(`{name: r, virtual_hosts: [{name: v, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: %s}}]}]}`, cluster))
+		}
+		has := func(cluster string) {
+			clear(w.res.Clusters)
+			w.res.Clusters[cluster] = decode[*xdsresource.Cluster](t, xdsresource.ClusterType, fmt.Sprintf(`{name: %s, type: STATIC, load_assignment: {cluster_name: %[1]s}}`, cluster))
+		}
+		w.listen("l", freePort(t), "", chainYAML("c", "{}", "", `rds: {route_config_name: r, config_source: {ads: {}}}`))
+		has("one")
+		table("one")
+		w.mustApply()
+		began := time.Now()
+		has("three")
+		table("two")
+		w.mustApply()
+		if got := w.named(); got != "one" || !w.Clusters().HasCluster("one") {
+			t.Errorf("%q is in force, want one with its cluster", got)
+		}
+		if comes {
+			table("three")
+			w.mustApply()
+			if got := w.named(); got != "three" {
+				t.Errorf("%q is in force, want three", got)
+			}
+		} else {
+			eventually(t, "what there is", func() bool { return w.named() == "two" })
+			if d := time.Since(began); d < 300*time.Millisecond {
+				t.Errorf("it was waited for %v", d)
+			}
+		}
+		eventually(t, "the former cluster is gone", func() bool { return !w.Clusters().HasCluster("one") })
+	}
+}
+
 // Only what was refused stays behind: without a refusal, what names a missing
 // cluster comes into force, as in Envoy.
 func TestATableThatNamesAMissingClusterComesIntoForce(t *testing.T) {

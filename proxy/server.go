@@ -67,6 +67,9 @@ type Options struct {
 	// refused, so that one before it is what the control plane's clients have. It is
 	// called under the Server's lock.
 	Refused func(typeURL, name string) bool
+	// Passed, if not nil, lists the clusters that came and were removed again before
+	// they could be in force. It is called under the Server's lock.
+	Passed func() map[string]bool
 	// AwaitClusters makes Apply wait for the names of the clusters that it is
 	// given, up to 15 s, until StartServing is called.
 	AwaitClusters bool
@@ -102,6 +105,8 @@ type Server struct {
 	retired   []*listener.Listener   // removed ones that may have connections
 	pending   map[*time.Timer]func() // releases to come
 	linger    lingering
+	held      map[any]time.Time // see passing
+	clung     map[string]bool
 	dynamic   *Resources // of the last Apply
 	closed    bool
 

@@ -167,6 +167,7 @@ type Client struct {
 	// wait for them until their time. The empty name stands for a wildcard.
 	pending               map[Key]time.Time
 	seq, generation       uint64
+	viewed                uint64 // seq at the last View
 	dirty                 bool
 	prompt                bool // dirty: Quiet need not be waited for
 	firstDirty, lastDirty time.Time

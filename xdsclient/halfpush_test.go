@@ -76,3 +76,79 @@ func TestHalfAPushIsNotPutInForceWhileTheControlPlaneIsAway(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// What came and went before a View could show it is known for a minute.
+func TestWhatPassedBetweenViewsIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in := make(chan *discoveryv3pb.DeltaDiscoveryResponse)
+		views := 0
+		c, err := New(Config{
+			Node: Node{ID: "n"}, Quiet: 10 * time.Millisecond,
+			Types:  []ResourceType{{TypeURL: "a", Wildcard: true, Decode: nop}},
+			OnView: func(*View) { views++ },
+			connect: func(ctx context.Context) (stream, func(), error) {
+				return &fakeStream{ctx, make(chan *discoveryv3pb.DeltaDiscoveryRequest, 100), in}, func() {}, nil
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = c.Run(ctx) }()
+		send := func(add, remove string) {
+			r := &discoveryv3pb.DeltaDiscoveryResponse{TypeUrl: "a", Nonce: "n"}
+			if add != "" {
+				r.Resources = []*discoveryv3pb.Resource{{Name: add, Version: "1", Resource: &anypb.Any{TypeUrl: "a"}}}
+			}
+			if remove != "" {
+				r.RemovedResources = []string{remove}
+			}
+			in <- r
+			synctest.Wait()
+		}
+		passed := func(want ...string) {
+			t.Helper()
+			got := c.Passed("a")
+			for _, n := range want {
+				if !got[n] {
+					t.Errorf("%s is not known to have passed", n)
+				}
+			}
+			if len(got) != len(want) {
+				t.Errorf("%v passed, want %v", got, want)
+			}
+		}
+		view := func() {
+			time.Sleep(time.Second)
+			synctest.Wait()
+		}
+		send("x", "")
+		view()
+		send("y", "x") // x was shown
+		passed()
+		send("z", "y")
+		passed("y")
+		view()
+		passed("y")
+		send("", "z")
+		passed("y")
+		send("y", "")
+		passed()
+		send("", "y")
+		passed("y")
+		view()
+		time.Sleep(passedTime)
+		send("x", "")
+		view()
+		passed()
+		if views != 4 {
+			t.Errorf("%d views, want 4", views)
+		}
+		if c.Passed("b") != nil {
+			t.Error("an unknown type")
+		}
+		cancel()
+		synctest.Wait()
+	})
+}

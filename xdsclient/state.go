@@ -42,6 +42,9 @@ type typeState struct {
 	wanted   map[string]struct{}
 	held     map[string]*held
 	rejected map[string]rejected
+	// passed are what came and was removed again without a View between, and when
+	// it was removed; nil if there is nothing. It is forgotten after passedTime.
+	passed map[string]time.Time
 
 	// opened and subscribed belong to the current stream.
 	opened     bool
@@ -209,6 +212,7 @@ func (c *Client) setLocked(t *typeState, v *verdict, now time.Time, ch changes) 
 		}
 	}
 	t.held[v.name] = h
+	delete(t.passed, v.name)
 	c.touchedLocked(t, t.Last && len(refs) == 0)
 	ch.add(t, Change{Resource: h.Resource})
 }
@@ -220,6 +224,12 @@ func (c *Client) removeLocked(t *typeState, name string, ch changes) {
 		return
 	}
 	delete(t.held, name)
+	if h.Seq > c.viewed && t.OnChange == nil {
+		if t.passed == nil {
+			t.passed = map[string]time.Time{}
+		}
+		t.passed[name] = time.Now()
+	}
 	for _, k := range h.refs {
 		c.releaseLocked(k)
 	}

@@ -85,6 +85,23 @@ func (c *Client) Refused(typeURL, name string) bool {
 	return ok
 }
 
+// Passed lists resources of a type that came and were removed again in the last
+// minute before a View could show them; what refers to them may be in the next View.
+// nil is none.
+func (c *Client) Passed(typeURL string) map[string]bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.byURL[typeURL]
+	if t == nil || len(t.passed) == 0 {
+		return nil
+	}
+	names := make(map[string]bool, len(t.passed))
+	for n := range t.passed {
+		names[n] = true
+	}
+	return names
+}
+
 // Status returns the current condition.
 func (c *Client) Status() Status {
 	c.mu.Lock()

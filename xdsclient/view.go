@@ -145,17 +145,23 @@ func (c *Client) publishIn() time.Duration {
 	return max(0, due.Sub(now))
 }
 
+// passedTime is how long it is known that a resource came and went between Views.
+const passedTime = time.Minute
+
 // makeView builds the next View, reusing the maps of unchanged types.
 func (c *Client) makeView() *View {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.dirty = false
 	c.generation++
+	c.viewed = c.seq
+	now := time.Now()
 	v := &View{Generation: c.generation, types: make(map[string]map[string]Resource, len(c.types))}
 	for _, t := range c.types {
 		if t.Omit {
 			continue
 		}
+		maps.DeleteFunc(t.passed, func(_ string, at time.Time) bool { return now.Sub(at) > passedTime })
 		if t.stale || t.snapshot == nil {
 			t.snapshot = make(map[string]Resource, len(t.held))
 			for n, h := range t.held {
