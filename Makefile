@@ -83,11 +83,11 @@ differential: build ## Run the behaviour corpus against Fairlead and the real En
 
 .PHONY: abuse
 abuse: build ## Attack a running Fairlead: floods and bombs, 41,466 requests that parsers disagree about, WebSockets, gRPC
-	cd conformance && $(GO) vet ./abuse ./desync ./grpc ./websocket && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 -timeout 3m ./abuse ./desync ./grpc ./websocket
+	cd conformance && $(GO) vet ./abuse ./desync ./grpc ./websocket && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 -p 1 -timeout 10m ./abuse ./desync ./grpc ./websocket
 
 .PHONY: bypass
 bypass: build ## Ask for what a policy guards in every spelling, behind nginx and Go: nobody may get it
-	cd conformance && $(GO) vet ./bypass && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 -timeout 3m ./bypass
+	cd conformance && $(GO) vet ./bypass && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(GO) test -count=1 -timeout 10m ./bypass
 
 SOAK ?= 1m
 SOAK_RATE ?= 1000
@@ -110,7 +110,7 @@ mutation: ## Put 40 bugs into the source, one by one: the tests must fail (about
 ISTIO_GO := env CGO_ENABLED=0 GOFLAGS=-trimpath $(GO)
 .PHONY: conformance-istio
 conformance-istio: build ## Run the scenarios under a genuine istiod in process
-	cd conformance/istio && $(ISTIO_GO) vet -tags vtprotobuf . && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(ISTIO_GO) test -tags vtprotobuf -count=1 -timeout 5m .
+	cd conformance/istio && $(ISTIO_GO) vet -tags vtprotobuf . && FAIRLEAD_BIN=$(CURDIR)/bin/fairlead $(ISTIO_GO) test -tags vtprotobuf -count=1 -timeout 15m .
 
 CLUSTER ?= ../shared/cluster
 .PHONY: cluster

@@ -86,7 +86,7 @@ func TestWithoutDescriptorsOpenConnectionsGoOn(t *testing.T) {
 	old := dialAsker(t, h1)
 	defer old.c.Close()
 	for _, path := range []string{"/", "/big"} {
-		if s := old.ask(path, 5*time.Second); s != http.StatusOK {
+		if s := old.ask(path, 20*time.Second); s != http.StatusOK {
 			t.Fatalf("before: %s: %d", path, s)
 		}
 	}
@@ -101,7 +101,7 @@ func TestWithoutDescriptorsOpenConnectionsGoOn(t *testing.T) {
 	time.Sleep(200 * time.Millisecond)
 	served := 0
 	for _, a := range crowd {
-		if a.ask("/", 100*time.Millisecond) == http.StatusOK {
+		if a.ask("/", 250*time.Millisecond) == http.StatusOK {
 			served++
 		}
 	}
@@ -110,13 +110,13 @@ func TestWithoutDescriptorsOpenConnectionsGoOn(t *testing.T) {
 	}
 	for range 20 {
 		for _, path := range []string{"/", "/big"} {
-			if s := old.ask(path, 5*time.Second); s != http.StatusOK {
+			if s := old.ask(path, 20*time.Second); s != http.StatusOK {
 				t.Fatalf("without descriptors an open connection got %d for %s", s, path)
 			}
 		}
 	}
 	// An upstream connection can't be opened: an answer, no silence.
-	if s := crowd[0].ask("/big", 5*time.Second); s != http.StatusOK && s != http.StatusServiceUnavailable {
+	if s := crowd[0].ask("/big", 20*time.Second); s != http.StatusOK && s != http.StatusServiceUnavailable {
 		t.Errorf("a request that may need a new upstream connection got %d", s)
 	}
 	if n := strings.Count(logged(), "check the limit of open files"); n == 0 || n > 5 {
@@ -127,16 +127,16 @@ func TestWithoutDescriptorsOpenConnectionsGoOn(t *testing.T) {
 	}
 	began := time.Now()
 	last := crowd[len(crowd)-1] // it has waited all the time
-	if s := last.answer(5 * time.Second); s != http.StatusOK {
+	if s := last.answer(20 * time.Second); s != http.StatusOK {
 		t.Errorf("the connection that waited got %d", s)
 	}
 	fresh := dialAsker(t, h1)
 	defer fresh.c.Close()
-	if s := fresh.ask("/big", 5*time.Second); s != http.StatusOK {
+	if s := fresh.ask("/big", 20*time.Second); s != http.StatusOK {
 		t.Errorf("a new connection got %d", s)
 	}
 	t.Logf("%d served of %d, recovered after %v", served, len(crowd), time.Since(began).Round(time.Millisecond))
-	if d := time.Since(began); d > 5*time.Second {
+	if d := time.Since(began); d > 30*time.Second {
 		t.Errorf("recovered after %v", d)
 	}
 }

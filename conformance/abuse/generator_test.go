@@ -192,7 +192,7 @@ func (g *generator) run(rate float64, conns int, d time.Duration) *outcome {
 	for now := g.now(); ; now = g.now() {
 		if now >= d {
 			g.closed = false
-			if len(g.idle) == len(g.open) || now > d+5*time.Second {
+			if len(g.idle) == len(g.open) || now > d+20*time.Second {
 				break
 			}
 		}

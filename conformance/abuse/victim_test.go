@@ -69,7 +69,7 @@ func newVictim(t *testing.T) *victim {
 func (v *victim) canary() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	cl := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{}}
+	cl := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{}}
 	wg.Go(func() {
 		for ctx.Err() == nil {
 			resp, err := cl.Get("http://" + running.Address(v.h1) + "/canary")
