@@ -158,7 +158,7 @@ func TestDeadlinesAndCancellationReachBothEnds(t *testing.T) {
 			})
 		}
 	}
-	for range 100 {
+	for range 1000 {
 		if p.app.cancelled.Load()-before == calls {
 			return
 		}
