@@ -277,7 +277,7 @@ func (in *Instance) run(c *Case, log bool) (Seen, error) {
 		seen.Authz = in.places.mask(rec.questions(sent.String()))
 	}
 	if log && in.suite.logs() {
-		text, err := in.log(max(c.Client.Responses, strings.Count(c.Fairlead().Log, "\n")), 2*time.Second)
+		text, err := in.log(max(c.Client.Responses, strings.Count(c.Fairlead().Log, "\n")), 6*time.Second)
 		if err != nil {
 			return Seen{}, err
 		}

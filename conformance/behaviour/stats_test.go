@@ -57,7 +57,7 @@ func TestStatisticsCountAsEnvoys(t *testing.T) {
 				}
 			}
 			var wrong []string
-			for end := time.Now().Add(3 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+			for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 				got, err := in.statistics()
 				if err != nil {
 					t.Fatal(err)

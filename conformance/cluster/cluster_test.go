@@ -51,7 +51,7 @@ func webIdentity(t *testing.T, run string) identity.Material {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	m, err := identity.NewCA(identity.CAConfig{Conn: conn, ID: id, Impersonate: true}).Fetch(ctx)
 	if err != nil {
@@ -90,7 +90,7 @@ func pod(t *testing.T, addr, name string, m identity.Material) {
 				return
 			}
 			go func() {
-				ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+				ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 				defer cancel()
 				tc, err := netio.ServerTLS(ctx, c, cfg)
 				if err != nil {
@@ -119,7 +119,7 @@ func pod(t *testing.T, addr, name string, m identity.Material) {
 // client opens a tunnel to the waypoint for the address of a service.
 func client(t *testing.T, m identity.Material, authority string) (netio.Conn, *bufio.Reader) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	c, err := netio.Dial(ctx, netip.MustParseAddrPort("10.98.0.20:15008"), netio.DialOptions{})
 	if err != nil {
@@ -225,7 +225,7 @@ func TestWaypointUnderARealIstiod(t *testing.T) {
 		}
 	})
 	start := time.Now()
-	await(t, 20*time.Second, "readiness", func() bool {
+	await(t, time.Minute, "readiness", func() bool {
 		resp, err := http.Get("http://127.0.0.1:15021/healthz/ready")
 		if err != nil {
 			return false
@@ -256,7 +256,7 @@ func TestWaypointUnderARealIstiod(t *testing.T) {
 	changed := time.Now()
 	kubectl(t, run, movedRoute, "apply", "--server-side", "--force-conflicts", "-f", "-")
 	failed := 0
-	await(t, 20*time.Second, "the new route", func() bool {
+	await(t, time.Minute, "the new route", func() bool {
 		// A replaced filter chain closes its connections after their next
 		// answer, so each round opens a tunnel.
 		c, br := client(t, m, vip+":80")

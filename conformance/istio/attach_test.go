@@ -197,7 +197,7 @@ func TestAPluginIsEditedUnderLoad(t *testing.T) {
 // refusal waits for what the proxy last said to istiod about a type of resources.
 func (s *scenario) refusal(t *testing.T, typeURL string) string {
 	t.Helper()
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		for _, c := range s.istiod.Discovery.AllClients() {
 			if w := c.Proxy().DeepCloneWatchedResources()[typeURL]; w.LastError != "" {
 				return w.LastError
@@ -224,7 +224,7 @@ func TestABrokenEditLeavesThePluginAsItWas(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 			s.exchange(t, decided)
 			s.put(t, plugin("subject", rego, strategy, sets("x-decided", "mended")))
-			for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+			for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 				if s.shop.get(t, web+"/").Body == "mended" {
 					return
 				}

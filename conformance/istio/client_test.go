@@ -40,25 +40,25 @@ func newOutsider(addr string) *client {
 	return &client{http: &http.Client{
 		Timeout: 10 * time.Second,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", addr)
+			return (&net.Dialer{Timeout: 20 * time.Second}).DialContext(ctx, "tcp", addr)
 		}},
 	}}
 }
 
 // dial opens a connection to a service by name.
 func (c *client) dial(ctx context.Context, addr string) (net.Conn, error) {
-	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", c.proxy)
+	conn, err := (&net.Dialer{Timeout: 20 * time.Second}).DialContext(ctx, "tcp", c.proxy)
 	if err != nil {
 		return nil, err
 	}
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
 	if _, err := fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", addr, addr); err != nil {
 		_ = conn.Close()
 		return nil, err
 	}
 	head, err := readHead(conn)
 	if err == nil && !strings.HasPrefix(head, "HTTP/1.1 200") {
-		_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		_ = conn.SetReadDeadline(time.Now().Add(2 * time.Second))
 		why, _ := io.ReadAll(conn)
 		err = fmt.Errorf("answer %q", strings.SplitAfter(head, "\r\n")[0]+string(why))
 	}
@@ -135,7 +135,7 @@ func (c *client) raw(t *testing.T, addr, head string) answer {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
 	if _, err := io.WriteString(conn, head); err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,7 @@ import (
 // event waits for the line of the waypoint's log with all the words.
 func (s *scenario) event(t *testing.T, words ...string) {
 	t.Helper()
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 	lines:
 		for line := range strings.Lines(s.waypoint.output()) {
 			for _, w := range words {

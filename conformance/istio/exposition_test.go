@@ -39,7 +39,7 @@ func (s *scenario) exposes(t *testing.T, scenario string, n int) {
 		}
 	}
 	got := s.exposition(t)
-	for end := time.Now().Add(3 * time.Second); got != string(want) && time.Now().Before(end); got = s.exposition(t) {
+	for end := time.Now().Add(20 * time.Second); got != string(want) && time.Now().Before(end); got = s.exposition(t) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	if *update {

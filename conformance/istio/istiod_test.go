@@ -270,7 +270,7 @@ func (s *scenario) startProxy(t *testing.T, role, name, pod, ip string) error {
 		}
 	})
 	probe := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	return p.await("readiness", 15*time.Second, func() bool {
+	return p.await("readiness", time.Minute, func() bool {
 		resp, err := probe.Get("http://127.0.0.1:15021/healthz/ready")
 		if err != nil {
 			return false

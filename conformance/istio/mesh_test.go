@@ -127,7 +127,7 @@ func (m *mesh) startPod(p *corev1.Pod) (err error) {
 		return err
 	}
 	m.procs = append(m.procs, z)
-	return z.await("its listener", 10*time.Second, func() bool {
+	return z.await("its listener", time.Minute, func() bool {
 		c, err := net.Dial("tcp", ready)
 		if err == nil {
 			_ = c.Close()
@@ -295,7 +295,7 @@ func start(cmd *exec.Cmd) (*process, error) {
 // end asks p to end and waits for it.
 func (p *process) end() error {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	select {
 	case <-p.done:

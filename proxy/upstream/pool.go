@@ -221,6 +221,7 @@ func (p *pool) try(at time.Time) (*Stream, error) {
 			return nil, errMaxRequests
 		}
 		if s := pc.begin(blind); s != nil {
+			s.reused = true // or it has lain there since it was made
 			return s, nil
 		}
 		p.b.requests.give()

@@ -261,7 +261,11 @@ func TestCancelledWaiterPassesItsConnectionOn(t *testing.T) {
 		}
 		close(o.gate)
 		synctest.Wait()
-		finish(t, open(t, c))
+		s := open(t, c)
+		if !s.Reused() { // its peer may have given it up
+			t.Error("a connection that has lain idle since it was made is taken for a new one")
+		}
+		finish(t, s)
 		if o.count() != 1 {
 			t.Errorf("%d dials: the connection made for the cancelled stream was not used", o.count())
 		}

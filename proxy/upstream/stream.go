@@ -22,8 +22,9 @@ type Stream struct {
 
 var streams = sync.Pool{New: func() any { return new(Stream) }}
 
-// Reused reports whether the connection has carried a stream before: a failure
-// without an answer may then be the race with the peer closing it.
+// Reused reports whether the connection has carried a stream before, or was made for
+// one that did not need it any more and has lain idle: a failure without an answer may
+// then be the race with the peer closing it.
 func (s *Stream) Reused() bool { return s.reused }
 
 // LocalAddr is the local address of the connection.

@@ -31,6 +31,7 @@ type Client struct {
 	sweepFn func()
 	wait    time.Duration
 	uses    atomic.Uint32
+	born    time.Time
 	seen    uint32
 	armed   bool // guarded by mu
 }
@@ -42,7 +43,7 @@ const (
 
 // NewClient wraps c as an upstream connection. cfg is shared and read-only.
 func NewClient(c netio.Conn, cfg *transport.ClientConfig) transport.ClientConn {
-	cl := &Client{cfg: cfg, done: make(chan struct{})}
+	cl := &Client{cfg: cfg, done: make(chan struct{}), born: time.Now()}
 	cl.rd.c = c
 	cl.prober, _ = c.(netio.Prober)
 	cl.quiet, _ = c.(netio.Quieter)
@@ -60,7 +61,7 @@ func (c *Client) maxHeaderBytes() int {
 
 // NewStream implements transport.ClientConn. A connection whose peer has ended
 // it, or has sent something unasked, is closed and refused here, before
-// anything was sent.
+// anything was sent; one that is used as soon as it was made is not looked at.
 func (c *Client) NewStream() (transport.ClientStream, error) { return c.newStream(true) }
 
 // Resume implements transport.Resumer.
@@ -78,7 +79,7 @@ func (c *Client) newStream(look bool) (transport.ClientStream, error) {
 	}
 	c.active = true
 	c.mu.Unlock()
-	if c.uses.Add(1) > 1 && look && c.stale() {
+	if (c.uses.Add(1) > 1 || time.Since(c.born) > sweepMin) && look && c.stale() {
 		err := &transport.ResetError{Reason: transport.ConnectionTermination, Detail: "the peer closed the idle connection"}
 		c.Close(err)
 		return nil, err

@@ -54,6 +54,25 @@ func TestAStaleConnectionIsRefusedBeforeAnythingIsSent(t *testing.T) {
 	}
 }
 
+// A connection may have been made for a request that did not need it any more. Peers
+// wait for a first request only so long.
+func TestThePeersCloseOfAConnectionThatWasNeverUsedIsNoticed(t *testing.T) {
+	cc, sc := conntest.Sockets(t)
+	cl := NewClient(cc, &transport.ClientConfig{}).(*Client)
+	_ = sc.Close()
+	for range 1000 {
+		if cl.stale() {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	cl.born = cl.born.Add(-time.Minute)
+	if _, err := cl.NewStream(); transport.ReasonOf(err) != transport.ConnectionTermination {
+		t.Errorf("got %v", err)
+	}
+	<-cl.Done()
+}
+
 func TestThePeersCloseOfAnIdleConnectionIsNoticed(t *testing.T) {
 	cc, sc := conntest.Sockets(t)
 	origin(t, sc, "HTTP/1.1 204 No\r\n\r\n")
