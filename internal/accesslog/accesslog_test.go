@@ -231,7 +231,7 @@ func TestAStalledPipeDropsAndCounts(t *testing.T) {
 	for range 1000 { // 4 MiB; the pipe and the buffers hold less
 		l.Log(request(200, 0))
 	}
-	if d := time.Since(start); d > 2*time.Second {
+	if d := time.Since(start); d > 20*time.Second {
 		t.Errorf("logging blocked for %v", d)
 	}
 	dropped := reg.Scope("").Counter("fairlead_access_log_dropped_lines_total").Value()

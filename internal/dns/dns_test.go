@@ -267,7 +267,7 @@ func TestServersThatFailAreFollowedByTheNext(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := New(Config{Timeout: 300 * time.Millisecond}, files(t, noSearch, "", serve(t, bad).addr, good.addr))
+			r := New(Config{Timeout: time.Second}, files(t, noSearch, "", serve(t, bad).addr, good.addr))
 			for range 2 {
 				if got := lookup(t, r, "x.test", IPv4); got != "10.0.0.1 9s" {
 					t.Error(got)
@@ -279,7 +279,7 @@ func TestServersThatFailAreFollowedByTheNext(t *testing.T) {
 
 func TestAServerThatFailedIsAskedLastForAWhile(t *testing.T) {
 	bad, good := serve(t, func(*dnsmessage.Message, string) []byte { return nil }), serve(t, zone("x.test. 9 A 10.0.0.1"))
-	r := New(Config{Timeout: 200 * time.Millisecond}, files(t, noSearch, "", bad.addr, good.addr))
+	r := New(Config{Timeout: time.Second}, files(t, noSearch, "", bad.addr, good.addr))
 	for range 5 {
 		if got := lookup(t, r, "x.test", IPv4); got != "10.0.0.1 9s" {
 			t.Fatal(got)
@@ -386,11 +386,11 @@ func TestFamiliesWithoutAnAddressAreLeftOut(t *testing.T) {
 
 func TestALookupEndsWithItsContext(t *testing.T) {
 	s := serve(t, func(*dnsmessage.Message, string) []byte { return nil })
-	r := New(Config{}, files(t, noSearch, "", s.addr))
+	r := New(Config{Timeout: time.Minute}, files(t, noSearch, "", s.addr))
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	begin := time.Now()
-	if _, err := r.Lookup(ctx, "x.test", IPv4); err == nil || time.Since(begin) > 3*time.Second {
+	if _, err := r.Lookup(ctx, "x.test", IPv4); err == nil || time.Since(begin) > 20*time.Second {
 		t.Errorf("%v after %v", err, time.Since(begin))
 	}
 	if len(r.served.last) != 0 {

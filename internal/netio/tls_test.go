@@ -84,7 +84,7 @@ func TestAHandshakeIsBoundedByItsContext(t *testing.T) {
 			defer cancel()
 			start := time.Now()
 			_, err := ServerTLS(ctx, b, serverConfig()) // the peer says nothing
-			if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 3*time.Second {
+			if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 20*time.Second {
 				t.Errorf("got %v after %v", err, time.Since(start))
 			}
 			if _, err := b.Read(make([]byte, 1)); err == nil {
@@ -151,7 +151,7 @@ func TestClosingTLSDoesNotWaitForAPeerThatDoesNotRead(t *testing.T) {
 			time.Sleep(50 * time.Millisecond)
 			start := time.Now()
 			_ = ta.Close()
-			if err := <-stuck; err == nil || time.Since(start) > 3*time.Second {
+			if err := <-stuck; err == nil || time.Since(start) > 4*time.Second {
 				t.Errorf("got %v after %v", err, time.Since(start))
 			}
 			_ = tb.Close()

@@ -172,7 +172,7 @@ func TestBombs(t *testing.T) {
 			if len(u.body) > 2<<20 {
 				t.Errorf("%s: %d bytes went on", coding, len(u.body))
 			}
-			if d := time.Since(start); d > 10*time.Second { // the machine may be busy
+			if d := time.Since(start); d > time.Minute { // the machine may be busy
 				t.Errorf("%s took %v", coding, d)
 			}
 		}

@@ -122,7 +122,7 @@ func TestDeepAndLongDocumentsTakeNoMemory(t *testing.T) {
 		if got.status != 200 || len(got.u.body) != len(body) {
 			t.Errorf("%s: status %d, %d of %d bytes", name, got.status, len(got.u.body), len(body))
 		}
-		if d := time.Since(start); d > 20*time.Second {
+		if d := time.Since(start); d > time.Minute {
 			t.Errorf("%s took %v", name, d)
 		}
 		n++

@@ -173,7 +173,7 @@ func TestTheTimeLimitEndsWhateverThePolicyDoes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if d := time.Since(start); d > 10*time.Second { // the machine may be busy
+			if d := time.Since(start); d > time.Minute { // the machine may be busy
 				t.Errorf("took %v", d)
 			}
 			if u.called || r.Status() != 403 || s.Info.Details != "rego_denied{timeout}" && s.Info.Details != "rego_denied{error}" {

@@ -298,7 +298,7 @@ func TestFailClosed(t *testing.T) {
 				if want := open && tt.mayOpen; u.called != want {
 					t.Errorf("passed %v: want %v", u.called, want)
 				}
-				if d := time.Since(start); d > 10*time.Second { // it would take minutes
+				if d := time.Since(start); d > time.Minute { // it would take many
 					t.Errorf("took %v", d)
 				}
 				if got := count.Value(); got != 1 {
@@ -336,7 +336,7 @@ func TestHugeNumbersCostNothing(t *testing.T) {
 			f := compileJSON(t, env(), conf(tt.policy), "")
 			start := time.Now()
 			u, _ := run(t, f, request{method: "POST", header: [][2]string{{"content-type", "application/json"}}, body: []string{tt.body}}.stream())
-			if d := time.Since(start); d > 8*time.Second { // nor does a timeout end it
+			if d := time.Since(start); d > time.Minute { // nor does a timeout end it
 				t.Errorf("took %v", d)
 			}
 			if u.called {
