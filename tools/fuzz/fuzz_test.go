@@ -85,7 +85,7 @@ func TestGoalsAreWrittenIntoTheTextBeforeTheLedger(t *testing.T) {
 	l := &ledger{before: "# X\n" + goalsBegin + "old\n" + goalsEnd + "more\n", rows: rows}
 	text := l.String()
 	for _, want := range []string{
-		"# X\n" + goalsBegin + "1 of 22 goals are reached, with 20,000,033 of 177,500,000 executions.\n", goalsEnd + "more\n" + beginMark,
+		"# X\n" + goalsBegin + "1 of 23 goals are reached, with 20,000,033 of 182,500,000 executions.\n", goalsEnd + "more\n" + beginMark,
 		"| `proxy/transport/h1.FuzzRequestHead` | 20,000,000 | 1,000,000 | 19,000,000 | 0 |\n", " | 5,000,000 | 11 | 22 | 4,999,967 |\n",
 		"4 targets, 1,000,020 executions with guidance, 19,000,031 swept.",
 	} {

@@ -28,6 +28,7 @@ var goals = []goal{
 	{id: "N4", tier: 0, what: "HTTP/2 frames to a server", targets: []string{"proxy/transport/h2.FuzzServer"}},
 	{id: "N5", tier: 0, what: "HPACK against x/net", targets: []string{"proxy/transport/h2.FuzzHpackDecodeAgreesWithXNet"}},
 	{id: "N6", tier: 0, what: "path normalization against a slow reference", targets: []string{"proxy/hcm.FuzzCanonicalPath"}},
+	{id: "N7", tier: 1, what: "requests of HTTP/2 become canonical HTTP/1", targets: []string{"proxy/transport/h2.FuzzRequestsBecomeCanonicalHTTP1"}},
 	{id: "N8", tier: 1, what: "RBAC engine against a naive evaluator", targets: []string{"filters/internal/authz.FuzzEngineAgreesWithTheNaiveEvaluator"}},
 	{id: "N9", tier: 1, what: "SPIFFE IDs", targets: []string{"internal/identity.FuzzParseID"}},
 	{id: "N10", tier: 1, what: "a mutated token is never accepted", targets: []string{"filters/http/jwtauthn.FuzzAMutatedTokenIsNeverAccepted"}},
