@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/linked"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
 	"github.com/fairlead-mesh/fairlead/routing"
@@ -51,11 +52,9 @@ func (st *stream) known() *known {
 // tunnels are those of a Manager that are open. A tunnel is added once nothing of
 // its record changes any more until it is removed.
 type tunnels struct {
-	m  *Manager
-	mu sync.Mutex // guards what follows, and that of each tunnel
-	// first is linked to the others.
-	first *tunnel
-	n     int
+	m    *Manager
+	mu   sync.Mutex // guards what follows, and that of each tunnel
+	open linked.List[tunnel, *tunnel]
 	// successor is that of the last review, nil before the first.
 	successor func(*streaminfo.Conn) filters.TerminalFilter
 	// reviewed is the table by which all tunnels were admitted, or reviewed last.
@@ -97,13 +96,7 @@ func (t *tunnel) manager() *Manager {
 // then judges it here.
 func (ts *tunnels) add(t *tunnel, seen *routing.Table) {
 	ts.mu.Lock()
-	t.listed = true
-	t.next = ts.first
-	if t.next != nil {
-		t.next.prev = t
-	}
-	ts.first = t
-	ts.n++
+	ts.open.PushFront(t)
 	var d *filters.Denied
 	if ts.successor != nil || ts.m.cfg.Routes.Table() != seen {
 		d = ts.judge(t, seen)
@@ -116,22 +109,11 @@ func (ts *tunnels) add(t *tunnel, seen *routing.Table) {
 func (ts *tunnels) remove(t *tunnel) *filters.Denied {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if !t.listed {
+	if !ts.open.Remove(t) {
 		return nil
 	}
 	d := ts.refused[t]
 	delete(ts.refused, t)
-	t.listed = false
-	if t.next != nil {
-		t.next.prev = t.prev
-	}
-	if t.prev != nil {
-		t.prev.next = t.next
-	} else {
-		ts.first = t.next
-	}
-	t.next, t.prev = nil, nil
-	ts.n--
 	return d
 }
 
@@ -150,15 +132,12 @@ func (m *Manager) Review(successor func(ci *streaminfo.Conn) filters.TerminalFil
 	ts.successor = successor
 	before := ts.reviewed
 	ts.reviewed = m.cfg.Routes.Table()
-	open := make([]*tunnel, 0, ts.n)
-	for t := ts.first; t != nil; t = t.next {
-		open = append(open, t)
-	}
+	open := ts.open.Snapshot()
 	ts.mu.Unlock()
 	for _, t := range open {
 		var d *filters.Denied
 		ts.mu.Lock()
-		if t.listed {
+		if t.Linked() {
 			d = ts.judge(t, before)
 		}
 		ts.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/linked"
 	"github.com/fairlead-mesh/fairlead/internal/message"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
@@ -19,6 +20,8 @@ import (
 // hours, maybe. Until then the record is parked if nobody needs it meanwhile.
 type tunnel struct {
 	netio.Conn
+	linked.Node[tunnel] // guarded by the manager's tunnels.mu
+
 	in, out atomic.Uint64
 	// state is which side ended first, a nearEnd or farEnd; how many parties still
 	// use the stream: its handler, which may be in TakeOver when the tunnel is over
@@ -26,15 +29,13 @@ type tunnel struct {
 	state atomic.Uint32
 	// departs: the far side needs nothing of the stream once it has taken over.
 	departs bool
-	listed  bool  // guarded by the manager's tunnels.mu, as next and prev
 	code    int16 // of the response, while parked
 
 	st     *stream // nil while parked
 	parked parked
 
-	next, prev *tunnel
-	admitted   *grounds
-	random     uint64
+	admitted *grounds
+	random   uint64
 }
 
 // Parts of tunnel.state.
