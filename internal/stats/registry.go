@@ -135,14 +135,16 @@ func (s *Scope) register(name string, k kind, f valueFunc, labels []Label) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fam := r.family(metricName(s.prefix+name), k, nil, false)
-	if fam == nil {
+	if fam == nil || s.owned != nil && s.owned.released {
 		return
 	}
+	fam.owned = fam.owned || s.owned != nil
 	set := r.set(mergeLabels(s.labels, labels))
 	if i, found := set.find(fam.name); found {
 		set.series[i].m = f
 	} else {
 		set.insert(i, series{fam, f})
+		fam.n++
 	}
 }
 

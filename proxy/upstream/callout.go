@@ -43,6 +43,7 @@ const (
 type calloutGuard struct {
 	breaker                  *gobreaker.CircuitBreaker[*filters.CalloutResponse]
 	rejected, opened, failed *stats.Counter
+	scope                    *stats.Scope // of its metrics
 	// failing is the time of the first failure after the last success, in
 	// nanoseconds since 1970, 0 if there was none.
 	failing atomic.Int64
@@ -155,7 +156,8 @@ func unavailable(r *filters.CalloutResponse) bool {
 	return r.Status >= 502 && r.Status <= 504 || r.Trailers.Get("grpc-status") == grpcUnavailable || r.Header.Get("grpc-status") == grpcUnavailable
 }
 
-// guard returns the circuit breaker of callouts to one cluster.
+// guard returns the circuit breaker of callouts to one cluster. That of a cluster
+// which has just been removed is for this call only.
 func (m *Manager) guard(cluster string) *calloutGuard {
 	if g, ok := m.callouts.Load(cluster); ok {
 		return g.(*calloutGuard) //nolint:errcheck,forcetypeassert // nothing else is stored
@@ -165,8 +167,12 @@ func (m *Manager) guard(cluster string) *calloutGuard {
 	if g, ok := m.callouts.Load(cluster); ok {
 		return g.(*calloutGuard) //nolint:errcheck,forcetypeassert // nothing else is stored
 	}
-	sc := m.opt.Stats.Scope("fairlead_callout_", stats.Label{Name: "envoy_cluster_name", Value: cluster})
-	g := &calloutGuard{rejected: sc.Counter("rejected_total"), opened: sc.Counter("breaker_opened_total"), failed: sc.Counter("failed_total")}
+	root, there := m.opt.Stats, (*m.slots.Load())[cluster] != nil
+	if !there {
+		root = nil
+	}
+	sc := root.Scope("fairlead_callout_", stats.Label{Name: "envoy_cluster_name", Value: cluster}).Own()
+	g := &calloutGuard{scope: sc, rejected: sc.Counter("rejected_total"), opened: sc.Counter("breaker_opened_total"), failed: sc.Counter("failed_total")}
 	g.breaker = gobreaker.NewCircuitBreaker[*filters.CalloutResponse](gobreaker.Settings{
 		Name: cluster, MaxRequests: 1, Timeout: restPeriod,
 		ReadyToTrip: func(n gobreaker.Counts) bool {
@@ -181,7 +187,9 @@ func (m *Manager) guard(cluster string) *calloutGuard {
 		},
 	})
 	sc.GaugeFunc("breaker_state", func() float64 { return float64(g.breaker.State()) })
-	m.callouts.Store(cluster, g)
+	if there {
+		m.callouts.Store(cluster, g)
+	}
 	return g
 }
 

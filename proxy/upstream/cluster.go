@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/filters"
+	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/proxy/upstream/lb"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
@@ -92,6 +93,18 @@ func (c *Cluster) stats() *clusterStats {
 		s.membershipChange.Inc()
 	}
 	return s
+}
+
+// endStats returns the scope of the metrics of a cluster that was removed. If nobody
+// has counted so far, nobody will: that would bring them back.
+func (c *Cluster) endStats() *stats.Scope {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.st.Load(); s != nil {
+		return s.scope
+	}
+	c.st.Store(uncounted)
+	return statsScope(c.m.opt.Stats, c.StatName()) // a former version may have counted
 }
 
 func (c *Cluster) membership(s *clusterStats, hs *hostSet) {

@@ -180,14 +180,15 @@ func (m *Manager) Apply(clusters []*xdsresource.Cluster) {
 		m.warming[spec.Name] = c
 		started = append(started, c)
 	}
+	var gone []*Cluster
 	for name, c := range m.warming {
 		if next[name] == nil {
 			delete(m.warming, name)
 			c.close()
+			gone = append(gone, c)
 		}
 	}
 	m.slots.Store(&next)
-	var gone []*Cluster
 	for name, sl := range old {
 		if c := sl.Load(); next[name] == nil && c != nil {
 			m.st.removed.Inc()
@@ -195,16 +196,17 @@ func (m *Manager) Apply(clusters []*xdsresource.Cluster) {
 			gone = append(gone, c)
 		}
 	}
-	forgetStats(gone, clusters)
+	m.forget(gone, clusters)
 	m.indexEDS(next)
 	for _, c := range started {
 		m.start(c)
 	}
 }
 
-// forgetStats ends the metrics of clusters that are gone, unless one that there is
-// counts under the same name.
-func forgetStats(gone []*Cluster, clusters []*xdsresource.Cluster) {
+// forget ends the metrics of clusters that are gone, unless one that there is
+// counts under the same name, and what is known of callouts to them. The caller holds
+// m.mu.
+func (m *Manager) forget(gone []*Cluster, clusters []*xdsresource.Cluster) {
 	if len(gone) == 0 {
 		return
 	}
@@ -214,8 +216,12 @@ func forgetStats(gone []*Cluster, clusters []*xdsresource.Cluster) {
 	}
 	var scopes []*stats.Scope
 	for _, c := range gone {
-		if s := c.st.Load(); s != nil && !used[c.StatName()] {
-			scopes = append(scopes, s.scope)
+		s := c.endStats()
+		if !used[c.StatName()] {
+			scopes = append(scopes, s)
+		}
+		if g, ok := m.callouts.LoadAndDelete(c.spec.Name); ok && !used[c.spec.Name] {
+			scopes = append(scopes, g.(*calloutGuard).scope) //nolint:errcheck,forcetypeassert // nothing else is stored
 		}
 	}
 	stats.Release(scopes...)

@@ -72,8 +72,16 @@ type outlierStats struct {
 	consecutive5xx, gateway, local, successRate, failurePct *stats.Counter
 }
 
+// statsScope is that of the metrics of a cluster.
+func statsScope(root *stats.Scope, name string) *stats.Scope {
+	return root.Scope("envoy_cluster_", stats.Label{Name: "envoy_cluster_name", Value: name}).Own()
+}
+
+// uncounted discards.
+var uncounted = newClusterStats(nil, "")
+
 func newClusterStats(root *stats.Scope, name string) *clusterStats {
-	s := root.Scope("envoy_cluster_", stats.Label{Name: "envoy_cluster_name", Value: name}).Own()
+	s := statsScope(root, name)
 	c := func(n string) *stats.Counter { return s.Counter(n) }
 	t := &clusterStats{
 		scope:   s,
