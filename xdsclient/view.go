@@ -119,6 +119,9 @@ func (c *Client) publishIn() time.Duration {
 	if !c.dirty {
 		return time.Hour
 	}
+	if c.generation > 0 && c.up && slices.ContainsFunc(c.types, func(t *typeState) bool { return t.opened && t.unsynced }) {
+		return time.Hour // what a response refers to is about to be asked for
+	}
 	now := time.Now()
 	due := c.lastDirty.Add(c.cfg.Quiet)
 	if last := c.firstDirty.Add(10 * c.cfg.Quiet); due.After(last) {

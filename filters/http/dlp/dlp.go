@@ -7,7 +7,6 @@ package dlp
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"strconv"
@@ -436,8 +435,3 @@ func (f *filter) describe(h *message.Header) {
 		h.Del("content-length")
 	}
 }
-
-var _ io.Closer = (*filter)(nil)
-
-// Close does nothing: a filter holds nothing but memory.
-func (f *filter) Close() error { return nil }
