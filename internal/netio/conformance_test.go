@@ -295,3 +295,34 @@ func TestProbeTellsWhatAReadWould(t *testing.T) {
 		}
 	})
 }
+
+// Whoever waits for the far side of a stream learns by Probe that this one was cut:
+// nobody reads it meanwhile.
+func TestProbeTellsThatTheConnectionWasCut(t *testing.T) {
+	for name, cut := range map[string]func(Conn){
+		"reset":  func(c Conn) { c.Reset() },
+		"closed": func(c Conn) { _ = c.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(t *testing.T, _, b Conn) {
+				p, ok := b.(Prober)
+				if !ok {
+					t.Skip("can't")
+				}
+				check := func() bool {
+					cut(b)
+					r, e := p.Probe()
+					if !r || !e {
+						t.Errorf("readable %v, ended %v", r, e)
+					}
+					return true
+				}
+				if l, ok := b.(Looper); ok { // a request is served there
+					_ = l.Loop(check)
+					return
+				}
+				check()
+			})
+		})
+	}
+}

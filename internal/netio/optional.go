@@ -50,7 +50,8 @@ type Rechecker interface {
 type Prober interface {
 	// Probe reports whether a read would return now (bytes, an end or an
 	// error), and whether the peer has ended its direction or reset the
-	// connection, with or without unread bytes before that.
+	// connection, with or without unread bytes before that, or this side has
+	// reset or closed it.
 	Probe() (readable, ended bool)
 }
 

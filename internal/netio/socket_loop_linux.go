@@ -127,6 +127,9 @@ func (s *socket) findLost() {
 
 // Probe implements Prober.
 func (s *socket) Probe() (readable, ended bool) {
+	if s.isClosed() { // a loop, if there is one, holds the descriptor open
+		return true, true
+	}
 	s.pmu.Lock()
 	defer s.pmu.Unlock()
 	if s.probeFn == nil {
