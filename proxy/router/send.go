@@ -264,9 +264,14 @@ func (p *pump) pass(chunk []byte, last bool, body message.Body) bool {
 	if p.to == nil {
 		return !last
 	}
+	to := p.to
 	if err := p.put(chunk, last, body); err != nil {
-		// Whoever reads the response learns why. What comes now is for a next
-		// attempt, which starts the pump again.
+		// Whoever reads the response learns why: from a peer that takes no more, which
+		// may have answered, or here. What comes now is for a next attempt, which
+		// starts the pump again.
+		if p.to == to && !earlyAnswer(err) {
+			to.Interrupt(err)
+		}
 		p.to, p.running = nil, false
 		return false
 	}

@@ -27,6 +27,8 @@ type world struct {
 	edit  func(s *filters.Stream) // of cases
 	conns []*fakeConn
 	mu    sync.Mutex
+	// answered, if not nil, is called by do when the head of an answer is there.
+	answered func()
 }
 
 func newWorld(t testing.TB, o *origin, addrs ...string) *world {
@@ -137,6 +139,9 @@ func (w *world) do(s *filters.Stream) result {
 		return r
 	}
 	r.status, r.header = resp.Status(), &resp.Header
+	if w.answered != nil {
+		w.answered()
+	}
 	if resp.Tunnel != nil {
 		return r
 	}
