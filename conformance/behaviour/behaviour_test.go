@@ -16,7 +16,7 @@ import (
 // cases is the number of cases of the corpus, differing how many of them say
 // why Fairlead differs: a case that gets lost is a failure.
 const (
-	cases     = 975
+	cases     = 977
 	differing = 65
 )
 

@@ -108,6 +108,7 @@ A field that is newer than this table is reported as ignored, and in a message m
 described in their folders under ` + "`filters/`" + `; a filter that isn't there, or whose configuration can't be executed, closes its
 filter chain unless it is marked optional, and a WebAssembly module that is here and can't start rejects its resource. Matchers, access
 log filters and format strings are executed as a whole or are an error. Constraints of the API definition (protoc-gen-validate) apply as in Envoy.
+Header edits are of heads, as in Envoy: trailers of the same names pass as they came, so that an origin must not take trailers for headers.
 
 `)
 	for _, m := range tables() {
