@@ -3,7 +3,6 @@ package proxy
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/fairlead-mesh/fairlead/filters"
@@ -75,6 +74,8 @@ type builtHCM struct {
 	// about requests, in all chains.
 	unrouted []filters.HTTPFilter
 	policies policies
+	// held are holds of all filters that new streams may run through.
+	held []*filterRef
 	// release gives back shared state of the manager.
 	release []func()
 	// filter is its index in the chain.
@@ -156,6 +157,9 @@ func (b *builder) listener(spec *xdsresource.Listener) *builtListener {
 		b.holds = bl.hold
 		bl.config.AccessLogs = listenerLogs(b.accessLogs(where, spec.AccessLogs))
 		bl.diags = append([]Diagnostic(nil), b.diags[mark:]...)
+	}
+	if len(bl.hold.releases) > 0 {
+		bl.config.LogUsers = &bl.hold.users
 	}
 	for i, fc := range spec.FilterChains {
 		b.at = fmt.Sprintf("filter_chains[%d]", i)
@@ -351,16 +355,17 @@ func (b *builder) setFilters(h *builtHCM) ([]filters.HTTPFilter, error) {
 	defer cb.begin(b)()
 	h.ecds = b.httpDigests(cb.specs, cb.direction) // before: a module may arrive meanwhile
 	cb.resolve(b.res)
-	old := slices.Concat(cb.base, cb.renew())
+	old := cb.base
+	cb.renew()
 	def, err := cb.chain(nil)
 	cb.base = cb.renew()
 	h.unrouted = def
-	b.s.releaseFilters(old)
+	b.s.filters.release(old, b.s.log) // what streams may run through is held
 	return def, err
 }
 
-// setTable compiles rc for h and installs it. What is to be said about it goes
-// to h.
+// setTable compiles rc for h and installs it, and the chain without overrides. What
+// is to be said about it goes to h.
 func (b *builder) setTable(h *builtHCM, where string, rc *xdsresource.RouteConfiguration) {
 	mark := len(b.diags)
 	defer func() {
@@ -369,18 +374,17 @@ func (b *builder) setTable(h *builtHCM, where string, rc *xdsresource.RouteConfi
 	}()
 	if rc == nil {
 		b.diagLate(where, "rds["+h.rdsName+"]", "warning", "the route configuration has not arrived; requests are answered 404")
+		b.s.install(h, nil)
 		return
 	}
 	defer h.chains.begin(b)()
-	old := h.chains.renew()
-	defer func() { b.s.releaseFilters(old) }() // not before: equal ones are shared
 	defer func(at string) { b.at = at }(b.at)
 	b.at = h.chains.at + ".route_config"
 	t, errs := routing.Compile(rc, routing.Options{Chain: h.chains.chain})
 	for _, err := range errs {
 		b.diag(where, "route_config["+rc.Name+"]", "error", err.Error())
 	}
-	h.routes.Set(t)
+	b.s.install(h, t)
 	h.table = rc.Digest
 }
 
@@ -398,8 +402,10 @@ func (b *builder) refreshRoutes(snap *Snapshot) {
 				}
 				renewed := h.ecds != b.httpDigests(h.chains.specs, h.chains.direction)
 				if renewed {
-					def, _ := b.setFilters(h) // never fails: what can't be executed refuses requests
-					h.routes.SetDefaultChain(def)
+					_, _ = b.setFilters(h) // never fails: what can't be executed refuses requests
+					if t := h.routes.Table(); t != nil && rc == nil {
+						rc = t.Config() // the table stays that is not there any more
+					}
 				}
 				if renewed || rc != nil && rc.Digest != h.table {
 					b.setTable(h, "listener "+name+": filter chain "+c.chain.Name, rc)

@@ -55,12 +55,27 @@ func (s *Server) drain(graceful, inboundOnly bool) {
 // Draining tells whether DrainListeners or DrainInbound was called.
 func (s *Server) Draining() bool { return s.draining.Load() }
 
+// open yields the listeners that may have connections: those of the configuration
+// and those that were removed.
+func (s *Server) open(yield func(*listener.Listener) bool) {
+	for _, l := range *s.byName.Load() { // first: one that is removed meanwhile is seen, or seen twice
+		if !yield(l) {
+			return
+		}
+	}
+	for _, l := range s.leaving() {
+		if !yield(l) {
+			return
+		}
+	}
+}
+
 // Active is the number of downstream connections on sockets. Internal hops are
 // not counted: they end with what they serve, or are idle connections to
 // upstreams.
 func (s *Server) Active() int64 {
 	var n int64
-	for _, l := range *s.byName.Load() {
+	for l := range s.open {
 		if c := l.Config(); c == nil || !c.Spec.Internal {
 			n += l.Active()
 		}
@@ -88,7 +103,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 // accepting reports whether a socket still takes what the kernel has accepted.
 func (s *Server) accepting() bool {
-	for _, l := range *s.byName.Load() {
+	for l := range s.open {
 		if l.Accepting() {
 			return true
 		}
@@ -104,7 +119,7 @@ func (s *Server) Close() {
 		return
 	}
 	s.closed = true
-	ls := slices.AppendSeq(s.retired, maps.Values(s.listeners))
+	ls := slices.AppendSeq(slices.Clone(s.leaving()), maps.Values(s.listeners))
 	s.mu.Unlock()
 	s.StartServing() // no Apply waits any more
 	s.modules.Close()
@@ -118,6 +133,7 @@ func (s *Server) Close() {
 	s.clusters.Close()
 	s.secrets.Close()
 	s.peers.close()
+	s.frees.close()
 	if err := s.logs.Close(); err != nil {
 		s.log.Warn("closing access logs", "error", err)
 	}
@@ -131,6 +147,9 @@ func (s *Server) Close() {
 		for h := range holdsOf(snap) {
 			h.release()
 		}
+	}
+	for len(s.outdated) > 0 {
+		s.releaseUnused(true)
 	}
 }
 

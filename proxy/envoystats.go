@@ -26,7 +26,7 @@ func (t *listenerManagerStats) applied(isNew bool) {
 // connections is how many clients the listeners have.
 func (s *Server) connections() float64 {
 	var n int64
-	for _, l := range *s.byName.Load() {
+	for l := range s.open {
 		n += l.Active()
 	}
 	return float64(n)

@@ -321,6 +321,7 @@ func (w *walk) warming(u *explain.Upstream) {
 func (w *walk) http(h *explain.Hop, built *builtHCM, m *hcm.Manager, c *filters.Connection, tunnel bool) (next string, info *streaminfo.Conn) {
 	head, version := w.head(c.Info.Conn, tunnel)
 	r := m.Rehearse(&hcm.Question{Connection: c, Version: version, Head: head, Body: []byte(w.q.Body), Random: w.q.Random})
+	defer r.Done()
 	h.Request = router.Head(&r.Stream.Request)
 	if r.Reply != nil {
 		h.Reply = reply(r)

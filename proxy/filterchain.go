@@ -80,8 +80,9 @@ type chainBuilder struct {
 	// extensions are the ECDS configurations that config_discovery resolved to.
 	resolved []*xdsresource.TypedConfig
 	chains   map[string][]filters.HTTPFilter
-	// base are the filters of the chain without overrides, which lives as long
-	// as the manager; refs those of the route table in force.
+	// base are holds of the filters in the chain without overrides, which all route
+	// tables have in common; refs of those in the chains that were compiled since
+	// renew.
 	base, refs []*filterRef
 }
 
@@ -91,12 +92,12 @@ func (cb *chainBuilder) begin(b *builder) (end func()) {
 	return func() { cb.b = nil }
 }
 
-// renew starts the chains of a further route table and returns what the former
-// one held.
+// renew starts chains anew and returns the holds of those that were compiled since
+// the last time.
 func (cb *chainBuilder) renew() []*filterRef {
-	old := cb.refs
+	held := cb.refs
 	cb.refs, cb.chains = nil, nil
-	return old
+	return held
 }
 
 // resolve links config_discovery filters; it returns the digests that the chain

@@ -3,7 +3,6 @@ package proxy
 import (
 	"fmt"
 	"runtime/debug"
-	"slices"
 	"sync"
 
 	"github.com/fairlead-mesh/fairlead/filters"
@@ -53,23 +52,24 @@ func (s *Server) review(names map[string]bool) {
 // follow lets l, which is new, judge what is open of listeners of its name that
 // were removed.
 func (s *Server) follow(l *listener.Listener) {
-	for _, r := range s.retired {
+	for _, r := range s.leaving() {
 		if r.Name() == l.Name() {
 			l.Follow(r)
 		}
 	}
 }
 
-// peerReviews runs reviews of peers, one at a time. They run by themselves:
-// revocation lists change while configuration is applied, and apart from it.
-type peerReviews struct {
+// oneAtATime runs something by itself, one at a time: reviews of peers, whose
+// revocation lists change while configuration is applied, and apart from it; releases
+// of what nothing uses any more, as whoever used it last can't wait.
+type oneAtATime struct {
 	mu                     sync.Mutex
 	running, again, closed bool
 	wg                     sync.WaitGroup
 }
 
 // start runs f, or once more if it runs.
-func (p *peerReviews) start(f func()) {
+func (p *oneAtATime) start(f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
@@ -90,8 +90,8 @@ func (p *peerReviews) start(f func()) {
 	}
 }
 
-// close waits for the review that runs; none follows.
-func (p *peerReviews) close() {
+// close waits for what runs; nothing follows.
+func (p *oneAtATime) close() {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
@@ -110,10 +110,7 @@ func (s *Server) reviewPeers() {
 		l.ReviewPeers()
 	}
 	s.clusters.ReviewPeers()
-	s.mu.Lock()
-	retired := slices.Clone(s.retired)
-	s.mu.Unlock()
-	for _, l := range retired {
+	for _, l := range s.leaving() {
 		l.ReviewPeers()
 	}
 }

@@ -102,8 +102,8 @@ type Server struct {
 	mu        sync.Mutex // guards Apply and the fields below
 	filters   filterPool
 	listeners map[string]*listener.Listener
-	retired   []*listener.Listener   // removed ones that may have connections
 	pending   map[*time.Timer]func() // releases to come
+	outdated  map[*outdated]bool     // what waits for its last user
 	linger    lingering
 	held      map[any]time.Time // see passing
 	clung     map[string]bool
@@ -111,7 +111,9 @@ type Server struct {
 	closed    bool
 
 	// byName is the current set of listeners, for internal hops.
-	byName   atomic.Pointer[map[string]*listener.Listener]
+	byName atomic.Pointer[map[string]*listener.Listener]
+	// retired are removed listeners that may have connections; Apply replaces it.
+	retired  atomic.Pointer[[]*listener.Listener]
 	snapshot atomic.Pointer[Snapshot]
 	draining atomic.Bool
 	// shut says which listeners bind no sockets any more.
@@ -122,7 +124,7 @@ type Server struct {
 	// refersElsewhere is set once a received resource names a watched file, or a
 	// server of api_config_source.
 	refersElsewhere atomic.Bool
-	peers           peerReviews
+	peers, frees    oneAtATime
 	st              serverStats
 }
 
@@ -153,7 +155,7 @@ func New(o Options) (*Server, error) {
 	if o.DrainTime == 0 {
 		o.DrainTime = 10 * time.Minute
 	}
-	s := &Server{opt: o, log: o.Logger, stats: o.Stats.Scope(""), node: o.Node, listeners: map[string]*listener.Listener{}, pending: map[*time.Timer]func(){}, hurry: make(chan struct{})}
+	s := &Server{opt: o, log: o.Logger, stats: o.Stats.Scope(""), node: o.Node, listeners: map[string]*listener.Listener{}, pending: map[*time.Timer]func(){}, outdated: map[*outdated]bool{}, hurry: make(chan struct{})}
 	s.logs = accesslog.NewSinks(s.stats.Scope("fairlead_access_log_"))
 	s.secrets = secret.NewStore(secret.Config{
 		Identity: o.Identity, Served: s.isStatic, Logger: o.Logger, Revoked: func() { s.peers.start(s.reviewPeers) },

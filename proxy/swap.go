@@ -49,17 +49,18 @@ func (s *Server) swap(prev, snap *Snapshot) error {
 		names[name] = l
 		s.st.lds.applied(s.listeners[name] == nil)
 	}
-	old := s.listeners
+	var removed []*listener.Listener
+	for name, l := range s.listeners {
+		if names[name] == nil {
+			removed = append(removed, l)
+		}
+	}
+	s.leave(slices.Clip(removed))
 	s.listeners = names
 	s.byName.Store(&names)
 	s.snapshot.Store(snap)
 	s.st.live.Set(1)
-	for name, l := range old {
-		if names[name] == nil {
-			s.st.lds.removed.Inc()
-			s.retire(l)
-		}
-	}
+	s.retire(removed)
 	s.releaseReplaced(prev, snap)
 	return errors.Join(errs...)
 }
@@ -112,9 +113,29 @@ func unchanged(a, b *builtListener) bool {
 	return true
 }
 
-// retire drains a removed listener.
-func (s *Server) retire(l *listener.Listener) {
-	l.StopAccepting()
-	l.Drain(s.opt.DrainTime)
-	s.retired = append(slices.DeleteFunc(s.retired, func(r *listener.Listener) bool { return r.Active() == 0 }), l)
+// leaving are listeners that were removed and may have connections.
+func (s *Server) leaving() []*listener.Listener {
+	if r := s.retired.Load(); r != nil {
+		return *r
+	}
+	return nil
+}
+
+// retire drains removed listeners.
+func (s *Server) retire(removed []*listener.Listener) {
+	for _, l := range removed {
+		s.st.lds.removed.Inc()
+		l.StopAccepting()
+		l.Drain(s.opt.DrainTime)
+	}
+}
+
+// leave adds removed to those that leave, before they are missing in byName.
+func (s *Server) leave(removed []*listener.Listener) {
+	for _, l := range s.leaving() {
+		if l.Accepting() || l.Active() > 0 {
+			removed = append(removed, l)
+		}
+	}
+	s.retired.Store(&removed)
 }

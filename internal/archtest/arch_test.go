@@ -15,7 +15,7 @@ const module = "github.com/fairlead-mesh/fairlead/"
 // layers lists package patterns from the bottom up. A package may import only
 // packages of a strictly lower layer. Patterns are path.Match patterns.
 var layers = [][]string{
-	{"internal/footprint", "internal/message", "internal/timer", "internal/stats", "internal/leaktest", "internal/linked", "internal/sweep", "internal/hbonetest", "internal/filewatch", "internal/dns", "internal/workload/workloadpb"},
+	{"internal/footprint", "internal/message", "internal/timer", "internal/stats", "internal/leaktest", "internal/linked", "internal/sweep", "internal/hbonetest", "internal/filewatch", "internal/dns", "internal/usage", "internal/workload/workloadpb"},
 	{"internal/netio", "internal/overload", "internal/streaminfo", "internal/workload/authzpb"},
 	{"internal/conntest", "internal/matcher", "internal/format", "internal/identity", "internal/workload", "xdsclient"},
 	{"internal/accesslog", "internal/admin", "internal/ratelimit", "internal/refusal", "filters", "proxy/transport"},

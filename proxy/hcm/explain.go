@@ -33,10 +33,16 @@ type Rehearsal struct {
 	// StreamIdle and RequestTimeout are the limits that the manager puts on the
 	// stream; 0 is none.
 	StreamIdle, RequestTimeout, MaxDuration time.Duration
+
+	gen *generation
 }
 
+// Done ends the use of the filters, which may be closed then if there are others
+// now.
+func (r *Rehearsal) Done() { r.gen.users.Leave() }
+
 // Rehearse takes q as far as the first filter. Nothing is sent, counted, timed
-// or logged.
+// or logged. Done of what is returned must follow.
 func (m *Manager) Rehearse(q *Question) *Rehearsal {
 	// The handles of the statistics are nil: they discard.
 	quiet := &Manager{cfg: m.cfg, spec: m.spec, upgrades: m.upgrades, mapped: m.mapped}
@@ -52,8 +58,13 @@ func (m *Manager) Rehearse(q *Question) *Rehearsal {
 	s.Info.RequestComplete = s.Info.Start
 	n := 0
 	s.Reselect = func(*filters.Stream) { n++; st.selectRoute() }
-	st.table = m.cfg.Routes.Table()
+	if st.gen = m.cfg.Routes.enter(); st.gen == nil { // the manager has been replaced long since
+		st.gen = &generation{unrouted: []filters.HTTPFilter{}}
+		st.gen.users.Enter()
+	}
+	st.table = st.gen.table
 	out := &Rehearsal{
+		gen:    st.gen,
 		Stream: s, Table: st.table, Reselected: func() int { return n },
 		StreamIdle: m.spec.StreamIdleTimeout, RequestTimeout: m.spec.RequestTimeout, MaxDuration: m.spec.MaxStreamDuration,
 	}

@@ -35,24 +35,6 @@ type AccessLogger interface {
 	Log(c *format.Context)
 }
 
-// Routes holds the route table that new streams use: a fixed one for an inline
-// route_config, one that RDS updates otherwise. A nil table answers 404.
-type Routes struct {
-	p atomic.Pointer[routing.Table]
-	// unrouted is what SetDefaultChain installed.
-	unrouted atomic.Pointer[[]filters.HTTPFilter]
-}
-
-// Table returns the current table, nil if none has arrived.
-func (r *Routes) Table() *routing.Table { return r.p.Load() }
-
-// Set installs t for streams that start from now on.
-func (r *Routes) Set(t *routing.Table) { r.p.Store(t) }
-
-// SetDefaultChain replaces Config.DefaultChain for streams that start from now
-// on. chain must not be modified afterwards.
-func (r *Routes) SetDefaultChain(chain []filters.HTTPFilter) { r.unrouted.Store(&chain) }
-
 // Clusters knows the clusters of routes. *upstream.Manager implements it.
 type Clusters interface {
 	// DescribeCluster records the cluster called name in u, if there is one.
@@ -136,6 +118,7 @@ func New(cfg Config) (*Manager, error) {
 		}
 	}
 	m.pool.New = func() any { return newStream(m) }
+	cfg.Routes.begin()
 	m.tunnels.m, m.tunnels.reviewed = m, cfg.Routes.Table()
 	sc := cfg.Stats
 	m.server.Received, m.server.Sent = sc.Counter("downstream_cx_rx_bytes_total"), sc.Counter("downstream_cx_tx_bytes_total")

@@ -187,13 +187,18 @@ func (m *Manager) refuses(t *tunnel) *filters.Denied {
 		s.Request.Set("x-request-id", string(newRequestID(nil))) // as good as the one it got
 	}
 	t.recall(&s.Info)
-	if table := m.cfg.Routes.Table(); table != nil {
+	g := m.cfg.Routes.enter()
+	if g == nil {
+		return nil // it ends
+	}
+	defer g.users.Leave()
+	if table := g.table; table != nil {
 		if r := table.Match(s); r != nil {
 			s.SelectRoute(r)
 		}
 	}
 	if s.Route == nil {
-		s.SetChain(m.unrouted())
+		s.SetChain(m.chain(g))
 	}
 	if SamePolicies(s.Chain(), t.admitted.chain) {
 		return nil

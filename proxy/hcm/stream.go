@@ -28,7 +28,9 @@ type stream struct {
 	m  *Manager
 	cn *conn
 	ss transport.ServerStream
-	// table is the route table taken once for this stream.
+	// gen is what the stream began with, and table its route table: no stream sees two
+	// versions. gen is nil before the stream runs.
+	gen   *generation
 	table *routing.Table
 
 	in requestBody
@@ -143,7 +145,11 @@ func isGRPC(ct string) bool {
 func (st *stream) run() {
 	st.expectation()
 	st.armTimers()
-	st.table = st.m.cfg.Routes.Table() // once: no stream sees two versions
+	if st.gen = st.m.cfg.Routes.enter(); st.gen == nil {
+		st.failed(filters.ErrClosed)
+		return
+	}
+	st.table = st.gen.table
 	if r := st.overloaded(); r != nil {
 		st.respond(r)
 		return
@@ -206,15 +212,7 @@ func (st *stream) selectRoute() {
 	}
 	s.SelectRoute(nil)
 	s.Info.RouteName, s.Info.RouteMetadata = "", nil
-	s.SetChain(st.m.unrouted())
-}
-
-// unrouted is the chain that runs when no route matched.
-func (m *Manager) unrouted() []filters.HTTPFilter {
-	if c := m.cfg.Routes.unrouted.Load(); c != nil {
-		return *c
-	}
-	return m.cfg.DefaultChain
+	s.SetChain(st.m.chain(st.gen))
 }
 
 // virtualHost records where the request was looked up; vh may be nil.
@@ -451,6 +449,10 @@ func (st *stream) release() {
 	st.idleTimeout = 0
 	st.s.Reset() // before st.in: a late interruption must not meet it
 	st.in.begin(nil, nil)
+	if g := st.gen; g != nil {
+		st.gen = nil
+		g.users.Leave() // last: what it used may be closed now
+	}
 	if !st.idle.Fired() && !st.request.Fired() && !st.duration.Fired() {
 		st.m.pool.Put(st)
 	}

@@ -66,6 +66,7 @@ func (p *parked) began() time.Time { return origin.Add(p.start) }
 type parkedRecord struct {
 	info              streaminfo.Packed
 	route             filters.Route
+	gen               *generation
 	random            uint64
 	request, response message.Packed
 }
@@ -190,6 +191,7 @@ func (st *stream) park(p *parked) {
 	*p = parked{cn: st.cn, ss: st.ss, start: s.Info.Start.Sub(origin)}
 	if st.recordIsRead() {
 		p.rec = &parkedRecord{route: s.Route, random: s.Random, request: s.Request.Pack(), info: s.Info.Pack(&st.m.places)}
+		p.rec.gen, st.gen = st.gen, nil
 		if s.Response != nil {
 			p.rec.response = s.Response.Header.Pack()
 		}
@@ -214,6 +216,7 @@ func (st *stream) resume(p *parked, code int) {
 	s := &st.s
 	s.Renew()
 	if r := p.rec; r != nil {
+		st.gen = r.gen
 		s.SelectRoute(r.route)
 		s.Random = r.random
 		s.Request.Unpack(r.request)

@@ -9,6 +9,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/refusal"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/internal/usage"
 )
 
 // connection is a connection in a chain. There may be many idle ones: streams of
@@ -44,6 +45,30 @@ type telling struct {
 	logs []AccessLogger
 	// refusals may be nil.
 	refusals *refusal.Recorder
+	// users may be nil.
+	users *usage.Count
+}
+
+// take begins a connection with what is in force, nil if nothing is. The end of the
+// connection must follow.
+func (l *Listener) take() *compiled {
+	for {
+		cur := l.current.Load()
+		if cur == nil {
+			return nil
+		}
+		users := cur.cfg.LogUsers
+		if users == nil {
+			l.active.Add(1)
+			return cur
+		}
+		t := users.Enter()
+		if l.current.Load() == cur {
+			l.active.Add(1)
+			return cur
+		}
+		users.Undo(t)
+	}
 }
 
 // cut ends the connection now.

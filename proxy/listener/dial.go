@@ -22,7 +22,7 @@ var ErrNoSuchListener = errors.New("internal listener is not configured")
 // give its upstream away, what is returned is that upstream, and Dial waits for
 // it as long as ctx lasts. Otherwise, and after that, it is an in-memory pipe.
 func (l *Listener) Dial(ctx context.Context, info *streaminfo.Conn) (netio.Conn, error) {
-	cur := l.current.Load()
+	cur := l.take()
 	if cur == nil {
 		return nil, ErrNoSuchListener
 	}
@@ -30,7 +30,6 @@ func (l *Listener) Dial(ctx context.Context, info *streaminfo.Conn) (netio.Conn,
 		return l.dialFused(ctx, cur, info), nil
 	}
 	near, far := netio.Pipe(info.Remote, info.Local)
-	l.active.Add(1)
 	go l.serve(cur, far, info, func() {})
 	return near, nil
 }
@@ -64,13 +63,12 @@ func (c *Chain) fusible() bool {
 	return ok && o.CanOpen()
 }
 
-// dialFused runs the connection up to the terminal filter and returns what that
+// dialFused runs the connection, which take has begun, up to the terminal filter and returns what that
 // opens.
 func (l *Listener) dialFused(ctx context.Context, cur *compiled, info *streaminfo.Conn) netio.Conn {
 	h := &hop{local: info.Local, remote: info.Remote}
 	opened := make(chan netio.Conn, 1)
 	go func() {
-		l.active.Add(1)
 		cn := l.enter(cur, h, info, func() {})
 		if cn == nil {
 			opened <- ended(h)

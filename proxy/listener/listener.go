@@ -25,6 +25,7 @@ import (
 	"github.com/fairlead-mesh/fairlead/internal/refusal"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/internal/streaminfo"
+	"github.com/fairlead-mesh/fairlead/internal/usage"
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
 )
 
@@ -49,6 +50,8 @@ type Config struct {
 	Chains          []*Chain
 	Default         *Chain
 	AccessLogs      []AccessLogger
+	// LogUsers, if not nil, counts the connections that AccessLogs will hear of.
+	LogUsers *usage.Count
 	// Refusals records connections that are turned away; may be nil.
 	Refusals *refusal.Recorder
 	Stats    *stats.Scope
@@ -160,7 +163,7 @@ func (l *Listener) Update(cfg Config) error {
 			sslError:       sc.Counter("ssl_connection_error"), cxActive: sc.Gauge("downstream_cx_active"),
 		}
 	}
-	old := l.current.Swap(&compiled{cfg, sel, &telling{cfg.AccessLogs, cfg.Refusals}})
+	old := l.current.Swap(&compiled{cfg, sel, &telling{cfg.AccessLogs, cfg.Refusals, cfg.LogUsers}})
 	for a, s := range added {
 		l.sockets[a] = s
 		l.accepting.Add(1)
@@ -278,15 +281,13 @@ func (l *Listener) accept(s *netio.Listener) {
 			}
 			return
 		}
-		cur := l.current.Load()
-		if cur.cfg.Overload.RefusesConnections() {
+		if cur := l.current.Load(); cur.cfg.Overload.RefusesConnections() {
 			l.st.overloadReject.Inc()
 			c.Reset()
 			continue
 		}
 		info := &streaminfo.Conn{ID: NextConnectionID(), Local: c.LocalAddr(), Remote: c.RemoteAddr(), DirectRemote: c.RemoteAddr()}
-		l.active.Add(1)
-		go l.serve(cur, c, info, func() {})
+		go l.serve(l.take(), c, info, func() {})
 	}
 }
 
@@ -294,13 +295,12 @@ func (l *Listener) accept(s *netio.Listener) {
 // internal hop. info holds addresses and shared filter state; done is called
 // once when the connection has ended. It may return before that.
 func (l *Listener) Serve(c netio.Conn, info *streaminfo.Conn, done func()) {
-	cur := l.current.Load()
+	cur := l.take()
 	if cur == nil {
 		c.Reset()
 		done()
 		return
 	}
-	l.active.Add(1)
 	l.serve(cur, c, info, done)
 }
 
@@ -310,7 +310,7 @@ func (l *Listener) serve(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done 
 	}
 }
 
-// enter runs a connection, which is counted as active, up to the terminal filter of its chain. nil means that
+// enter runs a connection, which take has begun, up to the terminal filter of its chain. nil means that
 // it was refused, and has ended.
 func (l *Listener) enter(cur *compiled, c netio.Conn, ci *streaminfo.Conn, done func()) *connection {
 	spec := cur.cfg.Spec
@@ -404,6 +404,9 @@ func (cn *connection) end() {
 	cn.log()
 	if small {
 		cn.dropRecord()
+	}
+	if u := cn.tell.users; u != nil {
+		u.Leave()
 	}
 	cn.l.active.Add(-1)
 	cn.l.st.cxActive.Add(-1)
