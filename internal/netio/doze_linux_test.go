@@ -213,6 +213,16 @@ func TestNothingIsLostAtTheEdgeOfADoze(t *testing.T) {
 
 // A loop whose f takes long is not quiet, and is not made to doze right after.
 func TestALoopAtWorkDoesNotDoze(t *testing.T) {
+	for range 20 {
+		if atWork(t) {
+			return
+		}
+	}
+	t.Error("the loop was never at work when it was looked at")
+}
+
+// atWork reports whether the bytes came in time: before the loop dozed.
+func atWork(t *testing.T) bool {
 	a, b := tcpPair(t)
 	defer a.Close()
 	defer b.Close()
@@ -232,12 +242,14 @@ func TestALoopAtWorkDoesNotDoze(t *testing.T) {
 		}
 		return true
 	}, func() { close(resumed) })
-	if quiet := time.Since(ended); !dozing || err != nil || rounds != 1 || quiet < dozeCheck/2 {
+	inTime := rounds > 0
+	if quiet := time.Since(ended); !dozing || err != nil || inTime && (rounds != 1 || quiet < dozeCheck/2) {
 		t.Errorf("dozing %t, %v, %d rounds, %v after the last", dozing, err, rounds, quiet)
 	}
 	<-sent
 	write(t, a, "y")
 	<-resumed
+	return inTime
 }
 
 // A look at a former loop may end the next one as quiet before that has run: bytes
