@@ -219,6 +219,7 @@ static_resources:
   clusters:
   - name: origin
     type: STATIC
+    connect_timeout: 60s
     circuit_breakers: {thresholds: [{max_connections: 2000, max_requests: 2000}]}
     load_assignment: {cluster_name: origin, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %[3]d}}}}]}]}
 `

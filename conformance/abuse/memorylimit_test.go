@@ -100,15 +100,19 @@ func TestWithoutMemoryOpenConnectionsGoOn(t *testing.T) {
 	t.Logf("%d connections of 8 MiB, %d MiB resident, recovered after %v", len(flood), rss>>20, time.Since(began).Round(time.Millisecond))
 }
 
-// settle waits, three seconds at most, until the process grows no more: all that
-// an upload may send has arrived.
+// settle waits, 15 seconds at most, until the process grows no more for some steps:
+// all that an upload may send has arrived, if late.
 func (v *victim) settle(step time.Duration) {
 	v.t.Helper()
 	_, last := v.usage()
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+	quiet := 0
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); {
 		time.Sleep(step)
 		_, rss := v.usage()
-		if rss-last < 256<<10 {
+		if quiet++; rss-last >= 256<<10 {
+			quiet = 0
+		}
+		if quiet == 4 {
 			return
 		}
 		last = rss
