@@ -47,6 +47,19 @@ func check(t *testing.T, v any, err error) {
 	}
 }
 
+// decodes reports whether js is accepted as a message without what JSON can't
+// say, which are unknown fields: a chain is closed for one of TLS, not refused.
+func decodes(d *xdsresource.Decoder, url string, m proto.Message, js []byte) bool {
+	if protojson.Unmarshal(js, m) != nil {
+		return true
+	}
+	b, err := proto.Marshal(m)
+	if err == nil {
+		_, err = d.Decode(url, b)
+	}
+	return err == nil
+}
+
 // FuzzDecode: a resource of each type is decoded or refused, always the same;
 // what is no message is refused, and what is accepted is accepted as JSON.
 func FuzzDecode(f *testing.F) {
@@ -92,7 +105,7 @@ func FuzzDecode(f *testing.F) {
 			return // an extension that is not linked, or already refused
 		}
 		sweep.Accepted()
-		if _, err := d.FromYAML(ft.url, js); err != nil {
+		if _, err := d.FromYAML(ft.url, js); err != nil && decodes(d, ft.url, ft.new(), js) {
 			t.Fatalf("%s is accepted, but in JSON %v", js, err)
 		}
 	}))
