@@ -199,7 +199,7 @@ func New(c Config) (*Client, error) {
 	}
 	cl := &Client{
 		cfg: c, log: c.Logger, byURL: map[string]*typeState{}, wake: make(chan struct{}, 1), renamed: make(chan struct{}, 1), asked: map[Key]struct{}{},
-		refs: map[Key]int{}, pending: map[Key]time.Time{}, view: &View{types: map[string]map[string]Resource{}},
+		refs: map[Key]int{}, pending: map[Key]time.Time{}, view: &View{},
 	}
 	if _, err := c.Node.proto(); err != nil {
 		return nil, err
@@ -217,7 +217,7 @@ func New(c Config) (*Client, error) {
 		for _, n := range t.Names {
 			if !t.Wildcard {
 				cl.refs[Key{t.TypeURL, n}]++
-				ts.wanted[n] = struct{}{}
+				ts.wantLocked(n, true)
 			}
 		}
 	}
@@ -271,10 +271,16 @@ func (c *Client) Latest(k Key) (Resource, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := c.byURL[k.TypeURL]
-	if t == nil || t.held[k.Name] == nil {
+	if t == nil {
 		return Resource{}, false
 	}
-	return t.held[k.Name].Resource, true
+	h := t.get(k.Name)
+	if h == nil {
+		return Resource{}, false
+	}
+	r := h.Resource
+	r.Version = h.version
+	return r, true
 }
 
 // SetNames replaces the resources that are wanted beside Config.Types' names and

@@ -234,7 +234,7 @@ func check(t *testing.T, c *Client, subs map[string]map[string]bool) {
 	t.Helper()
 	refs := map[Key]int{}
 	for _, ts := range c.types {
-		for n, h := range ts.held {
+		for n, h := range ts.held.All() {
 			if h.Name != n {
 				t.Fatalf("%s holds %q as %q", ts.TypeURL, h.Name, n)
 			}
@@ -257,7 +257,7 @@ func check(t *testing.T, c *Client, subs map[string]map[string]bool) {
 		if got := slices.Sorted(maps.Keys(subs[ts.TypeURL])); !slices.Equal(got, want) {
 			t.Fatalf("%s: server has %q, wanted %q", ts.TypeURL, got, want)
 		}
-		for n := range ts.held {
+		for n := range ts.held.All() {
 			if !ts.Wildcard && !slices.Contains(want, n) {
 				t.Fatalf("%s/%s is held for nobody", ts.TypeURL, n)
 			}

@@ -35,6 +35,7 @@ type world struct {
 	nacks   int
 	bad     int
 	version int
+	views   modelViews
 }
 
 type modelSub struct {
@@ -328,7 +329,7 @@ func (w *world) check(step int) {
 	for _, typ := range modelTypes {
 		ts := w.c.byURL[typ]
 		held := map[string]int{}
-		for n, h := range ts.held {
+		for n, h := range ts.held.All() {
 			held[n], _ = h.Value.(int)
 		}
 		if !maps.Equal(held, w.good[typ]) {
@@ -349,6 +350,14 @@ func (w *world) check(step int) {
 		}
 		if !maps.Equal(got, names) {
 			w.fatalf(step, "%s: wanted is %v, want %v", typ, got, names)
+		}
+		for n := range names {
+			if _, missing := ts.missing[n]; missing != (ts.get(n) == nil) {
+				w.fatalf(step, "%s: %s is missing: %v", typ, n, missing)
+			}
+		}
+		if n := len(ts.missing) + len(ts.orphans); n > len(names) {
+			w.fatalf(step, "%s: %v are missing, %v not swept, of %v", typ, ts.missing, ts.orphans, names)
 		}
 		if sub := w.subs[typ]; sub != nil && !maps.Equal(sub.names, names) || sub == nil && len(names) > 0 {
 			w.fatalf(step, "%s: the server's names are %v, want %v", typ, sub, names)
@@ -371,7 +380,7 @@ func (w *world) converged(step int) {
 				continue
 			}
 			v, has := w.have[typ][n]
-			h := w.c.byURL[typ].held[n]
+			h := w.c.byURL[typ].get(n)
 			switch {
 			case has && v%7 != 0:
 				if h == nil || h.Value != v {
@@ -383,11 +392,7 @@ func (w *world) converged(step int) {
 		}
 	}
 	v := w.c.makeView()
-	for _, typ := range modelTypes {
-		if v.Len(typ) != len(w.good[typ]) {
-			w.fatalf(step, "the view has %d of %s, want %d", v.Len(typ), typ, len(w.good[typ]))
-		}
-	}
+	w.views.add(w, step, v)
 	for _, k := range v.Missing() {
 		if _, ok := w.good[k.TypeURL][k.Name]; ok || !want[k] {
 			w.fatalf(step, "the view misses %v", k)

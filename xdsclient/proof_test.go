@@ -140,6 +140,11 @@ func (p *prover) expect(what, answers, held string, ended ...string) {
 	}
 }
 
+func valueIn(v *View, typeURL, name string) any {
+	r, _ := v.Get(typeURL, name)
+	return r.Value
+}
+
 func TestAResponseIsAnsweredOnceItsResourcesAreProven(t *testing.T) {
 	proving(t, true, func(p *prover) {
 		p.push("t", "a=1", "b=1")
@@ -148,14 +153,14 @@ func TestAResponseIsAnsweredOnceItsResourcesAreProven(t *testing.T) {
 		p.push("t", "a=slow2", "b=2")
 		p.push("u", "x=2")
 		p.expect("while a is proven", "n4", "a=1 b=2")
-		if v := p.views[len(p.views)-1]; v.types["t"]["a"].Value != "1" || v.types["t"]["b"].Value != "2" || v.types["u"]["x"].Value != "2" {
+		if v := p.views[len(p.views)-1]; valueIn(v, "t", "a") != "1" || valueIn(v, "t", "b") != "2" || valueIn(v, "u", "x") != "2" {
 			t.Errorf("%v", v.types)
 		}
 		p.push("t", "b=3")
 		p.expect("behind it", "", "a=1 b=3")
 		p.end("slow2", nil)
 		p.expect("it is proven", "n3, n5", "a=slow2 b=3")
-		if v := p.views[len(p.views)-1]; v.types["t"]["a"].Value != "slow2" {
+		if v := p.views[len(p.views)-1]; valueIn(v, "t", "a") != "slow2" {
 			t.Errorf("%v", v.types)
 		}
 		p.push("t", "a=slow3", "b=bad", "good=slow4")
@@ -228,7 +233,7 @@ func TestTheFirstViewWaitsForProofs(t *testing.T) {
 		}
 		p.end("slow1", nil)
 		p.expect("it is proven", "n1", "a=slow1 b=1")
-		if len(p.views) != 1 || p.views[0].types["t"]["a"].Value != "slow1" {
+		if len(p.views) != 1 || valueIn(p.views[0], "t", "a") != "slow1" {
 			t.Error(p.views)
 		}
 	})

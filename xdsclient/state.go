@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -12,16 +11,21 @@ import (
 	discoveryv3pb "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
+
+	"github.com/fairlead-mesh/fairlead/internal/hamt"
 )
 
 // maxErrorDetail bounds the text of a NACK.
 const maxErrorDetail = 16 << 10
 
-// held is one accepted resource.
+// held is one accepted resource. Views share it, and read the Resource, which never
+// changes.
 type held struct {
 	Resource
 	digest [sha256.Size]byte
 	refs   []Key
+	// version is the newest: the same content may come again with another one.
+	version string
 }
 
 // rejected is the newest version of a resource, which could not be decoded.
@@ -40,18 +44,22 @@ type typeState struct {
 	ResourceType
 	// wanted are the names that somebody needs; empty for a wildcard.
 	wanted   map[string]struct{}
-	held     map[string]*held
+	held     hamt.Map[*held]
 	rejected map[string]rejected
 	// passed are what came and was removed again without a View between, and when
 	// it was removed; nil if there is nothing. It is forgotten after passedTime.
 	passed map[string]time.Time
+	// missing are the names that are wanted and not held.
+	missing map[string]struct{}
 
 	// opened and subscribed belong to the current stream.
 	opened     bool
 	subscribed map[string]struct{}
-	// unsynced: wanted and subscribed may differ. orphans: held may contain
-	// names that are no longer wanted.
-	unsynced, orphans bool
+	// unsynced: wanted and subscribed may differ; if the type is opened, in the names
+	// of turned at most. orphans are names that came not to be wanted any more:
+	// nothing else can be held or refused in vain.
+	unsynced        bool
+	turned, orphans map[string]struct{}
 
 	// proofs run, by name; open are the responses that wait for them and those
 	// behind. Both belong to the current stream.
@@ -60,16 +68,36 @@ type typeState struct {
 
 	answered         time.Time
 	responses, nacks uint64
-
-	snapshot map[string]Resource // of the last View
-	stale    bool                // snapshot no longer equals held
 }
 
 func newTypeState(t ResourceType) *typeState {
 	return &typeState{
-		ResourceType: t, wanted: map[string]struct{}{}, held: map[string]*held{},
-		rejected: map[string]rejected{}, subscribed: map[string]struct{}{}, proofs: map[string]*proof{},
+		ResourceType: t, wanted: map[string]struct{}{}, rejected: map[string]rejected{}, missing: map[string]struct{}{},
+		subscribed: map[string]struct{}{}, turned: map[string]struct{}{}, orphans: map[string]struct{}{}, proofs: map[string]*proof{},
 	}
+}
+
+// get returns what is held under a name, or nil.
+func (t *typeState) get(name string) *held {
+	h, _ := t.held.Get(name)
+	return h
+}
+
+// wantLocked notes that a name is wanted, or no more.
+func (t *typeState) wantLocked(name string, on bool) {
+	if on {
+		t.wanted[name] = struct{}{}
+		delete(t.orphans, name)
+		if t.get(name) == nil {
+			t.missing[name] = struct{}{}
+		}
+	} else {
+		delete(t.wanted, name)
+		delete(t.missing, name)
+		t.orphans[name] = struct{}{}
+	}
+	t.turned[name] = struct{}{}
+	t.unsynced = true
 }
 
 // changes collects what OnChange callbacks will be told, by type.
@@ -115,7 +143,7 @@ func (t *typeState) judge(r *discoveryv3pb.Resource) verdict {
 		return v
 	}
 	v.digest = sha256.Sum256(a.GetValue())
-	if h := t.held[v.name]; h != nil && h.digest == v.digest {
+	if h := t.get(v.name); h != nil && h.digest == v.digest {
 		v.same = true
 		return v
 	}
@@ -181,13 +209,13 @@ func (c *Client) takeLocked(t *typeState, v *verdict, now time.Time, ch changes)
 		return ""
 	}
 	delete(c.pending, Key{t.TypeURL, v.name})
-	switch h := t.held[v.name]; {
+	switch h := t.get(v.name); {
 	case v.err != nil:
 		t.rejected[v.name] = rejected{v.version, v.digest, v.err, now, v.proven}
 		return fmt.Sprintf("%s: %v", v.name, v.err)
 	case v.same:
 		delete(t.rejected, v.name)
-		h.Version = v.version
+		h.version = v.version
 	default:
 		delete(t.rejected, v.name)
 		c.setLocked(t, v, now, ch)
@@ -201,17 +229,18 @@ func (c *Client) setLocked(t *typeState, v *verdict, now time.Time, ch changes) 
 	c.seq++
 	h := &held{
 		Resource: Resource{Name: v.name, Version: v.version, Value: v.value, Seq: c.seq, Updated: now, Raw: v.raw},
-		digest:   v.digest, refs: refs,
+		digest:   v.digest, refs: refs, version: v.version,
 	}
 	for _, k := range refs {
 		c.retainLocked(k)
 	}
-	if old := t.held[v.name]; old != nil {
+	if old := t.get(v.name); old != nil {
 		for _, k := range old.refs {
 			c.releaseLocked(k)
 		}
 	}
-	t.held[v.name] = h
+	t.held.Set(v.name, h)
+	delete(t.missing, v.name)
 	delete(t.passed, v.name)
 	c.touchedLocked(t, t.Last && len(refs) == 0)
 	ch.add(t, Change{Resource: h.Resource})
@@ -219,11 +248,14 @@ func (c *Client) setLocked(t *typeState, v *verdict, now time.Time, ch changes) 
 
 func (c *Client) removeLocked(t *typeState, name string, ch changes) {
 	delete(t.rejected, name)
-	h := t.held[name]
+	h := t.get(name)
 	if h == nil {
 		return
 	}
-	delete(t.held, name)
+	t.held.Delete(name)
+	if _, wanted := t.wanted[name]; wanted {
+		t.missing[name] = struct{}{}
+	}
 	if h.Seq > c.viewed && t.OnChange == nil {
 		if t.passed == nil {
 			t.passed = map[string]time.Time{}
@@ -239,7 +271,6 @@ func (c *Client) removeLocked(t *typeState, name string, ch changes) {
 }
 
 func (c *Client) touchedLocked(t *typeState, alone bool) {
-	t.stale = true
 	if t.OnChange == nil {
 		c.markDirtyLocked(alone)
 	}
@@ -255,8 +286,7 @@ func (c *Client) retainLocked(k Key) {
 		return
 	}
 	if c.refs[k]++; c.refs[k] == 1 {
-		t.wanted[k.Name] = struct{}{}
-		t.unsynced = true
+		t.wantLocked(k.Name, true)
 	}
 }
 
@@ -271,9 +301,7 @@ func (c *Client) releaseLocked(k Key) {
 	}
 	delete(c.refs, k)
 	delete(c.pending, k)
-	t := c.byURL[k.TypeURL]
-	delete(t.wanted, k.Name)
-	t.unsynced, t.orphans = true, true
+	c.byURL[k.TypeURL].wantLocked(k.Name, false)
 }
 
 // renameLocked takes up what SetNames asked for.
@@ -298,24 +326,11 @@ func (c *Client) sweepLocked(ch changes) {
 	for again := true; again; {
 		again = false
 		for _, t := range c.types {
-			if t.Wildcard || !t.orphans {
-				continue
-			}
-			t.orphans = false
-			for n := range t.held {
-				if _, ok := t.wanted[n]; !ok {
-					c.removeLocked(t, n, ch)
-					again = true
-				}
-			}
-			maps.DeleteFunc(t.rejected, func(n string, _ rejected) bool {
-				_, ok := t.wanted[n]
-				return !ok
-			})
-			for n := range t.proofs {
-				if _, ok := t.wanted[n]; !ok {
-					t.dropLocked(n)
-				}
+			for n := range t.orphans { // removals may add to those of this type, too
+				delete(t.orphans, n)
+				t.dropLocked(n)
+				c.removeLocked(t, n, ch)
+				again = true
 			}
 		}
 	}
@@ -326,6 +341,7 @@ func (c *Client) beginLocked(now time.Time) {
 	for _, t := range c.types {
 		t.opened, t.unsynced, t.open = false, true, nil
 		clear(t.subscribed)
+		clear(t.turned)
 		for n := range t.proofs {
 			t.dropLocked(n)
 			delete(c.pending, Key{t.TypeURL, n})
@@ -377,30 +393,35 @@ func (c *Client) requestLocked(t *typeState, now time.Time) *discoveryv3pb.Delta
 	}
 	t.unsynced = false
 	r := &discoveryv3pb.DeltaDiscoveryRequest{TypeUrl: t.TypeURL}
-	for n := range t.wanted {
-		if _, ok := t.subscribed[n]; !ok {
+	names := t.turned
+	if !t.opened { // nothing is subscribed
+		names = t.wanted
+	}
+	for n := range names {
+		_, wanted := t.wanted[n]
+		_, subscribed := t.subscribed[n]
+		switch {
+		case wanted && !subscribed:
 			r.ResourceNamesSubscribe = append(r.ResourceNamesSubscribe, n)
 			t.subscribed[n] = struct{}{}
-			if t.held[n] == nil {
+			if _, ok := t.missing[n]; ok {
 				c.pending[Key{t.TypeURL, n}] = now.Add(c.cfg.SettleTimeout)
 			}
-		}
-	}
-	for n := range t.subscribed {
-		if _, ok := t.wanted[n]; !ok {
+		case !wanted && subscribed:
 			r.ResourceNamesUnsubscribe = append(r.ResourceNamesUnsubscribe, n)
 			delete(t.subscribed, n)
 		}
 	}
+	clear(t.turned)
 	slices.Sort(r.ResourceNamesSubscribe)
 	slices.Sort(r.ResourceNamesUnsubscribe)
 	if !t.opened {
 		t.opened = true
-		if len(t.held) > 0 {
-			r.InitialResourceVersions = make(map[string]string, len(t.held))
+		if t.held.Len() > 0 {
+			r.InitialResourceVersions = make(map[string]string, t.held.Len())
 		}
-		for n, h := range t.held {
-			v := h.Version
+		for n, h := range t.held.All() {
+			v := h.version
 			if _, bad := t.rejected[n]; bad {
 				v = "" // held, for removals, but not in the version the server knows
 			}

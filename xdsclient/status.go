@@ -112,16 +112,11 @@ func (c *Client) Status() Status {
 	}
 	for _, t := range c.types {
 		ts := TypeStatus{
-			TypeURL: t.TypeURL, Wildcard: t.Wildcard, Subscribed: len(t.subscribed), Held: len(t.held),
+			TypeURL: t.TypeURL, Wildcard: t.Wildcard, Subscribed: len(t.subscribed), Held: t.held.Len(), Missing: len(t.missing),
 			Responses: t.responses, Nacks: t.nacks, Answered: t.answered,
 		}
-		for n := range t.wanted {
-			if t.held[n] == nil {
-				ts.Missing++
-			}
-		}
 		for n, r := range t.rejected {
-			ts.Rejected = append(ts.Rejected, Rejected{Name: n, Version: r.version, Err: r.err, At: r.at, Serving: t.held[n] != nil})
+			ts.Rejected = append(ts.Rejected, Rejected{Name: n, Version: r.version, Err: r.err, At: r.at, Serving: t.get(n) != nil})
 		}
 		slices.SortFunc(ts.Rejected, func(a, b Rejected) int { return strings.Compare(a.Name, b.Name) })
 		s.Types = append(s.Types, ts)

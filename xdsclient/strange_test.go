@@ -56,7 +56,7 @@ func tell(t *testing.T, c *Client, url string, removed []string, rs ...*discover
 func holds(c *Client, url string) string {
 	var out []string
 	for _, n := range []string{"", "a", "b", "good", "q"} {
-		if h := c.byURL[url].held[n]; h != nil {
+		if h := c.byURL[url].get(n); h != nil {
 			out = append(out, fmt.Sprintf("%s=%v", n, h.Value))
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/fairlead-mesh/fairlead/internal/hamt"
 )
 
 // View is everything that is held at one moment. It is immutable and safe for
@@ -14,21 +16,59 @@ import (
 type View struct {
 	// Generation is 1 for the first View and grows by one.
 	Generation uint64
-	types      map[string]map[string]Resource
+	types      map[string]hamt.Snapshot[*held]
 	missing    []Key
 }
 
 // Get returns one resource.
 func (v *View) Get(typeURL, name string) (Resource, bool) {
-	r, ok := v.types[typeURL][name]
-	return r, ok
+	h, ok := v.types[typeURL].Get(name)
+	if !ok {
+		return Resource{}, false
+	}
+	return h.Resource, true
 }
 
 // Len is how many resources of a type there are.
-func (v *View) Len(typeURL string) int { return len(v.types[typeURL]) }
+func (v *View) Len(typeURL string) int { return v.types[typeURL].Len() }
 
 // All yields the resources of a type in no particular order.
-func (v *View) All(typeURL string) iter.Seq[Resource] { return maps.Values(v.types[typeURL]) }
+func (v *View) All(typeURL string) iter.Seq[Resource] {
+	return func(yield func(Resource) bool) {
+		for _, h := range v.types[typeURL].All() {
+			if !yield(h.Resource) {
+				return
+			}
+		}
+	}
+}
+
+// Same reports whether the resources of a type are known to be those of o, without
+// a look at each. A nil View has none.
+func (v *View) Same(o *View, typeURL string) bool {
+	return v.snapshot(typeURL).Same(o.snapshot(typeURL))
+}
+
+// Diff calls f for each resource of a type that differs between two Views, by its
+// name, in no particular order; the value of one that is not there is nil. A nil
+// View has none. One that came anew differs, whatever it holds. It takes the time of
+// what differs, if both are of one Client.
+func Diff(a, b *View, typeURL string, f func(name string, was, is any)) {
+	value := func(h *held) any {
+		if h == nil {
+			return nil
+		}
+		return h.Value
+	}
+	hamt.Diff(a.snapshot(typeURL), b.snapshot(typeURL), func(name string, was, is *held) { f(name, value(was), value(is)) })
+}
+
+func (v *View) snapshot(typeURL string) hamt.Snapshot[*held] {
+	if v == nil {
+		return hamt.Snapshot[*held]{}
+	}
+	return v.types[typeURL]
+}
 
 // Sorted returns the resources of a type by name.
 func (v *View) Sorted(typeURL string) []Resource {
@@ -151,7 +191,7 @@ func (c *Client) publishIn() time.Duration {
 // passedTime is how long it is known that a resource came and went between Views.
 const passedTime = time.Minute
 
-// makeView builds the next View, reusing the maps of unchanged types.
+// makeView makes the next View, in a time that doesn't grow with what is held.
 func (c *Client) makeView() *View {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -159,24 +199,15 @@ func (c *Client) makeView() *View {
 	c.generation++
 	c.viewed = c.seq
 	now := time.Now()
-	v := &View{Generation: c.generation, types: make(map[string]map[string]Resource, len(c.types))}
+	v := &View{Generation: c.generation, types: make(map[string]hamt.Snapshot[*held], len(c.types))}
 	for _, t := range c.types {
 		if t.Omit {
 			continue
 		}
 		maps.DeleteFunc(t.passed, func(_ string, at time.Time) bool { return now.Sub(at) > passedTime })
-		if t.stale || t.snapshot == nil {
-			t.snapshot = make(map[string]Resource, len(t.held))
-			for n, h := range t.held {
-				t.snapshot[n] = h.Resource
-			}
-			t.stale = false
-		}
-		v.types[t.TypeURL] = t.snapshot
-		for n := range t.wanted {
-			if t.held[n] == nil {
-				v.missing = append(v.missing, Key{t.TypeURL, n})
-			}
+		v.types[t.TypeURL] = t.held.Snapshot()
+		for n := range t.missing {
+			v.missing = append(v.missing, Key{t.TypeURL, n})
 		}
 	}
 	slices.SortFunc(v.missing, compareKeys)
