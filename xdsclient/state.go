@@ -326,11 +326,14 @@ func (c *Client) sweepLocked(ch changes) {
 	for again := true; again; {
 		again = false
 		for _, t := range c.types {
-			for n := range t.orphans { // removals may add to those of this type, too
-				delete(t.orphans, n)
+			if len(t.orphans) == 0 {
+				continue
+			}
+			names := t.orphans
+			t.orphans, again = map[string]struct{}{}, true // removals may make more, of this type, too
+			for n := range names {
 				t.dropLocked(n)
 				c.removeLocked(t, n, ch)
-				again = true
 			}
 		}
 	}
@@ -341,7 +344,7 @@ func (c *Client) beginLocked(now time.Time) {
 	for _, t := range c.types {
 		t.opened, t.unsynced, t.open = false, true, nil
 		clear(t.subscribed)
-		clear(t.turned)
+		t.turned = map[string]struct{}{}
 		for n := range t.proofs {
 			t.dropLocked(n)
 			delete(c.pending, Key{t.TypeURL, n})
@@ -412,7 +415,7 @@ func (c *Client) requestLocked(t *typeState, now time.Time) *discoveryv3pb.Delta
 			delete(t.subscribed, n)
 		}
 	}
-	clear(t.turned)
+	t.turned = map[string]struct{}{} // one that was large once takes long to clear
 	slices.Sort(r.ResourceNamesSubscribe)
 	slices.Sort(r.ResourceNamesUnsubscribe)
 	if !t.opened {

@@ -199,6 +199,9 @@ func (c *Client) makeView() *View {
 	c.generation++
 	c.viewed = c.seq
 	now := time.Now()
+	if len(c.pending) == 0 {
+		c.pending = map[Key]time.Time{} // it may have been large, and is looked through often
+	}
 	v := &View{Generation: c.generation, types: make(map[string]hamt.Snapshot[*held], len(c.types))}
 	for _, t := range c.types {
 		if t.Omit {
@@ -206,6 +209,9 @@ func (c *Client) makeView() *View {
 		}
 		maps.DeleteFunc(t.passed, func(_ string, at time.Time) bool { return now.Sub(at) > passedTime })
 		v.types[t.TypeURL] = t.held.Snapshot()
+		if len(t.missing) == 0 {
+			t.missing = map[string]struct{}{} // as above
+		}
 		for n := range t.missing {
 			v.missing = append(v.missing, Key{t.TypeURL, n})
 		}
