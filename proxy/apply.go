@@ -38,37 +38,23 @@ func (s *Server) applyLocked(dynamic *Resources) (err error) {
 	res := merge(s.opt.Static, dynamic)
 	s.secrets.SetADS(res.Secrets)
 	res, notes := s.passOver(prev, res)
-	if prev == nil || !sameMap(prev.Resources.Clusters, res.Clusters) {
-		s.applyClusters(prev, res)
-	}
+	s.applyClusters(res)
 	res, more := s.withModules(prev, res) // which clusters may serve
 	b := &builder{s: s, res: res, prev: prev, diags: append(notes, more...)}
 	snap := b.build()
 	b.refreshRoutes(snap)
 	s.st.snapshots.Inc()
 	s.st.chainsCompiled.Add(uint64(b.fresh))
-	s.count(snap)
+	s.count(prev, snap)
 	err = s.swap(prev, snap)
 	s.review(b.review)
-	s.afterSwap(prev, res)
+	s.removeParting(res)
 	s.reportNew(prev, snap)
 	return err
 }
 
-func sameMap[V comparable](a, b map[string]V) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for k, v := range a {
-		if w, ok := b[k]; !ok || v != w {
-			return false
-		}
-	}
-	return true
-}
-
 // count publishes how much of the configuration isn't executed.
-func (s *Server) count(snap *Snapshot) {
+func (s *Server) count(prev, snap *Snapshot) {
 	errs := 0
 	for _, d := range snap.Diagnostics {
 		if d.Severity == "error" {
@@ -76,7 +62,13 @@ func (s *Server) count(snap *Snapshot) {
 		}
 	}
 	s.st.diagErrors.Set(int64(errs))
-	s.st.diagIgnored.Set(int64(len(snap.Resources.IgnoredFields())))
+	before, view := &Resources{}, 0
+	if prev != nil {
+		before, view = prev.Resources, prev.ignoredInView
+	}
+	var all int
+	all, snap.ignoredInView = snap.Resources.ignored(before, view)
+	s.st.diagIgnored.Set(int64(all))
 }
 
 // reportNew logs diagnostics that the previous snapshot did not have.

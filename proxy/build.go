@@ -23,6 +23,9 @@ type Snapshot struct {
 	Resources   *Resources
 	Listeners   map[string]*builtListener
 	Diagnostics []Diagnostic
+	// ignoredInView is how many fields of the clusters and endpoints of the control
+	// plane have no effect.
+	ignoredInView int
 	// former is what listeners go on serving that could not take over what is in
 	// Listeners.
 	former map[string]*builtListener

@@ -1,9 +1,7 @@
 package proxy
 
 import (
-	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/fairlead-mesh/fairlead/xdsclient/xdsresource"
@@ -50,45 +48,31 @@ func (s *Server) drainingChains() []drainingChain {
 	return slices.Clone(s.linger.chains)
 }
 
-// applyClusters hands the clusters over. Endpoints come by UpdateEndpoints; the
-// manager keeps an assignment that arrives before its cluster. Clusters that
-// prev has and res hasn't stay until afterSwap, so that none is missing while
-// the old tables are in force. The caller holds s.mu.
-func (s *Server) applyClusters(prev *Snapshot, res *Resources) {
-	var gone map[string]*xdsresource.Cluster
-	if prev != nil {
-		for n, c := range prev.Resources.Clusters {
-			if res.Clusters[n] == nil {
-				if gone == nil {
-					gone = map[string]*xdsresource.Cluster{}
-				}
-				gone[n] = c
-			}
+// applyClusters gives the manager those clusters of res that differ from what it
+// was given before. Endpoints come by UpdateEndpoints; the manager keeps an
+// assignment that arrives before its cluster. Clusters that res hasn't any more stay
+// until removeParting, so that none is missing while the old tables are in force. The
+// caller holds s.mu.
+func (s *Server) applyClusters(res *Resources) {
+	var list []*xdsresource.Cluster
+	for _, n := range changedClusters(s.given, res) {
+		c := res.Cluster(n)
+		if c == nil {
+			s.parting[n] = s.given.Cluster(n)
+			continue
 		}
+		delete(s.parting, n)
+		delete(s.linger.clusters, n)
+		list = append(list, c)
 	}
-	for n := range s.linger.clusters {
-		if res.Clusters[n] != nil {
-			delete(s.linger.clusters, n)
-		}
+	s.clusters.Update(list, nil)
+	s.given = res // after: if it panics, the next configuration starts from the former
+	if len(list) == 0 {
+		return
 	}
-	s.handClusters(res, gone)
-}
-
-// handClusters gives the manager the clusters of res, those that linger, and
-// more. Endpoints that came while the manager knew no cluster for them are
-// offered again.
-func (s *Server) handClusters(res *Resources, more map[string]*xdsresource.Cluster) {
-	list := slices.Collect(maps.Values(res.Clusters))
-	list = slices.AppendSeq(list, maps.Values(s.linger.clusters))
-	for n, c := range more {
-		if s.linger.clusters[n] == nil {
-			list = append(list, c)
-		}
-	}
-	slices.SortFunc(list, func(a, b *xdsresource.Cluster) int { return strings.Compare(a.Name, b.Name) })
-	s.clusters.Apply(list)
+	// Endpoints that came while the manager knew no cluster for them.
 	for _, n := range s.clusters.MissingEndpoints() {
-		if cla := res.Endpoints[n]; cla != nil {
+		if cla := res.endpoints(n); cla != nil {
 			s.clusters.UpdateEndpoints(n, cla)
 		}
 	}
@@ -108,7 +92,7 @@ func (s *Server) warm(dynamic *Resources) error {
 	res := merge(s.opt.Static, dynamic)
 	s.dynamic = nil // what was is not put in force again: it would forget the modules of res
 	s.secrets.SetADS(res.Secrets)
-	s.applyClusters(s.snapshot.Load(), res)
+	s.applyClusters(res)
 	s.mu.Unlock()
 	end := time.NewTimer(warmTimeout)
 	defer end.Stop()
@@ -153,43 +137,34 @@ func (s *Server) serving() bool {
 	}
 }
 
-// afterSwap removes the clusters that only prev had. Those that the
-// configuration in force still refers to are missing from now on; the others
-// linger for requests which were routed by a former one.
-func (s *Server) afterSwap(prev *Snapshot, res *Resources) {
-	if prev == nil {
-		return
-	}
-	var gone []string
-	for n := range prev.Resources.Clusters {
-		if res.Clusters[n] == nil {
-			gone = append(gone, n)
-		}
-	}
-	if len(gone) == 0 {
+// removeParting removes the clusters that the configuration before res had. Those
+// that res still refers to are missing from now on; the others linger for requests
+// which were routed by a former one. The caller holds s.mu.
+func (s *Server) removeParting(res *Resources) {
+	if len(s.parting) == 0 {
 		return
 	}
 	// A push is several messages: a cluster may be gone before the routes that
 	// name it are.
 	named, any := namedClusters(res)
-	var keep, soon []string
-	for _, n := range gone {
-		if any || named[n] {
-			if s.opt.RemovalGrace <= 0 {
-				continue
-			}
-			soon = append(soon, n)
-		} else {
+	var keep, soon, now []string
+	for _, n := range sortedKeys(s.parting) {
+		switch {
+		case !any && !named[n]:
 			keep = append(keep, n)
+		case s.opt.RemovalGrace > 0:
+			soon = append(soon, n)
+		default:
+			now = append(now, n)
+			continue
 		}
 		if s.linger.clusters == nil {
 			s.linger.clusters = map[string]*xdsresource.Cluster{}
 		}
-		s.linger.clusters[n] = prev.Resources.Clusters[n]
+		s.linger.clusters[n] = s.parting[n]
 	}
-	if len(keep)+len(soon) < len(gone) {
-		s.handClusters(res, nil)
-	}
+	s.parting = map[string]*xdsresource.Cluster{}
+	s.clusters.Update(nil, now)
 	s.forget(soon, s.opt.RemovalGrace)
 	s.forget(keep, min(lingerTime, s.opt.DrainTime))
 }
@@ -242,7 +217,7 @@ func (s *Server) forgetUnlessUsed(specs []*xdsresource.Cluster, chains []drainin
 	named, any := namedClusters(snap.Resources)
 	kept, all := s.namedByRefused(snap.Resources)
 	var used []*xdsresource.Cluster
-	forgotten := false
+	var forgotten []string
 	for _, c := range specs {
 		switch {
 		case s.linger.clusters[c.Name] != c:
@@ -250,15 +225,13 @@ func (s *Server) forgetUnlessUsed(specs []*xdsresource.Cluster, chains []drainin
 			used = append(used, c)
 		default:
 			delete(s.linger.clusters, c.Name)
-			forgotten = true
+			forgotten = append(forgotten, c.Name)
 		}
 	}
 	if len(used) > 0 && !s.closed {
 		s.laterIn(min(lingerTime, s.opt.DrainTime), func() { s.forgetUnlessUsed(used, chains) })
 	}
-	if forgotten {
-		s.handClusters(snap.Resources, nil)
-	}
+	s.clusters.Update(nil, forgotten)
 }
 
 // namedClusters lists the clusters that routes and TCP proxies of res name; any

@@ -137,7 +137,7 @@ func (w *walk) terminates(bl *builtListener) bool {
 
 // leadsInside tells whether the endpoints of a cluster are internal listeners.
 func (w *walk) leadsInside(cluster string) bool {
-	spec := w.snap.Resources.Clusters[cluster]
+	spec := w.snap.Resources.Cluster(cluster)
 	if spec == nil || spec.Assignment == nil {
 		return false
 	}

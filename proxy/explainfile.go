@@ -77,7 +77,9 @@ func (s *Server) Compile(dynamic *Resources) error {
 	}
 	res := merge(s.opt.Static, dynamic)
 	s.secrets.SetADS(res.Secrets)
-	s.handClusters(res, nil)
+	s.applyClusters(res)
+	s.clusters.Update(nil, sortedKeys(s.parting))
+	s.parting = map[string]*xdsresource.Cluster{}
 	for name, e := range res.Endpoints {
 		s.clusters.UpdateEndpoints(name, e)
 	}

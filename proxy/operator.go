@@ -177,7 +177,7 @@ func (p *Process) clusterDump() []admin.Cluster {
 	for _, c := range p.server.clusters.Clusters() {
 		ac := admin.Cluster{Name: c.Name, ObservabilityName: c.ObservabilityName, AddedViaAPI: p.server.opt.Static.Clusters[c.Name] == nil, Default: limits(c.Breakers[0]), High: limits(c.Breakers[1])}
 		if snap != nil {
-			if spec := snap.Resources.Clusters[c.Name]; spec != nil {
+			if spec := snap.Resources.Cluster(c.Name); spec != nil {
 				ac.Type, ac.EDSServiceName = discoveryNames[spec.Discovery], spec.EDSServiceName
 			}
 		}

@@ -183,7 +183,7 @@ func orphaned(ctx context.Context, s *proxy.Server) (longest time.Duration) {
 	pace(ctx, 5*time.Millisecond, func() {
 		res := s.Snapshot().Resources
 		l := res.Listeners["edge"]
-		if l == nil || res.Clusters[l.FilterChains[0].Filters[0].HCM.RouteConfig.VirtualHosts[0].Routes[0].Action.Cluster] != nil {
+		if l == nil || res.Cluster(l.FilterChains[0].Filters[0].HCM.RouteConfig.VirtualHosts[0].Routes[0].Action.Cluster) != nil {
 			longest, since = max(longest, time.Since(since)), time.Now()
 		}
 	})

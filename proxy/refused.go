@@ -81,7 +81,7 @@ func former[T any](p *passing, next, prev map[string]*T, typeURL, kind string, n
 func (p *passing) stays(x any, refused bool, old, next map[string]bool) bool {
 	missing, gone := false, false
 	for n := range next {
-		if p.res.Clusters[n] == nil {
+		if p.res.Cluster(n) == nil {
 			missing, gone = true, gone || p.gone[n]
 		}
 	}
@@ -89,7 +89,7 @@ func (p *passing) stays(x any, refused bool, old, next map[string]bool) bool {
 		return false
 	}
 	for n := range old {
-		if p.res.Clusters[n] == nil && p.prev.Resources.Clusters[n] == nil && p.s.linger.clusters[n] == nil {
+		if p.res.Cluster(n) == nil && p.prev.Resources.Cluster(n) == nil && p.s.linger.clusters[n] == nil {
 			return false
 		}
 	}

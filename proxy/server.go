@@ -109,6 +109,10 @@ type Server struct {
 	clung     map[string]bool
 	dynamic   *Resources // of the last Apply
 	closed    bool
+	// given has the clusters that the manager was given last. parting are those that
+	// it has beside, until the configuration that goes with given is in force.
+	given   *Resources
+	parting map[string]*xdsresource.Cluster
 
 	// byName is the current set of listeners, for internal hops.
 	byName atomic.Pointer[map[string]*listener.Listener]
@@ -156,6 +160,7 @@ func New(o Options) (*Server, error) {
 		o.DrainTime = 10 * time.Minute
 	}
 	s := &Server{opt: o, log: o.Logger, stats: o.Stats.Scope(""), node: o.Node, listeners: map[string]*listener.Listener{}, pending: map[*time.Timer]func(){}, outdated: map[*outdated]bool{}, hurry: make(chan struct{})}
+	s.given, s.parting = &Resources{}, map[string]*xdsresource.Cluster{}
 	s.logs = accesslog.NewSinks(s.stats.Scope("fairlead_access_log_"))
 	s.secrets = secret.NewStore(secret.Config{
 		Identity: o.Identity, Served: s.isStatic, Logger: o.Logger, Revoked: func() { s.peers.start(s.reviewPeers) },

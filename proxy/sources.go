@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -43,6 +44,8 @@ type sources struct {
 	mu     sync.Mutex // one Apply at a time
 	client *xdsclient.Client
 	view   *xdsclient.View // nil before the first
+	ads    *Resources      // of a View, nil before the first
+	other  elsewhere       // what ads refers to
 	asked  []xdsclient.Key
 	wanted []filesource.Ref
 	asks   []apiRef // of servers
@@ -246,7 +249,44 @@ func (c *sources) fromADS() *Resources {
 	if c.view == nil {
 		return &Resources{}
 	}
-	return resourcesOf(c.view)
+	if c.ads == nil || c.ads.view != c.view {
+		c.ads = resourcesOf(c.view, c.ads)
+	}
+	return c.ads
+}
+
+// elsewhere counts who of a View refers to files and servers.
+type elsewhere struct {
+	view  *xdsclient.View
+	files map[filesource.Ref]int
+	apis  map[apiRef]int
+}
+
+// follow takes up what differs in v.
+func (e *elsewhere) follow(v *xdsclient.View) {
+	if e.files == nil {
+		e.files, e.apis = map[filesource.Ref]int{}, map[apiRef]int{}
+	}
+	for _, t := range []string{xdsresource.ClusterType, xdsresource.ListenerType} {
+		xdsclient.Diff(e.view, v, t, func(_ string, was, is any) {
+			e.count(refsOf(was), -1)
+			e.count(refsOf(is), 1)
+		})
+	}
+	e.view = v
+}
+
+func (e *elsewhere) count(r *refs, by int) {
+	for _, f := range r.files {
+		if e.files[f] += by; e.files[f] == 0 {
+			delete(e.files, f)
+		}
+	}
+	for _, a := range r.apis {
+		if e.apis[a] += by; e.apis[a] == 0 {
+			delete(e.apis, a)
+		}
+	}
 }
 
 // applyLocked puts in force what there is, unless wait is set and a server is to
@@ -303,12 +343,9 @@ func (c *sources) putLocked(res *Resources) {
 func (c *sources) wantLocked(ads *Resources) *Resources {
 	base := refs{files: slices.Clone(c.fixed), apis: slices.Clone(c.fixedAPIs)}
 	if c.s.refersElsewhere.Load() {
-		for _, x := range ads.Clusters {
-			base.elsewhere(x)
-		}
-		for _, x := range ads.Listeners {
-			base.elsewhere(x)
-		}
+		c.other.follow(ads.view)
+		base.files = slices.AppendSeq(base.files, maps.Keys(c.other.files))
+		base.apis = slices.AppendSeq(base.apis, maps.Keys(c.other.apis))
 	}
 	if len(base.files)+len(base.apis)+len(c.wanted)+len(c.asks) == 0 {
 		return ads

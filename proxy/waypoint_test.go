@@ -131,7 +131,7 @@ func startProxy(t *testing.T, doc string, id identity.Source) *proxy.Process {
 	return startProxyWith(t, doc, proxy.ProcessOptions{Registry: builtin.Registry(), Identity: id})
 }
 
-func startProxyWith(t *testing.T, doc string, o proxy.ProcessOptions) *proxy.Process {
+func startProxyWith(t testing.TB, doc string, o proxy.ProcessOptions) *proxy.Process {
 	t.Helper()
 	ready := make(chan struct{})
 	o.Names, o.DrainTime, o.OnReady = testNames, 100*time.Millisecond, func() { close(ready) }

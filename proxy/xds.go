@@ -113,18 +113,25 @@ func (s *Server) onEndpoints(changes []xdsclient.Change) {
 	}
 }
 
-func resourcesOf(v *xdsclient.View) *Resources {
+// resourcesOf returns what v holds. What is the same in before, which is of a former
+// View or nil, is taken from there.
+func resourcesOf(v *xdsclient.View, before *Resources) *Resources {
+	if before == nil {
+		before = &Resources{}
+	}
 	return &Resources{
-		Listeners:  typed[*xdsresource.Listener](v, xdsresource.ListenerType),
-		Clusters:   typed[*xdsresource.Cluster](v, xdsresource.ClusterType),
-		Routes:     typed[*xdsresource.RouteConfiguration](v, xdsresource.RouteType),
-		Extensions: typed[*xdsresource.ExtensionConfig](v, xdsresource.ExtensionConfigType),
-		Secrets:    typed[*xdsresource.Secret](v, xdsresource.SecretType),
-		Endpoints:  typed[*xdsresource.ClusterLoadAssignment](v, xdsresource.EndpointsType),
+		Listeners:  typed(v, before.view, xdsresource.ListenerType, before.Listeners),
+		Routes:     typed(v, before.view, xdsresource.RouteType, before.Routes),
+		Extensions: typed(v, before.view, xdsresource.ExtensionConfigType, before.Extensions),
+		Secrets:    typed(v, before.view, xdsresource.SecretType, before.Secrets),
+		view:       v,
 	}
 }
 
-func typed[T any](v *xdsclient.View, typeURL string) map[string]T {
+func typed[T any](v, before *xdsclient.View, typeURL string, had map[string]T) map[string]T {
+	if had != nil && v.Same(before, typeURL) {
+		return had
+	}
 	out := make(map[string]T, v.Len(typeURL))
 	for r := range v.All(typeURL) {
 		if t, ok := r.Value.(T); ok {

@@ -167,7 +167,8 @@ func (m *Manager) guard(cluster string) *calloutGuard {
 	if g, ok := m.callouts.Load(cluster); ok {
 		return g.(*calloutGuard) //nolint:errcheck,forcetypeassert // nothing else is stored
 	}
-	root, there := m.opt.Stats, (*m.slots.Load())[cluster] != nil
+	root := m.opt.Stats
+	_, there := m.slots.Load().Get(cluster)
 	if !there {
 		root = nil
 	}

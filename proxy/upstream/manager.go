@@ -4,8 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
-	"maps"
 	"net/netip"
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/fairlead-mesh/fairlead/filters"
 	"github.com/fairlead-mesh/fairlead/internal/dns"
+	"github.com/fairlead-mesh/fairlead/internal/hamt"
 	"github.com/fairlead-mesh/fairlead/internal/netio"
 	"github.com/fairlead-mesh/fairlead/internal/stats"
 	"github.com/fairlead-mesh/fairlead/proxy/tlscontext"
@@ -73,13 +74,17 @@ type Manager struct {
 	log      *slog.Logger
 	internal atomic.Pointer[InternalDialer]
 
-	// slots is replaced by Apply only; a slot is empty while its cluster warms.
-	slots atomic.Pointer[map[string]*slot]
+	// slots is the last state of all that was published; a slot is empty while its
+	// cluster warms.
+	slots atomic.Pointer[hamt.Snapshot[*slot]]
 
 	mu          sync.Mutex
+	all         hamt.Map[*slot]
 	warming     map[string]*Cluster
-	byEDS       map[string][]*Cluster
+	byEDS       map[string][]*Cluster                         // serving and warming ones
 	assignments map[string]*xdsresource.ClusterLoadAssignment // by EDS name
+	unasked     map[string]struct{}                           // those of assignments that no cluster asks for
+	statNames   map[string]int                                // how many of all count under a name other than their own
 	closed      bool
 
 	peers     peers
@@ -88,11 +93,17 @@ type Manager struct {
 	st        managerStats
 }
 
-type slot struct{ atomic.Pointer[Cluster] }
+// slot is the place of a cluster by name: the one that serves, nil if it only warms.
+type slot struct {
+	atomic.Pointer[Cluster]
+	spec *xdsresource.Cluster // the newest one; guarded by Manager.mu
+}
 
 // NewManager returns a Manager without clusters.
 func NewManager(o Options) *Manager {
-	m := &Manager{opt: o, log: o.Logger, warming: map[string]*Cluster{}, assignments: map[string]*xdsresource.ClusterLoadAssignment{}}
+	m := &Manager{opt: o, log: o.Logger, warming: map[string]*Cluster{}, statNames: map[string]int{}}
+	m.forgetEndpoints()
+	m.publishLocked()
 	m.st.register(m)
 	m.peers.ended = o.Stats.Counter("fairlead_upstream_connections_revoked_total")
 	if m.log == nil {
@@ -110,7 +121,6 @@ func NewManager(o Options) *Manager {
 	if m.opt.HTTP2 == nil {
 		m.opt.HTTP2 = h2.NewClient
 	}
-	m.slots.Store(&map[string]*slot{})
 	m.SetInternal(o.Internal)
 	return m
 }
@@ -132,118 +142,23 @@ func (m *Manager) internalDialer() InternalDialer {
 // Cluster returns the cluster called name, nil if there is none or if it is
 // still warming.
 func (m *Manager) Cluster(name string) *Cluster {
-	if s := (*m.slots.Load())[name]; s != nil {
+	if s, ok := m.slots.Load().Get(name); ok {
 		return s.Load()
 	}
 	return nil
 }
 
+// each yields the clusters that serve.
+func (m *Manager) each(yield func(*Cluster) bool) {
+	for _, sl := range m.slots.Load().All() {
+		if c := sl.Load(); c != nil && !yield(c) {
+			return
+		}
+	}
+}
+
 // HasCluster reports whether a cluster of that name can be called.
 func (m *Manager) HasCluster(name string) bool { return m.Cluster(name) != nil }
-
-// Apply replaces the set of clusters. Those whose Digest is unchanged stay as
-// they are. A new or changed cluster serves once it is warm (endpoints
-// arrived, names resolved, or the timeout); until then a changed one's former
-// version goes on. Removed ones drain.
-func (m *Manager) Apply(clusters []*xdsresource.Cluster) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return
-	}
-	old := *m.slots.Load()
-	next := make(map[string]*slot, len(clusters))
-	var started []*Cluster
-	for _, spec := range clusters {
-		sl, warm := old[spec.Name], m.warming[spec.Name]
-		if sl == nil {
-			sl = &slot{}
-		}
-		next[spec.Name] = sl
-		cur := sl.Load()
-		switch {
-		case warm != nil && warm.spec.Digest == spec.Digest:
-			continue
-		case warm != nil:
-			delete(m.warming, spec.Name)
-			warm.close()
-		}
-		if cur != nil && cur.spec.Digest == spec.Digest {
-			continue
-		}
-		if cur != nil {
-			m.st.modified.Inc()
-		} else if warm == nil {
-			m.st.added.Inc()
-		}
-		c := m.newCluster(spec)
-		m.warming[spec.Name] = c
-		started = append(started, c)
-	}
-	var gone []*Cluster
-	for name, c := range m.warming {
-		if next[name] == nil {
-			delete(m.warming, name)
-			c.close()
-			gone = append(gone, c)
-		}
-	}
-	m.slots.Store(&next)
-	for name, sl := range old {
-		if c := sl.Load(); next[name] == nil && c != nil {
-			m.st.removed.Inc()
-			c.close()
-			gone = append(gone, c)
-		}
-	}
-	m.forget(gone, clusters)
-	m.indexEDS(next)
-	for _, c := range started {
-		m.start(c)
-	}
-}
-
-// forget ends the metrics of clusters that are gone, unless one that there is
-// counts under the same name, and what is known of callouts to them. The caller holds
-// m.mu.
-func (m *Manager) forget(gone []*Cluster, clusters []*xdsresource.Cluster) {
-	if len(gone) == 0 {
-		return
-	}
-	used := make(map[string]bool, len(clusters))
-	for _, spec := range clusters {
-		used[statName(spec)] = true
-	}
-	var scopes []*stats.Scope
-	for _, c := range gone {
-		s := c.endStats()
-		if !used[c.StatName()] {
-			scopes = append(scopes, s)
-		}
-		if g, ok := m.callouts.LoadAndDelete(c.spec.Name); ok && !used[c.spec.Name] {
-			scopes = append(scopes, g.(*calloutGuard).scope) //nolint:errcheck,forcetypeassert // nothing else is stored
-		}
-	}
-	stats.Release(scopes...)
-}
-
-// indexEDS notes which clusters ask for which endpoints, and drops the
-// endpoints that no cluster asks for any more. The caller holds m.mu.
-func (m *Manager) indexEDS(slots map[string]*slot) {
-	m.byEDS = make(map[string][]*Cluster, len(slots))
-	add := func(c *Cluster) {
-		if c != nil && c.spec.Discovery == xdsresource.DiscoveryEDS && c.spec.Broken == "" {
-			m.byEDS[c.edsName()] = append(m.byEDS[c.edsName()], c)
-		}
-	}
-	for _, sl := range slots {
-		add(sl.Load())
-	}
-	for _, c := range m.warming {
-		add(c)
-	}
-	maps.DeleteFunc(m.assignments, func(name string, _ *xdsresource.ClusterLoadAssignment) bool { return m.byEDS[name] == nil })
-}
 
 func (m *Manager) newCluster(spec *xdsresource.Cluster) *Cluster {
 	c := &Cluster{m: m, spec: spec}
@@ -327,12 +242,12 @@ func (m *Manager) promoteLocked(c *Cluster) {
 	if c.warmTimer != nil {
 		c.warmTimer.Stop()
 	}
-	sl := (*m.slots.Load())[c.spec.Name]
-	if sl == nil {
+	sl, ok := m.all.Get(c.spec.Name)
+	if !ok {
 		return
 	}
 	if prev := sl.Swap(c); prev != nil {
-		prev.close()
+		m.closeLocked(prev)
 		c.mu.Lock()
 		c.membership(c.st.Load(), c.set.Load()) // prev has set them to nothing
 		c.mu.Unlock()
@@ -358,10 +273,14 @@ func (m *Manager) UpdateEndpoints(name string, a *xdsresource.ClusterLoadAssignm
 	defer m.mu.Unlock()
 	if a == nil {
 		delete(m.assignments, name)
+		delete(m.unasked, name)
 		return
 	}
 	m.assignments[name] = a
-	for _, c := range m.byEDS[name] {
+	if m.byEDS[name] == nil {
+		m.unasked[name] = struct{}{}
+	}
+	for _, c := range slices.Clone(m.byEDS[name]) { // the former one of a cluster that becomes warm leaves it
 		if cur := c.current(); cur != nil && cur.Digest == a.Digest && a.Digest != (xdsresource.Digest{}) {
 			continue
 		}
@@ -426,13 +345,13 @@ func (m *Manager) Close() {
 		c.close()
 		c.cancel()
 	}
-	for _, sl := range *m.slots.Load() {
-		if c := sl.Load(); c != nil {
-			c.close()
-			c.cancel()
-		}
+	for c := range m.each {
+		c.close()
+		c.cancel()
 	}
 	clear(m.warming)
-	clear(m.byEDS)
-	m.slots.Store(&map[string]*slot{})
+	m.forgetEndpoints()
+	clear(m.statNames)
+	m.all = hamt.Map[*slot]{}
+	m.publishLocked()
 }

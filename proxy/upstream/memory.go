@@ -15,10 +15,8 @@ func (m *Manager) Memory() []ClusterMemory {
 	var out []ClusterMemory
 	m.mu.Lock()
 	var all []*Cluster
-	for _, sl := range *m.slots.Load() {
-		if c := sl.Load(); c != nil {
-			all = append(all, c)
-		}
+	for c := range m.each {
+		all = append(all, c)
 	}
 	m.mu.Unlock()
 	for _, c := range all {

@@ -216,12 +216,8 @@ func (t *managerStats) register(m *Manager) {
 	})
 	s.GaugeFunc("active_clusters", func() float64 {
 		n := 0
-		if slots := m.slots.Load(); slots != nil {
-			for _, sl := range *slots {
-				if sl.Load() != nil {
-					n++
-				}
-			}
+		for range m.each {
+			n++
 		}
 		return float64(n)
 	})

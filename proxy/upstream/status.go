@@ -44,10 +44,8 @@ func (m *Manager) Clusters() []ClusterStatus {
 	m.mu.Lock()
 	var all []*Cluster
 	warming := map[*Cluster]bool{}
-	for _, sl := range *m.slots.Load() {
-		if c := sl.Load(); c != nil {
-			all = append(all, c)
-		}
+	for c := range m.each {
+		all = append(all, c)
 	}
 	for _, c := range m.warming {
 		all = append(all, c)
