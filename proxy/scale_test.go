@@ -181,7 +181,7 @@ static_resources:
 // await waits for a condition.
 func await(tb testing.TB, ok func() bool) {
 	tb.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			tb.Fatal("it does not come to that")
 		}

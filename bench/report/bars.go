@@ -145,6 +145,8 @@ const (
 	IdleCPU = "processor time of 9,000 idle tunnels"
 	// Among 10,000 clusters, at 5,000 requests a second; see bench.churn.
 	ChurnP99        = "p99 while clusters and endpoints change, ÷ without"
+	ChurnQuiet      = "p99 without changes among 10,000 clusters"
+	ChurnCPU        = "processor time of a change among 10,000 clusters"
 	ChurnDelta      = "p99 of the time until a change is acknowledged"
 	unitKiB         = "KiB"
 	unitMB          = "MB"
@@ -159,7 +161,7 @@ var Units = map[string]string{
 	ReadyTime: unitSeconds, Routes1000Time: unitSeconds, Routes5000Time: unitSeconds, ClustersTime: unitSeconds,
 	ReadyRSS: unitMB, Routes1000RSS: unitMB, Routes5000RSS: unitMB, ClustersRSS: unitMB,
 	ADSTime: unitSeconds, Cores: "cores", AllocsHBONE: "objects", AllocsH1: "objects",
-	Collections: "", Stopped: "µs", IdleCPU: "%", ChurnP99: "×", ChurnDelta: unitMilliSecond,
+	Collections: "", Stopped: "µs", IdleCPU: "%", ChurnP99: "×", ChurnDelta: unitMilliSecond, ChurnQuiet: unitMilliSecond, ChurnCPU: unitMilliSecond,
 	RoutePush: unitMilliSecond, RoutePushLoad: unitMilliSecond, RoutePush1000: unitMilliSecond,
 }
 

@@ -156,11 +156,9 @@ func (n *node[V]) find(key string) int {
 // remove removes a key that is there. It returns nil if nothing is left.
 func (m *Map[V]) remove(n *node[V], depth uint, hash uint64, key string) *node[V] {
 	n = m.mine(n)
-	bit, i := uint32(0), 0
+	bit, i := n.slot(hash, depth)
 	if depth >= full {
-		i = n.find(key)
-	} else {
-		bit, i = n.slot(hash, depth)
+		bit, i = 0, n.find(key)
 	}
 	k := &n.kids[i]
 	var sub *node[V]

@@ -182,12 +182,11 @@ func (s *Server) SetBytes(typeURL, name, version string, b []byte) {
 
 // Remove removes resources by name.
 func (s *Server) Remove(typeURL string, names ...string) {
-	s.mu.Lock()
-	for _, n := range names {
-		delete(s.types[typeURL], n)
+	keys := make([]Key, len(names))
+	for i, n := range names {
+		keys[i] = Key{typeURL, n}
 	}
-	s.mu.Unlock()
-	s.push()
+	s.Update(nil, keys)
 }
 
 // Resource is one resource to serve.
@@ -217,28 +216,44 @@ func (s *Server) Update(set []Resource, remove []Key) {
 		delete(s.types[k.TypeURL], k.Name)
 	}
 	s.mu.Unlock()
-	s.push()
+	// To look at everything would take milliseconds of processor for each change if
+	// there is much, which those feel who measure beside it.
+	changed := map[string][]string{}
+	for _, r := range set {
+		changed[r.TypeURL] = append(changed[r.TypeURL], r.Name)
+	}
+	for _, k := range remove {
+		changed[k.TypeURL] = append(changed[k.TypeURL], k.Name)
+	}
+	for _, c := range s.conns() {
+		c.push(changed)
+	}
 }
 
 // Replace makes set the whole content.
 func (s *Server) Replace(set []Resource) {
-	s.mu.Lock()
-	clear(s.types)
-	s.mu.Unlock()
-	s.Update(set, nil)
-}
-
-func (s *Server) push() {
-	for _, c := range s.conns() {
-		c.push("")
+	stays := map[Key]bool{}
+	for _, r := range set {
+		stays[Key{r.TypeURL, r.Name}] = true
 	}
+	s.mu.Lock()
+	var gone []Key
+	for t, m := range s.types {
+		for n := range m {
+			if k := (Key{t, n}); !stays[k] {
+				gone = append(gone, k)
+			}
+		}
+	}
+	s.mu.Unlock()
+	s.Update(set, gone)
 }
 
 // Resend sends all subscribed resources of a type again, changed or not, as
 // istiod does for clusters and listeners.
 func (s *Server) Resend(typeURL string) {
 	for _, c := range s.conns() {
-		c.push(typeURL)
+		c.resend(typeURL)
 	}
 }
 

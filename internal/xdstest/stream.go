@@ -133,19 +133,34 @@ func (c *conn) request(r *discoveryv3pb.DeltaDiscoveryRequest) error {
 			sub.wildcard = false
 		}
 	}
-	return c.sendLocked(r.GetTypeUrl(), false)
+	return c.sendLocked(r.GetTypeUrl(), false, nil)
 }
 
-func (c *conn) push(force string) {
+// push sends what changed, by type.
+func (c *conn) push(changed map[string][]string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	types := slices.SortedFunc(maps.Keys(c.subs), func(a, b string) int {
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a, b))
 	})
 	for _, t := range types {
-		if err := c.sendLocked(t, t == force); err != nil {
-			c.end(err)
+		if names := changed[t]; len(names) > 0 {
+			if err := c.sendLocked(t, false, names); err != nil {
+				c.end(err)
+			}
 		}
+	}
+}
+
+// resend sends all of a type.
+func (c *conn) resend(typeURL string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.subs[typeURL] == nil {
+		return
+	}
+	if err := c.sendLocked(typeURL, true, nil); err != nil {
+		c.end(err)
 	}
 }
 
@@ -157,24 +172,38 @@ func rank(typeURL string) int {
 	return 5
 }
 
-// sendLocked sends what the client lacks, or everything if force.
-func (c *conn) sendLocked(typeURL string, force bool) error {
+// sendLocked sends what the client lacks, or everything if force; of names only,
+// unless that is nil.
+func (c *conn) sendLocked(typeURL string, force bool, names []string) error {
 	sub := c.subs[typeURL]
 	c.s.mu.Lock()
 	res := &discoveryv3pb.DeltaDiscoveryResponse{
 		TypeUrl: typeURL, ControlPlane: &corev3pb.ControlPlane{Identifier: "xdstest"},
 	}
-	for n, r := range c.s.types[typeURL] {
-		if !sub.wildcard && !sub.names[n] || sub.versions[n] == r.version && !force {
-			continue
-		}
-		res.Resources = append(res.Resources, &discoveryv3pb.Resource{Name: n, Version: r.version, Resource: r.any})
-		sub.versions[n] = r.version
-	}
-	for n := range sub.versions {
-		if _, ok := c.s.types[typeURL][n]; !ok {
+	look := func(n string) {
+		r, ok := c.s.types[typeURL][n]
+		version, held := sub.versions[n]
+		switch {
+		case !ok && held:
 			res.RemovedResources = append(res.RemovedResources, n)
 			delete(sub.versions, n)
+		case !ok, !sub.wildcard && !sub.names[n], version == r.version && !force:
+		default:
+			res.Resources = append(res.Resources, &discoveryv3pb.Resource{Name: n, Version: r.version, Resource: r.any})
+			sub.versions[n] = r.version
+		}
+	}
+	for _, n := range names {
+		look(n)
+	}
+	if names == nil {
+		for n := range c.s.types[typeURL] {
+			look(n)
+		}
+		for n := range sub.versions {
+			if _, ok := c.s.types[typeURL][n]; !ok {
+				look(n)
+			}
 		}
 	}
 	c.s.nonce++

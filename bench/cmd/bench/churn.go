@@ -28,8 +28,9 @@ const (
 )
 
 // churn measures, among many clusters, what requests feel of clusters and
-// endpoints that change one after the other, and how long a change takes until it
-// is acknowledged. Rounds with changes alternate with such without.
+// endpoints that change one after the other, what processor time a change takes
+// beside theirs, and how long until it is acknowledged. Rounds with changes
+// alternate with such without.
 func (b *bench) churn(ctx context.Context, name string) error {
 	n := b.sized(manyClusters)
 	return b.withADS(ctx, name, func(p *controlPlane) error {
@@ -45,30 +46,37 @@ func (b *bench) churn(ctx context.Context, name string) error {
 		}
 		g := load.New(x, pushRate)
 		defer g.Close()
-		p99 := func(d time.Duration) (float64, error) {
-			res := g.Run(d)
-			if res.Errors > 0 {
-				return 0, fmt.Errorf("%d errors, one of them: %s", res.Errors, res.FirstError)
+		run := func(d time.Duration) (p99, cpu float64, err error) {
+			before, err := c.Usage()
+			if err != nil {
+				return 0, 0, err
 			}
-			return float64(res.Latency.ValueAtQuantile(99)), nil
+			res := g.Run(d)
+			after, err := c.Usage()
+			if res.Errors > 0 {
+				err = errors.Join(err, fmt.Errorf("%d errors, one of them: %s", res.Errors, res.FirstError))
+			}
+			return float64(res.Latency.ValueAtQuantile(99)), (after.CPU - before.CPU).Seconds() * 1e3, err
 		}
-		if _, err := p99(time.Second); err != nil { // warm
+		if _, _, err := run(time.Second); err != nil { // warm
 			return err
 		}
 		var took []float64
 		for round := 1; round <= churnRounds; round++ {
-			quiet, err := p99(churnRun)
+			quiet, quietCPU, err := run(churnRun)
 			if err != nil {
 				return err
 			}
 			stop := p.change(n, b.plain.Port(), uint32(round))
-			busy, err := p99(churnRun)
+			busy, busyCPU, err := run(churnRun)
 			ms, stopErr := stop()
 			if err := errors.Join(err, stopErr); err != nil {
 				return err
 			}
 			took = append(took, ms...)
 			b.figure(report.ChurnP99, c, round, busy/quiet)
+			b.figure(report.ChurnQuiet, c, round, quiet/1e6)
+			b.figure(report.ChurnCPU, c, round, (busyCPU-quietCPU)/float64(max(len(ms), 1)))
 		}
 		slices.Sort(took)
 		b.figure(report.ChurnDelta, c, 1, took[(len(took)-1)*99/100])
