@@ -341,10 +341,17 @@ func TestManyNamesCostNoMoreThanTheirNumber(t *testing.T) {
 		f          func(int) string
 		n, samples int
 	}{{"headers", headers, 45, 3000}, {"parameters", parameters, 5000, 400}} {
-		one, two := v.cost(c.samples, c.f(c.n)), v.cost(c.samples, c.f(2*c.n))
-		t.Logf("%s: %d requests with %d cost %v, with %d %v", c.name, c.samples, c.n, one, 2*c.n, two)
-		if float64(two) > 2.3*float64(max(one, 50*time.Millisecond)) { // ticks are of 10 ms
-			t.Errorf("%s: twice as many cost %v instead of %v", c.name, two, one)
+		var one, two time.Duration
+		for try := 0; ; try++ { // ticks are of 10 ms, and other processes cool the caches
+			one, two = v.cost(c.samples, c.f(c.n)), v.cost(c.samples, c.f(2*c.n))
+			t.Logf("%s: %d requests with %d cost %v, with %d %v", c.name, c.samples, c.n, one, 2*c.n, two)
+			if float64(two) <= 2.3*float64(max(one, 50*time.Millisecond)) {
+				break
+			}
+			if try == 4 {
+				t.Errorf("%s: twice as many cost %v instead of %v", c.name, two, one)
+				break
+			}
 		}
 		if each := two / time.Duration(c.samples); each > 5*time.Millisecond {
 			t.Errorf("%s: %v a request", c.name, each)
