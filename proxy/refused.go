@@ -12,8 +12,9 @@ import (
 // A push is several messages, and what is put in force is what has come by then: a
 // table or listener may be of one push and the clusters of the next, which has
 // removed those that it names. It is passed over for the RemovalGrace: its successor
-// is on the way. If that is refused, the rest of its push is taken over, and what is
-// in force stays what it was until something good comes, with its clusters.
+// is on the way. If that is refused, the rest of its push is taken over: what is in
+// force keeps its clusters until something good comes, and a table that was not in
+// force yet is passed over until then.
 
 // passing finds what is to be passed over.
 type passing struct {
@@ -56,7 +57,8 @@ func former[T any](p *passing, next, prev map[string]*T, typeURL, kind string, n
 		if old == nil || old == x {
 			continue
 		}
-		refused := p.s.refused(typeURL, name)
+		// A listener has policies: one that was accepted is not put off for long.
+		refused := typeURL == xdsresource.RouteType && p.s.refused(typeURL, name)
 		if !refused && len(p.gone) == 0 || !p.stays(x, refused, named(old), named(x)) {
 			continue
 		}
@@ -76,8 +78,8 @@ func former[T any](p *passing, next, prev map[string]*T, typeURL, kind string, n
 }
 
 // stays reports whether what names the clusters old stays in the place of x, which
-// names those of next: old are there, or linger, and some of next are gone. Only what
-// was refused has more than the RemovalGrace.
+// names those of next: old are there, or linger, and some of next are gone. Only for
+// a refused successor that is more than the RemovalGrace.
 func (p *passing) stays(x any, refused bool, old, next map[string]bool) bool {
 	missing, gone := false, false
 	for n := range next {
